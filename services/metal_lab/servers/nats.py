@@ -1,0 +1,110 @@
+"""An embedded NATS server with JetStream on loopback.
+
+JetStream's files are synced by the server's own interval, not per message: after a power cut the last events may be
+missing, which the design allows (an event is a hint; consumers resync). One server, no cluster, no accounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from metal_lab.servers.binaries import nats_server
+from metal_lab.servers.ports import LOOPBACK, free_port
+from metal_lab.servers.process import ServerError, ServerProcess
+
+_START_LIMIT = timedelta(seconds=30)
+_PORT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class NatsTls:
+    """Paths of PEM files; every client must present a certificate of `ca`."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+class Nats:
+    """A NATS server whose files are all in `directory`; port 0 chooses a free one at the first start and keeps it."""
+
+    def __init__(self, directory: Path, *, port: int = 0, tls: NatsTls | None = None) -> None:
+        self.directory = directory
+        self.port = port
+        self._choose_port = port == 0
+        self._tls = tls
+        self._process = ServerProcess("nats", directory, stop_signal=signal.SIGTERM)
+
+    @property
+    def url(self) -> str:
+        """URL for clients."""
+        return f"{'tls' if self._tls else 'nats'}://{LOOPBACK}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Pid of the running server."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the server runs."""
+        return self._process.running
+
+    async def start(self) -> None:
+        """Start the server and wait until it greets clients. Raises ServerError with the log's end."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            if self._choose_port and (self.port == 0 or attempt > 1):
+                self.port = free_port()
+            try:
+                await self._process.start(self._command(), ready=self._is_ready, limit=_START_LIMIT)
+            except ServerError:
+                taken = "address already in use" in self._process.log_tail()
+                if not (taken and self._choose_port) or attempt == _PORT_ATTEMPTS:
+                    raise
+            else:
+                return
+
+    async def stop(self) -> None:
+        """Orderly shutdown; streams and consumers stay on disk."""
+        await self._process.stop()
+
+    async def kill(self) -> None:
+        """End the server as a crash would."""
+        await self._process.kill()
+
+    async def wait(self) -> int:
+        """Wait until the server ends; its exit status."""
+        return await self._process.wait()
+
+    def _command(self) -> list[str]:
+        command = [
+            str(nats_server()),
+            "-a",
+            LOOPBACK,
+            "-p",
+            str(self.port),
+            "-js",
+            "-sd",
+            str(self.directory / "store"),
+        ]
+        if self._tls is not None:
+            command += ["--tlsverify", f"--tlscacert={self._tls.ca}"]
+            command += [f"--tlscert={self._tls.certificate}", f"--tlskey={self._tls.key}"]
+        return command
+
+    async def _is_ready(self) -> bool:
+        # The greeting comes only after JetStream has recovered its streams; before that the port is closed.
+        try:
+            async with asyncio.timeout(1):
+                reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
+                try:
+                    return (await reader.readline()).startswith(b"INFO ")
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False

@@ -1,0 +1,100 @@
+"""Servers that all tests share: one Postgres and one NATS a session, as many Redis as asked for.
+
+Databases are cheap here (a clone of an empty or a migrated template), so that no test sees another's rows. A test that
+stops or kills a server starts its own instead of these.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from metal_lab.servers import Nats, Postgres, Redis
+
+NewDatabase = Callable[[], Awaitable[str]]
+NewRedis = Callable[[], Awaitable[Redis]]
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """A short path, as Unix sockets need, that the server's user can enter when the tests run as root."""
+    directory = Path(tempfile.mkdtemp(prefix="metalplane-test-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def postgres(server_directory: Path) -> AsyncIterator[Postgres]:
+    """The session's Postgres; throw-away durability."""
+    server = Postgres(server_directory / "postgres", durable=False)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture(scope="session")
+async def nats_server(server_directory: Path) -> AsyncIterator[Nats]:
+    """The session's NATS with JetStream."""
+    server = Nats(server_directory / "nats")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture(scope="session")
+def nats_url(nats_server: Nats) -> str:
+    """URL of the session's NATS. Tests share the stream METALPLANE: use names of your own for consumers."""
+    return nats_server.url
+
+
+@pytest.fixture
+async def redis_server(server_directory: Path) -> AsyncIterator[NewRedis]:
+    """Starts a Redis of its own at each call, as a switch has one."""
+    async with AsyncExitStack() as stack:
+
+        async def start() -> Redis:
+            directory = server_directory / f"redis-{uuid4().hex[:8]}"
+            server = Redis(directory)
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            stack.push_async_callback(server.stop)
+            await server.start()
+            return server
+
+        yield start
+
+
+@pytest.fixture
+async def new_database(postgres: Postgres) -> AsyncIterator[NewDatabase]:
+    """Creates an empty database at each call and gives its URL; they are dropped after the test."""
+    names: list[str] = []
+
+    async def create() -> str:
+        name = f"test_{uuid4().hex}"
+        await _on_server(postgres, f'CREATE DATABASE "{name}" TEMPLATE template0')
+        names.append(name)
+        return postgres.database_url(name)
+
+    yield create
+    for name in names:
+        await _on_server(postgres, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def database_url(new_database: NewDatabase) -> str:
+    """URL of a fresh, empty database."""
+    return await new_database()
+
+
+async def _on_server(server: Postgres, statement: str) -> None:
+    connection = await asyncpg.connect(server.url, timeout=10)
+    try:
+        await connection.execute(statement, timeout=30)
+    finally:
+        await connection.close()

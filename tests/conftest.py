@@ -6,6 +6,8 @@ stops or kills a server starts its own instead of these.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -18,6 +20,7 @@ import pytest
 from metal_lab.servers import Nats, Postgres, Redis
 
 NewDatabase = Callable[[], Awaitable[str]]
+Eventually = Callable[..., Awaitable[None]]
 NewRedis = Callable[[], Awaitable[Redis]]
 
 
@@ -90,6 +93,26 @@ async def new_database(postgres: Postgres) -> AsyncIterator[NewDatabase]:
 async def database_url(new_database: NewDatabase) -> str:
     """URL of a fresh, empty database."""
     return await new_database()
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Eventually:
+    """`await eventually(lambda: ..., seconds=20)` waits until the function (plain or async) gives a true value."""
+
+    async def wait(holds: Callable[[], object], *, seconds: float = 20, what: str = "") -> None:
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + seconds
+        while True:
+            value = holds()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return
+            if loop.time() > limit:
+                pytest.fail(f"still not so after {seconds:g} s: {what or inspect.getsource(holds).strip()}")
+            await asyncio.sleep(0.02)
+
+    return wait
 
 
 async def _on_server(server: Postgres, statement: str) -> None:

@@ -215,8 +215,9 @@ def _signal(identity: list[int], number: signal.Signals) -> None:
 async def _gone(identity: list[int], seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
-            while _is_alive(identity):
+            while True:
+                if not _is_alive(identity):
+                    return True
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         return False
-    return True

@@ -1,5 +1,7 @@
 """The embedded servers: they start, survive crashes of either side, and leave nothing behind."""
 
+# ruff: noqa: ASYNC220, ASYNC240 (a test blocks nobody)
+
 from __future__ import annotations
 
 import asyncio
@@ -18,6 +20,8 @@ from metal_lab.servers import Nats, Postgres, Redis, ServerError
 from metal_lab.servers.isolation import nobody
 from metal_lab.servers.ports import free_port, is_free
 from metal_lab.servers.process import ServerProcess
+
+Eventually = Callable[..., Awaitable[None]]
 
 KEEPER = """
 import asyncio, sys
@@ -46,12 +50,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-async def until(holds: Callable[[], bool], *, seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.02)
 
 
 async def with_keeper(kind: str, arguments: str, directory: Path) -> tuple[subprocess.Popen[str], int]:
@@ -108,7 +106,7 @@ async def test_a_pid_that_now_belongs_to_another_program_is_left_alone(directory
         bystander.wait()
 
 
-async def test_a_directory_in_use_by_a_living_keeper_is_refused(directory: Path) -> None:
+async def test_a_directory_in_use_by_a_living_keeper_is_refused(directory: Path, eventually: Eventually) -> None:
     keeper, pid = await with_keeper("Redis", "", directory)
     try:
         with pytest.raises(ServerError, match=f"in use by process {keeper.pid}"):
@@ -117,7 +115,7 @@ async def test_a_directory_in_use_by_a_living_keeper_is_refused(directory: Path)
     finally:
         keeper.kill()
         keeper.wait()
-    await until(lambda: not is_alive(pid))
+    await eventually(lambda: not is_alive(pid))
 
 
 async def test_a_garbled_record_does_not_stop_the_start(directory: Path) -> None:
@@ -220,7 +218,7 @@ async def test_a_directory_that_nobody_cannot_reach_is_refused_and_not_opened_up
     assert closed.stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_nats_that_crashed_keeps_its_port_and_its_stream(directory: Path) -> None:
+async def test_a_nats_that_crashed_keeps_its_port_and_its_stream(directory: Path, eventually: Eventually) -> None:
     import nats
 
     server = Nats(directory)
@@ -233,9 +231,7 @@ async def test_a_nats_that_crashed_keeps_its_port_and_its_stream(directory: Path
         await server.kill()
         await server.start()
         assert server.port == port
-        async with asyncio.timeout(10):
-            while not client.is_connected:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: client.is_connected)
         assert (await client.jetstream().stream_info("KEPT")).state.messages == 1
     finally:
         await client.close()
@@ -252,6 +248,7 @@ async def test_a_redis_has_the_databases_and_notifications_of_a_switch(directory
         await client.set("PORT|Ethernet0", "up")
         assert await client.get("PORT|Ethernet0") == "up"
         flags = (await client.config_get("notify-keyspace-events"))["notify-keyspace-events"]
+        assert flags is not None
         assert set("AKE") <= set(flags)
         assert (await client.config_get("save"))["save"] == ""
     finally:

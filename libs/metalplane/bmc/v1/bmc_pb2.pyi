@@ -418,7 +418,9 @@ class UpdateBmcRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bmc(self) -> Global___Bmc:
-        """The BMC with its new values; `machine` chooses it, `etag` guards it. Only fields in the mask are looked at."""
+        """The BMC with its new values; `machine` chooses it, `etag` guards it. What results is validated,
+        not the parts that the mask leaves out.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:

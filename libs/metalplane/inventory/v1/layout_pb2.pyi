@@ -583,7 +583,9 @@ class UpdateFilesystemLayoutRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def filesystem_layout(self) -> Global___FilesystemLayout:
-        """The layout with its new values; `id` chooses it, `etag` guards it."""
+        """The layout with its new values; `id` chooses it, `etag` guards it. What results is validated,
+        not the parts that the mask leaves out.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:

@@ -250,7 +250,9 @@ class UpdatePartitionRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def partition(self) -> Global___Partition:
-        """The partition with its new values; `id` chooses it, `etag` guards it."""
+        """The partition with its new values; `id` chooses it, `etag` guards it. What results is validated,
+        not the parts that the mask leaves out.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:

@@ -1,0 +1,87 @@
+"""Settings of a service, from the environment (prefix `METALPLANE_`) or from keyword arguments.
+
+Each service subclasses `ServiceSettings` in its `service.py`. Nothing here reads files: the TLS settings are paths, and
+secrets come from the environment that the deployment controls.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MEBIBYTE = 1 << 20
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`; ValueError says what is wrong. Port 0 means "any free one"."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        raise ValueError(f"{text!r} must be host:port or [v6-address]:port")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"port of {text!r} must be a number from 0 to 65535")
+    return host.strip("[]"), int(port)
+
+
+def _endpoint(text: str) -> str:
+    if text:
+        parse_endpoint(text)
+    return text
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+"""`host:port`, checked; empty means "not used"."""
+
+
+class AgentSettings(BaseSettings):
+    """What every process of the plane knows: its certificate, its peers, its logs. Agents need no more than this."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="METALPLANE_", extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
+
+    tls_ca: str = Field("", description="path of the CA bundle that peers are verified with (PEM)")
+    tls_cert: str = Field("", description="path of this process's certificate chain (PEM)")
+    tls_key: str = Field("", description="path of this process's private key (PEM)")
+    peers: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, description="endpoint by service name: `ipam=host:port,inventory=host:port`, or JSON"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = True
+
+    @field_validator("peers", mode="before")
+    @classmethod
+    def _read_peers(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if text.startswith("{"):
+            return json.loads(text)
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        return {name.strip(): endpoint.strip() for name, _, endpoint in pairs}
+
+    @field_validator("peers")
+    @classmethod
+    def _check_peers(cls, value: dict[str, str]) -> dict[str, str]:
+        for endpoint in value.values():
+            parse_endpoint(endpoint)
+        return value
+
+
+class ServiceSettings(AgentSettings):
+    """What every server knows on top: where it listens, its database and its bus."""
+
+    listen: Endpoint = Field("127.0.0.1:0", description="address of the gRPC server; port 0 takes a free one")
+    metrics_listen: Endpoint = Field("", description="address of the metrics page; empty: none")
+    database_url: str = Field("", repr=False, description="postgresql://user:password@host:port/database")
+    nats_url: str = Field("", repr=False, description="nats://host:port")
+    # Paging tokens are signed with it; replicas of one service need the same.
+    paging_key: str = Field("", repr=False, description="secret for page tokens; empty: a random one a process")
+    drain_seconds: float = Field(10.0, ge=0, le=300, description="time that running calls get when the service stops")
+    drain_notice_seconds: float = Field(
+        0.0, ge=0, le=60, description="time between NOT_SERVING and the drain, for load balancers to notice"
+    )
+    max_message_bytes: int = Field(4 * MEBIBYTE, ge=64 * 1024, le=64 * MEBIBYTE)
+    max_concurrent_streams: int = Field(1000, ge=1, le=100_000, description="calls at once on one connection")

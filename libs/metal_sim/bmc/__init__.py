@@ -1,0 +1,26 @@
+"""Simulated BMCs that answer real RMCP+ (IPMI 2.0, cipher suites 3 and 17) on loopback ports.
+
+    bmc = SimulatedBmc(machine_uuid, user="metal", password="…", on_power=firmware.power_changed)
+    host, port = await bmc.start()
+    bmc.chassis.take_boot_override()      # the firmware asks at every boot
+    bmc.faults.switch_on("hang")
+
+Any IPMI client can log in; nothing here is special to metalplane's own driver.
+"""
+
+from metal_sim.bmc.chassis import BootDevice, BootOverride, Chassis, PowerAction, PowerHook
+from metal_sim.bmc.endpoint import SimulatedBmc
+from metal_sim.bmc.faults import BmcFault, Faults
+from metal_sim.bmc.fru import FruInfo
+
+__all__ = [
+    "BmcFault",
+    "BootDevice",
+    "BootOverride",
+    "Chassis",
+    "Faults",
+    "FruInfo",
+    "PowerAction",
+    "PowerHook",
+    "SimulatedBmc",
+]

@@ -1,0 +1,196 @@
+"""One simulated BMC on a loopback UDP port: the port is its identity, so any number share one event loop.
+
+Answers what a real one answers and drops what a real one drops: garbage, wrong codes, replays. Does not simulate SOL,
+sensors, an event log or Redfish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import uuid
+from collections import Counter
+
+from metal_sim.bmc import commands, fru
+from metal_sim.bmc.chassis import Chassis, PowerHook
+from metal_sim.bmc.faults import BmcFault, Faults
+from metal_sim.bmc.packet import (
+    RMCP_HEADER,
+    Packet,
+    PayloadType,
+    build_plain,
+    build_sealed,
+    parse_packet,
+    parse_request,
+    session_id_of,
+)
+from metal_sim.bmc.session import LoginCounters, Session, SessionTable
+from metal_sim.bmc.suites import decrypt, encrypt
+from metal_sim.bmc.users import UserTable
+
+_Address = tuple[str, int]
+_LAB_MANUFACTURER = 0
+_LAB_PRODUCT = 1
+
+
+class SimulatedBmc(asyncio.DatagramProtocol):
+    """A BMC that belongs to the machine with SMBIOS UUID `machine`.
+
+    `fru_info` defaults to serial numbers derived from the UUID. `session_slots` is how many sessions it keeps at once,
+    `idle_seconds` how long an unused one lives.
+    """
+
+    def __init__(
+        self,
+        machine: str,
+        *,
+        user: str = "metal",
+        password: str = "",
+        fru_info: fru.FruInfo | None = None,
+        firmware: tuple[int, int] = (1, 20),
+        powered: bool = False,
+        session_slots: int = 4,
+        idle_seconds: float = 60.0,
+        on_power: PowerHook | None = None,
+    ) -> None:
+        identity = uuid.UUID(machine)
+        self.machine = str(identity)
+        self.faults = Faults(seed=identity.int & 0xFFFFFFFF)
+        self.chassis = Chassis(powered=powered, on_power=on_power)
+        self.users = UserTable(user, password)
+        self.fru_info = fru_info or _default_fru(identity)
+        self.seen: Counter[tuple[int, int]] = Counter()
+        # SMBIOS keeps the first three fields little-endian, and that is how BMCs hand the UUID out.
+        guid = identity.bytes_le
+        self._sessions = SessionTable(
+            users=self.users,
+            guid=guid,
+            faults=self.faults,
+            clock=lambda: asyncio.get_running_loop().time(),
+            slots=session_slots,
+            idle_seconds=idle_seconds,
+        )
+        self._state = commands.BmcState(
+            guid=guid,
+            firmware=firmware,
+            manufacturer=_LAB_MANUFACTURER,
+            product=_LAB_PRODUCT,
+            fru=fru.encode(self.fru_info),
+            chassis=self.chassis,
+            users=self.users,
+            sessions=self._sessions,
+            faults=self.faults,
+        )
+        self._transport: asyncio.DatagramTransport | None = None
+        self._delayed: set[asyncio.TimerHandle] = set()
+        self.address: _Address = ("", 0)
+
+    @property
+    def logins(self) -> LoginCounters:
+        """Login attempts, successes and failures since the start."""
+        return self._sessions.counters
+
+    @property
+    def active_sessions(self) -> int:
+        """How many session slots are taken right now."""
+        return self._sessions.active_count()
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> _Address:
+        """Listen; port 0 picks a free one. Returns the address. Raises OSError when the port is taken."""
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(host, port))
+        self._transport = transport
+        name = transport.get_extra_info("sockname")
+        self.address = (str(name[0]), int(name[1]))
+        return self.address
+
+    def stop(self) -> None:
+        """Fall silent for good; may be called twice."""
+        self.chassis.close()
+        for handle in self._delayed:
+            handle.cancel()
+        self._delayed.clear()
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def datagram_received(self, data: bytes, addr: _Address) -> None:
+        """Answer one packet."""
+        if self.faults.loses_packet():
+            return
+        answer = self._answer(data)
+        if answer is None or self.faults.loses_packet():
+            return
+        delay = self.faults.value(BmcFault.SLOW)
+        if delay:
+            self._send_later(delay, answer, addr)
+        else:
+            self._send(answer, addr)
+
+    def _send_later(self, delay: float, answer: bytes, addr: _Address) -> None:
+        def send() -> None:
+            self._delayed.discard(handle)
+            self._send(answer, addr)
+
+        handle = asyncio.get_running_loop().call_later(delay, send)
+        self._delayed.add(handle)
+
+    def _send(self, answer: bytes, addr: _Address) -> None:
+        if self._transport is not None:
+            self._transport.sendto(answer, addr)
+
+    def _answer(self, data: bytes) -> bytes | None:
+        session_id = session_id_of(data)
+        if session_id:
+            session = self._sessions.active(session_id)
+            return self._answer_in_session(session, data) if session is not None else None
+        packet = parse_packet(data)
+        if packet is None or packet.encrypted or packet.authenticated or packet.session_id:
+            return None
+        if packet.payload_type == PayloadType.OPEN_SESSION_REQUEST:
+            return _framed(self._sessions.open(packet.payload), PayloadType.OPEN_SESSION_RESPONSE)
+        if packet.payload_type == PayloadType.RAKP_1:
+            return _framed(self._sessions.rakp_1(packet.payload), PayloadType.RAKP_2)
+        if packet.payload_type == PayloadType.RAKP_3:
+            return _framed(self._sessions.rakp_3(packet.payload), PayloadType.RAKP_4)
+        if packet.payload_type != PayloadType.IPMI:
+            return None
+        response = self._execute(packet.payload, None)
+        return None if response is None else build_plain(response, version=packet.version)
+
+    def _answer_in_session(self, session: Session, data: bytes) -> bytes | None:
+        packet = parse_packet(data, code_length=session.suite.code_length)
+        message = self._open_sealed(session, packet)
+        response = None if message is None else self._execute(message, session)
+        if response is None or session.keys is None:
+            return None
+        body = build_sealed(
+            encrypt(session.keys.encryption, response), session_id=session.console_id, sequence=session.next_sequence()
+        )
+        return RMCP_HEADER + body + session.suite.short_digest(session.keys.integrity, body)
+
+    @staticmethod
+    def _open_sealed(session: Session, packet: Packet | None) -> bytes | None:
+        if packet is None or not (packet.encrypted and packet.authenticated) or session.keys is None:
+            return None
+        expected = session.suite.short_digest(session.keys.integrity, packet.signed)
+        if not hmac.compare_digest(expected, packet.code) or not session.accept(packet.sequence):
+            return None
+        return decrypt(session.keys.encryption, packet.payload) if packet.payload_type == PayloadType.IPMI else None
+
+    def _execute(self, message: bytes, session: Session | None) -> bytes | None:
+        request = parse_request(message)
+        if request is None:
+            return None
+        self.seen[(request.netfn, request.command)] += 1
+        code, data = commands.execute(self._state, request.netfn, request.command, request.data, session)
+        return request.response(code, data)
+
+
+def _framed(payload: bytes | None, payload_type: PayloadType) -> bytes | None:
+    return None if payload is None else build_plain(payload, payload_type)
+
+
+def _default_fru(identity: uuid.UUID) -> fru.FruInfo:
+    serial = identity.hex[-12:].upper()
+    return fru.FruInfo(chassis_serial=f"C{serial}", board_serial=f"B{serial}", product_serial=f"P{serial}")

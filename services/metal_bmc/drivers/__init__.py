@@ -1,0 +1,1 @@
+"""How BMCs are talked to: one interface, its errors, and a driver on pyghmi that runs in processes of its own."""

@@ -1,0 +1,16 @@
+"""A free machine that went silent."""
+
+from __future__ import annotations
+
+from metal_inventory.issues.rule import Facts, Rule, Severity, age
+from metal_inventory.liveliness import Liveliness
+
+
+def evaluate(facts: Facts) -> str | None:
+    """Details when the machine has this issue."""
+    if facts.liveliness is not Liveliness.DEAD or facts.last_event_time is None:
+        return None
+    return f"last event {age(facts, facts.last_event_time)}"
+
+
+RULE = Rule("liveliness-dead", Severity.MAJOR, "the machine is silent and not allocated", evaluate)

@@ -1,0 +1,157 @@
+"""What can be known to be wrong before anything is touched.
+
+`vtysh -C` and SONiC's YANG models accept all of these: duplicate VNIs, maps and lists that do not exist, two ASNs, a
+`le` below the prefix length, references to rows that are not there. Each check returns findings for people; an empty
+list means that the state may be applied. Names are checked because they become part of commands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from ipaddress import AddressValueError, IPv4Address, ip_network
+
+from metal_core.configdb import Rows, is_tenant_vlan, name_of, table_of
+from metal_core.desired import FIRST_VLAN, LAST_VLAN, Desired, Port, PortRole, Vrf
+from metal_core.frr.model import Configuration
+
+LAST_VNI = (1 << 24) - 1
+_PORT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9/_.-]{0,14}")  # IFNAMSIZ of Linux leaves 15 characters
+_PREFIX_LIST = re.compile(
+    r"(?:ip|ipv6) prefix-list (\S+) seq \d+ (?:permit|deny) (\S+?)/(\d+)(?: ge (\d+))?(?: le (\d+))?"
+)
+_ROUTER = re.compile(r"router bgp (\d+)(?: vrf \S+)?")
+
+
+def check_desired(desired: Desired) -> list[str]:
+    """Contradictions inside a desired state."""
+    found = [
+        *_duplicates("ports", (port.name for port in desired.ports)),
+        *_duplicates("vrfs.vni", (vrf.vni for vrf in desired.vrfs)),
+        *_duplicates("vrfs.vlan", (vrf.vlan_id for vrf in desired.vrfs)),
+    ]
+    if not 1 <= desired.asn <= (1 << 32) - 1:
+        found.append(f"asn: {desired.asn} must be from 1 to 4294967295")
+    try:
+        IPv4Address(desired.loopback)
+    except AddressValueError:
+        found.append(f"loopback: {desired.loopback!r} must be an IPv4 address")
+    if not 1 <= desired.pxe_vlan <= 4094 or FIRST_VLAN <= desired.pxe_vlan <= LAST_VLAN:
+        found.append(f"pxe_vlan: {desired.pxe_vlan} must be from 1 to 4094 and outside {FIRST_VLAN} to {LAST_VLAN}")
+    vrfs = frozenset(vrf.name for vrf in desired.vrfs)
+    for vrf in desired.vrfs:
+        found += _check_vrf(vrf)
+    for port in desired.ports:
+        found += _check_port(port, vrfs)
+    return found
+
+
+def check_leaf(desired: Desired, rows: Rows) -> list[str]:
+    """What the leaf lacks for `desired`, and rows of others that stand in its way; `rows` is all of CONFIG_DB read."""
+    found = [
+        f"ports: CONFIG_DB has no row PORT|{port.name}; the port does not exist on this leaf"
+        for port in desired.ports
+        if f"PORT|{port.name}" not in rows
+    ]
+    tunnels = [key for key in rows if table_of(key) == "VXLAN_TUNNEL"]
+    if desired.vrfs and len(tunnels) != 1:
+        found.append(f"vrfs: CONFIG_DB needs exactly one VXLAN_TUNNEL row, it has {len(tunnels)}")
+    if desired.with_role(PortRole.UNPROVISIONED) and f"VLAN|Vlan{desired.pxe_vlan}" not in rows:
+        found.append(f"pxe_vlan: CONFIG_DB has no row VLAN|Vlan{desired.pxe_vlan}")
+    return found + _check_obstacles(desired, rows)
+
+
+def check_frr(configuration: Configuration) -> list[str]:
+    """References that lead nowhere and values that FRR would accept or misread; for rendered configurations."""
+    lists = {entry[1] for line in configuration.lines if (entry := _PREFIX_LIST.fullmatch(line))}
+    maps = {header.split()[1] for header in configuration.headers("route-map ")}
+    found: list[str] = []
+    for line in configuration.lines:
+        if entry := _PREFIX_LIST.fullmatch(line):
+            found += _check_lengths(line, entry)
+    for block in configuration.blocks:
+        groups = {words[1] for line in block.lines if (words := line.split())[2:] == ["peer-group"]}
+        for line in (*block.lines, *(line for child in block.children for line in child.lines)):
+            words = line.split()
+            if "prefix-list" in words and words[-1] not in lists:
+                found.append(f"{block.header}: prefix-list {words[-1]} is not defined")
+            if "route-map" in words and words[words.index("route-map") + 1] not in maps:
+                found.append(f"{block.header}: route-map {words[words.index('route-map') + 1]} is not defined")
+            if "interface" in words and "peer-group" in words and words[-1] not in groups:
+                found.append(f"{block.header}: peer-group {words[-1]} is not defined")
+    asns = {match[1] for block in configuration.blocks if (match := _ROUTER.fullmatch(block.header))}
+    if len(asns) > 1:
+        found.append(f"router bgp: more than one ASN: {', '.join(sorted(asns))}")
+    vnis = (line for block in configuration.blocks if block.header.startswith("vrf ") for line in block.lines)
+    return found + _duplicates("frr vrf", vnis)
+
+
+def _check_vrf(vrf: Vrf) -> list[str]:
+    found = []
+    if not 1 <= vrf.vni <= LAST_VNI:
+        found.append(f"vrfs.vni: {vrf.vni} must be from 1 to {LAST_VNI}")
+    if vrf.name != f"Vrf{vrf.vni}":
+        found.append(f"vrfs.name: {vrf.name!r} must be Vrf{vrf.vni}, after its VNI")
+    if not FIRST_VLAN <= vrf.vlan_id <= LAST_VLAN:
+        found.append(f"vrfs.vlan: {vrf.vlan_id} of {vrf.name} must be from {FIRST_VLAN} to {LAST_VLAN}")
+    return found
+
+
+def _check_port(port: Port, vrfs: frozenset[str]) -> list[str]:
+    where = f"ports[{port.name!r}]"
+    found = []
+    if not _PORT_NAME.fullmatch(port.name):
+        found.append(f"{where}.name: must be the name of an interface, at most 15 characters")
+    if port.mtu and not 1280 <= port.mtu <= 9216:
+        found.append(f"{where}.mtu: {port.mtu} must be 0 or from 1280 (RFC 8200) to 9216")
+    if port.role is PortRole.MACHINE and port.vrf not in vrfs:
+        found.append(f"{where}.vrf: {port.vrf!r} is not among the VRFs of this state")
+    if port.role is not PortRole.MACHINE and port.vrf:
+        found.append(f"{where}.vrf: only machine ports are in a VRF, this one is {port.role.value}")
+    if port.vnis and port.role is not PortRole.FIREWALL:
+        found.append(f"{where}.vnis: only firewalls exchange EVPN routes, this port is {port.role.value}")
+    found += [f"{where}.vnis: {vni} must be from 1 to {LAST_VNI}" for vni in port.vnis if not 1 <= vni <= LAST_VNI]
+    for prefix in port.allowed_prefixes:
+        try:
+            ip_network(prefix)
+        except ValueError as error:
+            found.append(f"{where}.allowed_prefixes: {error}")
+    return found
+
+
+def _check_obstacles(desired: Desired, rows: Rows) -> list[str]:
+    """Rows that are not the agent's but refer to something that it would have to take away."""
+    found = []
+    routed = {port.name for port in desired.with_role(PortRole.UPLINK, PortRole.FIREWALL, PortRole.MACHINE)}
+    ports = {port.name: port for port in desired.ports}
+    kept = {f"Vlan{vrf.vlan_id}" for vrf in desired.vrfs}
+    for key, fields in rows.items():
+        parent, _, rest = name_of(key).partition("|")
+        going = is_tenant_vlan(parent) and parent not in kept
+        match table_of(key):
+            case "VLAN_MEMBER":
+                tagged = fields.get("tagging_mode") == "tagged" and parent != f"Vlan{desired.pxe_vlan}"
+                if tagged and rest in routed:
+                    found.append(f"ports[{rest!r}]: row {key} keeps the port in a VLAN, so it cannot be routed")
+                if going and (tagged or rest not in ports):
+                    found.append(f"vrfs: row {key} keeps {parent} in use")
+            case "VLAN_INTERFACE" if rest and going:
+                found.append(f"vrfs: row {key} keeps {parent} in use")
+            case "INTERFACE" if rest and parent in ports and parent not in routed:
+                role = ports[parent].role.value
+                found.append(f"ports[{parent!r}]: row {key} keeps the port routed, so it cannot be {role}")
+    return found
+
+
+def _check_lengths(line: str, entry: re.Match[str]) -> list[str]:
+    length, ge, le = int(entry[3]), entry[4], entry[5]
+    if le is not None and int(le) < length:
+        return [f"{line}: le {le} is below the prefix length {length}"]
+    if ge is not None and int(ge) < length:
+        return [f"{line}: ge {ge} is below the prefix length {length}"]
+    return []
+
+
+def _duplicates(where: str, values: Iterable[Hashable]) -> list[str]:
+    return [f"{where}: {value} is there {count} times" for value, count in Counter(values).items() if count > 1]

@@ -1,0 +1,119 @@
+"""The commands that lead from a running FRR configuration to another one, as one text for `vtysh -f`.
+
+frr-reload would run one vtysh per removed line and has emptied lists on the way; one batch takes a fraction of a second
+and touches only what differs. Three deltas serve the order in which a leaf has to change (see `metal_core.plan`):
+`detach` before ports move, `retire` before VRFs go, `converge` at the end. What is not the agent's (`managed`) stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from metal_core.frr.bgp import additions, in_context, is_session, negated, neighbour, removals
+from metal_core.frr.managed import managed, routers, vrf_of
+from metal_core.frr.model import Block, Configuration
+
+
+def detach(running: Configuration, ports: Collection[str]) -> str:
+    """Commands that end the BGP sessions on `ports` in whatever instance they are; empty when there are none."""
+    commands: list[str] = []
+    for block in routers(running):
+        sessions = [line for line in block.lines if is_session(line) and neighbour(line) in ports]
+        commands += in_context(block.header, [negated(line) for line in sessions])
+    return _text(commands)
+
+
+def retire(running: Configuration, vrfs: Collection[str]) -> str:
+    """Commands that remove VNI and BGP instance of `vrfs`. The VNI goes first: FRR refuses the other order."""
+    commands: list[str] = []
+    for name in vrfs:
+        commands += _without_vni(running.block(f"vrf {name}"))
+    commands += [f"no {block.header}" for block in routers(running) if vrf_of(block) in vrfs]
+    return _text(commands)
+
+
+def converge(running: Configuration, wanted: Configuration, ports: Collection[str]) -> str:
+    """Commands from `running` to `wanted` on a leaf with `ports`; empty when nothing that the agent manages differs.
+
+    What ends sessions comes first; then lists and maps, so that none is missing where it is used; then VRFs, interfaces
+    and instances; what nothing refers to any more goes last.
+    """
+    have, want = managed(running, ports), managed(wanted, ports)
+    wanted_routers = {block.header for block in routers(want)}
+    gone = [block for block in routers(have) if block.header not in wanted_routers]
+    unbound = {f"vrf {vrf_of(block)}" for block in gone}
+    commands: list[str] = []
+    for block in _of_kind(have, "vrf"):
+        if block.header in unbound or block.lines != want.block(block.header).lines:
+            commands += _without_vni(block)
+            unbound.add(block.header)
+    # The default instance goes last: FRR keeps it while instances of VRFs depend on it.
+    commands += [f"no {block.header}" for block in sorted(gone, key=lambda block: vrf_of(block) == "")]
+    for block in routers(want):
+        commands += removals(have.block(block.header), block)
+    commands += _changed_lists(have, want) + _changed_maps(have, want)
+    for block in _of_kind(want, "vrf"):
+        if block.header in unbound or have.block(block.header).empty:
+            commands += in_context(block.header, list(block.lines))
+    for block in _of_kind(want, "interface"):
+        known = have.block(block.header).lines
+        commands += in_context(block.header, [line for line in block.lines if line not in known])
+    for block in routers(want):
+        commands += additions(have.block(block.header), block)
+    for block in _of_kind(have, "interface"):
+        commands += _without_advertisements(block, want.block(block.header))
+    return _text(commands + _leftovers(have, want))
+
+
+def _of_kind(configuration: Configuration, kind: str) -> list[Block]:
+    return [block for block in configuration.blocks if block.header.startswith(f"{kind} ")]
+
+
+def _without_vni(block: Block) -> list[str]:
+    return in_context(block.header, [negated(line) for line in block.lines if line.startswith("vni ")])
+
+
+def _without_advertisements(have: Block, want: Block) -> list[str]:
+    if want.lines:
+        # Both lines are wanted wherever one is, and a new interval has replaced the old one already.
+        return []
+    return in_context(have.header, [negated(line) for line in have.lines])
+
+
+def _changed_lists(have: Configuration, want: Configuration) -> list[str]:
+    """Entries that change their place or value are taken out first, since FRR refuses a prefix that is there twice."""
+    names = {line.split()[2] for line in want.lines}
+    gone = [line for line in have.lines if line not in want.lines and line.split()[2] in names]
+    return [negated(line) for line in gone] + [line for line in want.lines if line not in have.lines]
+
+
+def _changed_maps(have: Configuration, want: Configuration) -> list[str]:
+    known = {block.header: block for block in _of_kind(have, "route-map")}
+    wanted = _of_kind(want, "route-map")
+    headers = {block.header for block in wanted}
+    names = {header.split()[1] for header in headers}
+    # An entry whose action changes is another entry: entered over the old one it would keep the old conditions.
+    commands = [f"no {header}" for header in known if header not in headers and header.split()[1] in names]
+    for block in wanted:
+        if block.header not in known:
+            commands += [block.header, *(f" {line}" for line in block.lines), "exit"]
+            continue
+        old = known[block.header].lines
+        stale = [negated(line) for line in old if line not in block.lines]
+        commands += in_context(block.header, stale + [line for line in block.lines if line not in old])
+    return commands
+
+
+def _leftovers(have: Configuration, want: Configuration) -> list[str]:
+    maps = {block.header.split()[1] for block in _of_kind(want, "route-map")}
+    lists = {tuple(line.split()[:3]) for line in want.lines}
+    old_maps = dict.fromkeys(block.header.split()[1] for block in _of_kind(have, "route-map"))
+    old_lists = dict.fromkeys(tuple(line.split()[:3]) for line in have.lines)
+    return [
+        *(f"no route-map {name}" for name in old_maps if name not in maps),
+        *(f"no {' '.join(words)}" for words in old_lists if words not in lists),
+    ]
+
+
+def _text(commands: list[str]) -> str:
+    return "\n".join(commands) + "\n" if commands else ""

@@ -1,0 +1,234 @@
+"""From the rows that are there to the rows that shall be: an ordered plan of typed steps, as a pure function.
+
+SONiC's orchagent sees a transaction as single row events and takes some orders badly: a VLAN deleted under its VNI, a
+port that is a bridge member and a router interface at once, a VRF that is deleted while something refers to it, a row
+that is deleted and added again before the hardware has followed. The order of the steps and the waits between them
+prevent these. FRR lets go of a neighbour before its port moves, because bgpd has crashed on link-local addresses that
+vanish under it.
+
+The plan does not execute anything and knows no I/O; `apply` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from metal_core.configdb import Rows, name_of, table_of
+
+# Fields that bind one object to another. orchagent ignores or mishandles a binding that changes in place, so a row in
+# which one of them changes is deleted and, after the waits, added again.
+_BINDINGS: Mapping[str, frozenset[str]] = {
+    "INTERFACE": frozenset({"vrf_name"}),
+    "VLAN_INTERFACE": frozenset({"vrf_name"}),
+    "VLAN_MEMBER": frozenset({"tagging_mode"}),
+    "VXLAN_TUNNEL_MAP": frozenset({"vlan", "vni"}),
+}
+
+
+class Fact(StrEnum):
+    """Something that the switch reports about itself and that a step has to wait for."""
+
+    RIF_PRESENT = "router interface present"
+    RIF_GONE = "router interface gone"
+    BRIDGE_PORT_PRESENT = "bridge port present"
+    BRIDGE_PORT_GONE = "bridge port gone"
+    VRF_PRESENT = "VRF object present"
+    VRF_GONE = "VRF object gone"
+    VLAN_PRESENT = "VLAN present"
+    VLAN_GONE = "VLAN gone"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Condition:
+    """`fact` about the object `name` (a port, `Vlan<id>` or `Vrf<vni>`)."""
+
+    fact: Fact
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.fact.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Go on when all `conditions` hold; how long to wait is the executor's limit."""
+
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRows:
+    """Delete `keys` in one transaction."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetRows:
+    """In one transaction set the fields of `rows` and drop the fields named in `drop`; other fields stay."""
+
+    rows: Mapping[str, Mapping[str, str]]
+    drop: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FrrDetach:
+    """Remove the BGP neighbours on `ports`, whatever VRF they are in."""
+
+    ports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrrRetire:
+    """Remove the VNIs and the BGP instances of `vrfs`."""
+
+    vrfs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrrConverge:
+    """Bring FRR to the whole configuration that belongs to the target rows."""
+
+
+Step = Wait | DeleteRows | SetRows | FrrDetach | FrrRetire | FrrConverge
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What a plan has to do, by table: keys to delete, keys to add and keys to change in place."""
+
+    delete: dict[str, list[str]]
+    add: dict[str, list[str]]
+    change: dict[str, list[str]]
+
+
+def plan(current: Rows, target: Rows) -> tuple[Step, ...]:
+    """The steps from `current` to `target`, both reduced to owned rows. `FrrConverge` is last, and alone if equal.
+
+    PORT rows are only ever changed: a leaf's ports come and go with its hardware, and `checks` reports missing ones.
+    """
+    changes = _changes(current, target)
+    return (*_removals(changes), *_additions(changes, current, target), FrrConverge())
+
+
+def touched(steps: Iterable[Step]) -> int:
+    """How many rows the steps write or delete."""
+    return sum(
+        len(step.keys) if isinstance(step, DeleteRows) else len(step.rows) if isinstance(step, SetRows) else 0
+        for step in steps
+    )
+
+
+def _changes(current: Rows, target: Rows) -> _Changes:
+    changes = _Changes({}, {}, {})
+    for key in sorted(set(current) | set(target)):
+        table = table_of(key)
+        if table == "PORT":
+            if key in current and any(current[key].get(name) != value for name, value in target.get(key, {}).items()):
+                changes.change.setdefault(table, []).append(key)
+        elif key not in target:
+            changes.delete.setdefault(table, []).append(key)
+        elif key not in current:
+            changes.add.setdefault(table, []).append(key)
+        elif dict(current[key]) != dict(target[key]):
+            if any(current[key].get(name) != target[key].get(name) for name in _BINDINGS.get(table, ())):
+                changes.delete.setdefault(table, []).append(key)
+                changes.add.setdefault(table, []).append(key)
+            else:
+                changes.change.setdefault(table, []).append(key)
+    return changes
+
+
+def _removals(changes: _Changes) -> list[Step]:
+    gone = changes.delete
+    interfaces, members = gone.get("INTERFACE", []), gone.get("VLAN_MEMBER", [])
+    svis, vlans, vrfs = gone.get("VLAN_INTERFACE", []), gone.get("VLAN", []), gone.get("VRF", [])
+    steps: list[Step] = []
+    if interfaces:
+        steps.append(FrrDetach(tuple(name_of(key) for key in interfaces)))
+    _delete(steps, interfaces + members)
+    _wait(
+        steps,
+        [Condition(Fact.RIF_GONE, name_of(key)) for key in interfaces]
+        + [Condition(Fact.BRIDGE_PORT_GONE, _member_port(key)) for key in members],
+    )
+    _delete(steps, gone.get("VXLAN_TUNNEL_MAP", []))
+    if vrfs:
+        steps.append(FrrRetire(tuple(name_of(key) for key in vrfs)))
+    _delete(steps, svis)
+    _wait(steps, [Condition(Fact.RIF_GONE, name_of(key)) for key in svis])
+    _delete(steps, gone.get("SUPPRESS_VLAN_NEIGH", []))
+    _delete(steps, vlans)
+    _wait(steps, [Condition(Fact.VLAN_GONE, name_of(key)) for key in vlans])
+    _delete(steps, vrfs)
+    _wait(steps, [Condition(Fact.VRF_GONE, name_of(key)) for key in vrfs])
+    return steps
+
+
+def _additions(changes: _Changes, current: Rows, target: Rows) -> list[Step]:
+    """Waits for "gone" come before each addition as well: the deletion may have been another, interrupted run's."""
+    new = changes.add
+    interfaces, members = new.get("INTERFACE", []), new.get("VLAN_MEMBER", [])
+    vrfs, vlans, svis = new.get("VRF", []), new.get("VLAN", []), new.get("VLAN_INTERFACE", [])
+    steps: list[Step] = []
+    _set(steps, changes, changes.change.get("PORT", []), current, target)
+    _wait(steps, [Condition(Fact.VRF_GONE, name_of(key)) for key in vrfs])
+    _set(steps, changes, vrfs + changes.change.get("VRF", []), current, target)
+    _wait(
+        steps,
+        [Condition(Fact.VRF_PRESENT, name_of(key)) for key in vrfs]
+        + [Condition(Fact.VLAN_GONE, name_of(key)) for key in vlans],
+    )
+    _set(steps, changes, vlans + changes.change.get("VLAN", []), current, target)
+    _wait(
+        steps,
+        [Condition(Fact.VLAN_PRESENT, name_of(key)) for key in vlans]
+        + [Condition(Fact.RIF_GONE, name_of(key)) for key in svis],
+    )
+    _set(steps, changes, svis, current, target)
+    _wait(steps, [Condition(Fact.RIF_PRESENT, name_of(key)) for key in svis])
+    _set(steps, changes, new.get("VXLAN_TUNNEL_MAP", []), current, target)
+    suppress = new.get("SUPPRESS_VLAN_NEIGH", []) + changes.change.get("SUPPRESS_VLAN_NEIGH", [])
+    _set(steps, changes, suppress, current, target)
+    _wait(
+        steps,
+        [Condition(Fact.RIF_GONE, name_of(key)) for key in interfaces]
+        + [Condition(Fact.BRIDGE_PORT_GONE, name_of(key)) for key in interfaces]
+        + [Condition(Fact.RIF_GONE, _member_port(key)) for key in members],
+    )
+    _set(steps, changes, interfaces + changes.change.get("INTERFACE", []) + members, current, target)
+    _wait(
+        steps,
+        [Condition(Fact.RIF_PRESENT, name_of(key)) for key in interfaces]
+        + [Condition(Fact.BRIDGE_PORT_PRESENT, _member_port(key)) for key in members],
+    )
+    return steps
+
+
+def _member_port(key: str) -> str:
+    return name_of(key).partition("|")[2]
+
+
+def _delete(steps: list[Step], keys: list[str]) -> None:
+    if keys:
+        steps.append(DeleteRows(tuple(keys)))
+
+
+def _wait(steps: list[Step], conditions: list[Condition]) -> None:
+    if conditions:
+        steps.append(Wait(tuple(conditions)))
+
+
+def _set(steps: list[Step], changes: _Changes, keys: list[str], current: Rows, target: Rows) -> None:
+    if not keys:
+        return
+    drop: dict[str, tuple[str, ...]] = {}
+    for key in keys:
+        # A PORT row carries what the hardware description set; only the fields with a wish are ours to change.
+        if table_of(key) != "PORT" and key in changes.change.get(table_of(key), ()):
+            stale = tuple(sorted(set(current[key]) - set(target[key])))
+            if stale:
+                drop[key] = stale
+    steps.append(SetRows({key: dict(target[key]) for key in keys}, drop))

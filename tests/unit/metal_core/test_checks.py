@@ -1,0 +1,113 @@
+"""What is refused before anything is touched, each with a message that names the place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from metal_core.checks import check_desired, check_frr, check_leaf
+from metal_core.desired import Desired, Port, PortRole, Vrf
+from metal_core.frr.parse import parse
+from metal_core.frr.render import render
+
+GOOD = Desired(
+    "leaf01",
+    1,
+    "a",
+    4200000011,
+    "10.0.0.11",
+    4000,
+    (
+        Port("Ethernet0", PortRole.UPLINK),
+        Port("Ethernet4", PortRole.UNPROVISIONED),
+        Port("Ethernet8", PortRole.MACHINE, vrf="Vrf2000", allowed_prefixes=("10.1.0.0/16",)),
+        Port("Ethernet12", PortRole.FIREWALL, vnis=(2000,)),
+    ),
+    (Vrf("Vrf2000", 2000, 1001),),
+)
+ROWS = {
+    "PORT|Ethernet0": {},
+    "PORT|Ethernet4": {},
+    "PORT|Ethernet8": {},
+    "PORT|Ethernet12": {},
+    "VLAN|Vlan4000": {"vlanid": "4000"},
+    "VXLAN_TUNNEL|vtep": {"src_ip": "10.0.0.11"},
+}
+
+
+def with_port(**changes: object) -> Desired:
+    """GOOD with its machine port changed."""
+    return replace(GOOD, ports=(*GOOD.ports[:2], replace(GOOD.ports[2], **changes), GOOD.ports[3]))  # type: ignore[arg-type]
+
+
+def test_a_consistent_state_passes_all_checks() -> None:
+    assert check_desired(GOOD) == []
+    assert check_leaf(GOOD, ROWS) == []
+    assert check_frr(render(GOOD)) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "place"),
+    [
+        (replace(GOOD, vrfs=(*GOOD.vrfs, Vrf("Vrf2000", 2000, 1002))), "vrfs.vni: 2000"),
+        (replace(GOOD, vrfs=(*GOOD.vrfs, Vrf("Vrf2001", 2001, 1001))), "vrfs.vlan: 1001"),
+        (replace(GOOD, vrfs=(*GOOD.vrfs, Vrf("Vrf2001", 2001, 999))), "vrfs.vlan: 999"),
+        (replace(GOOD, vrfs=(*GOOD.vrfs, Vrf("vrf2001", 2001, 1002))), "vrfs.name: 'vrf2001'"),
+        (replace(GOOD, vrfs=(*GOOD.vrfs, Vrf("Vrf16777216", 1 << 24, 1002))), "vrfs.vni: 16777216"),
+        (replace(GOOD, ports=(*GOOD.ports, Port("Ethernet0", PortRole.DOWN))), "ports: Ethernet0"),
+        (replace(GOOD, asn=0), "asn: 0"),
+        (replace(GOOD, loopback="leaf"), "loopback: 'leaf'"),
+        (replace(GOOD, pxe_vlan=1500), "pxe_vlan: 1500"),
+        (with_port(vrf="Vrf2001"), ".vrf: 'Vrf2001'"),
+        (with_port(vrf=""), ".vrf: ''"),
+        (with_port(role=PortRole.UPLINK), ".vrf: only machine ports"),
+        (with_port(vnis=(2000,)), ".vnis: only firewalls"),
+        (with_port(allowed_prefixes=("10.0.0.1/8",)), ".allowed_prefixes: 10.0.0.1/8"),
+        (with_port(allowed_prefixes=("10.0.0.0/33",)), ".allowed_prefixes"),
+        (with_port(mtu=9217), ".mtu: 9217"),
+        (with_port(name="Ethernet8\nno router bgp 4200000011"), ".name"),
+        (with_port(name=""), ".name"),
+    ],
+)
+def test_a_contradiction_is_found_and_its_place_is_named(bad: Desired, place: str) -> None:
+    found = check_desired(bad)
+    assert any(place in finding for finding in found), found
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"PORT|Ethernet8": None}, "PORT|Ethernet8"),
+        ({"VXLAN_TUNNEL|vtep": None}, "it has 0"),
+        ({"VXLAN_TUNNEL|other": {}}, "it has 2"),
+        ({"VLAN|Vlan4000": None}, "VLAN|Vlan4000"),
+        ({"VLAN_MEMBER|Vlan100|Ethernet8": {"tagging_mode": "tagged"}}, "VLAN_MEMBER|Vlan100|Ethernet8"),
+        ({"VLAN_MEMBER|Vlan1700|Ethernet99": {"tagging_mode": "tagged"}}, "VLAN_MEMBER|Vlan1700|Ethernet99"),
+        ({"VLAN_INTERFACE|Vlan1700|10.0.0.1/24": {}}, "VLAN_INTERFACE|Vlan1700|10.0.0.1/24"),
+        ({"INTERFACE|Ethernet4|10.0.0.1/31": {}}, "INTERFACE|Ethernet4|10.0.0.1/31"),
+    ],
+)
+def test_rows_that_are_missing_or_in_the_way_are_named(change: dict[str, dict[str, str] | None], place: str) -> None:
+    rows = {key: fields for key, fields in (ROWS | change).items() if fields is not None}
+    found = check_leaf(GOOD, rows)
+    assert len(found) == 1
+    assert place in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("router bgp 1\n neighbor X route-map nowhere in\nexit\n", "route-map nowhere"),
+        ("router bgp 1\n address-family ipv4 unicast\n  redistribute kernel route-map R\n exit\nexit\n", "route-map R"),
+        ("route-map a permit 10\n match ip address prefix-list nowhere\nexit\n", "prefix-list nowhere"),
+        ("router bgp 1\n neighbor Ethernet0 interface peer-group G\nexit\n", "peer-group G"),
+        ("router bgp 1\nexit\nrouter bgp 2 vrf Vrf1\nexit\n", "more than one ASN: 1, 2"),
+        ("vrf Vrf1\n vni 7\nexit-vrf\nvrf Vrf2\n vni 7\nexit-vrf\n", "vni 7 is there 2 times"),
+        ("ip prefix-list a seq 5 permit 10.0.0.0/24 le 12\n", "le 12 is below the prefix length 24"),
+        ("ip prefix-list a seq 5 permit 10.0.0.0/24 ge 12 le 32\n", "ge 12 is below"),
+    ],
+)
+def test_what_vtysh_would_accept_but_not_mean_is_found(text: str, place: str) -> None:
+    found = check_frr(parse(text))
+    assert len(found) == 1
+    assert place in found[0]

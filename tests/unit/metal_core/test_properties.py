@@ -1,0 +1,340 @@
+"""Properties that hold for any two desired states of a leaf: what leads from one to the other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metal_core.checks import check_desired, check_frr
+from metal_core.configdb import owned, render
+from metal_core.desired import Admin, Desired, Port, PortRole, Vrf, from_json, to_json
+from metal_core.frr import parse as frr_parse
+from metal_core.frr import render as frr_render
+from metal_core.frr.delta import converge, detach, retire
+from metal_core.frr.managed import differences
+from metal_core.frr.model import Block, Configuration
+from metal_core.plan import Condition, DeleteRows, Fact, FrrConverge, FrrDetach, SetRows, Step, Wait, plan
+
+# No deadline: the machine that runs the tests may be busy with something else.
+modest = settings(max_examples=60, deadline=None)
+
+PORTS = [f"Ethernet{4 * number}" for number in range(8)]
+PREFIXES = st.lists(
+    st.sampled_from(["10.0.0.0/8", "10.1.2.3/32", "10.1.0.0/16", "192.168.0.0/24", "2001:db8::/48", "2001:db8::1/128"]),
+    max_size=4,
+).map(tuple)
+FOREIGN = {
+    "VLAN|Vlan100": {"vlanid": "100"},
+    "VLAN_MEMBER|Vlan100|Ethernet200": {"tagging_mode": "tagged"},
+    "VRF|Vrf_blue": {"vni": "7"},
+    "INTERFACE|Ethernet200": {"vrf_name": "Vrf_blue"},
+    "VLAN|Vlan4000": {"vlanid": "4000"},
+    "VXLAN_TUNNEL|vtep": {"src_ip": "10.0.0.11"},
+}
+
+
+@st.composite
+def desired_states(draw: st.DrawFn) -> Desired:
+    """Consistent states of one leaf with eight ports and up to four VRFs whose VLAN ids are drawn freely."""
+    vnis = draw(st.lists(st.sampled_from([2000, 2001, 2002, 2003]), unique=True, max_size=4))
+    vlans = draw(st.permutations([1001, 1002, 1003, 1004]))
+    vrfs = tuple(Vrf(f"Vrf{vni}", vni, vlan) for vni, vlan in zip(vnis, vlans, strict=False))
+    ports = []
+    for name in PORTS:
+        role = draw(st.sampled_from([role for role in PortRole if role is not PortRole.MACHINE or vrfs]))
+        filtered = role in {PortRole.MACHINE, PortRole.FIREWALL}
+        firewall = role is PortRole.FIREWALL
+        ports.append(
+            Port(
+                name,
+                role,
+                admin=draw(st.sampled_from(list(Admin))),
+                mtu=draw(st.sampled_from([0, 1500])),
+                vrf=draw(st.sampled_from(vrfs)).name if role is PortRole.MACHINE else "",
+                allowed_prefixes=draw(PREFIXES) if filtered else (),
+                vnis=draw(st.lists(st.sampled_from([2000, 2001, 9]), max_size=3).map(tuple)) if firewall else (),
+            )
+        )
+    asn = draw(st.sampled_from([4200000011, 4200000011, 4200000011, 4200000012]))
+    return Desired("leaf01", 1, "x", asn, "10.0.0.11", 4000, tuple(ports), vrfs)
+
+
+Database = dict[str, dict[str, str]]
+
+
+def hardware() -> Database:
+    """A leaf as it is built: ports with fields of their own and rows of an operator."""
+    return {f"PORT|{name}": {"speed": "25000", "mtu": "9100"} for name in PORTS} | {
+        k: dict(v) for k, v in FOREIGN.items()
+    }
+
+
+def execute(database: Database, steps: tuple[Step, ...]) -> None:
+    """What the applier does to CONFIG_DB, on a dict."""
+    for step in steps:
+        if isinstance(step, DeleteRows):
+            for key in step.keys:
+                del database[key]
+        elif isinstance(step, SetRows):
+            for key, fields in step.rows.items():
+                row = database.setdefault(key, {})
+                row.update(fields)
+                for name in step.drop.get(key, ()):
+                    del row[name]
+
+
+def holds(database: Mapping[str, Mapping[str, str]], wanted: Desired) -> bool:
+    """Whether all wanted rows are there with the wanted fields, and no owned row besides."""
+    target, current = render(wanted, "vtep"), owned(database, wanted)
+    return set(target) == set(current) and all(current[key].items() >= target[key].items() for key in target)
+
+
+@modest
+@given(desired_states(), desired_states())
+def test_a_plan_leads_to_the_wanted_rows_and_spares_everyone_elses(first: Desired, second: Desired) -> None:
+    database = hardware()
+    for wanted in (first, second):
+        execute(database, plan(owned(database, wanted), render(wanted, "vtep")))
+        assert holds(database, wanted)
+        assert database.items() >= FOREIGN.items()
+        assert all(database[f"PORT|{name}"]["speed"] == "25000" for name in PORTS)
+    assert plan(owned(database, second), render(second, "vtep")) == (FrrConverge(),)
+
+
+@modest
+@given(desired_states(), desired_states(), st.data())
+def test_a_plan_that_is_cut_off_anywhere_is_completed_by_the_next_one(
+    first: Desired, second: Desired, data: st.DataObject
+) -> None:
+    database = hardware()
+    execute(database, plan(owned(database, first), render(first, "vtep")))
+    steps = plan(owned(database, second), render(second, "vtep"))
+    execute(database, steps[: data.draw(st.integers(0, len(steps)))])
+    execute(database, plan(owned(database, second), render(second, "vtep")))
+    assert holds(database, second)
+
+
+@modest
+@given(desired_states(), desired_states())
+def test_no_vlan_and_no_vrf_is_both_deleted_and_added(first: Desired, second: Desired) -> None:
+    steps = plan(render(first, "vtep"), render(second, "vtep"))
+    deleted = [key for step in steps if isinstance(step, DeleteRows) for key in step.keys]
+    added = [key for step in steps if isinstance(step, SetRows) for key in step.rows]
+    assert not {key for key in deleted if key.startswith(("VLAN|", "VRF|"))} & set(added)
+    assert len(deleted) == len(set(deleted))
+    assert len(added) == len(set(added))
+
+
+@modest
+@given(desired_states(), desired_states())
+def test_a_row_comes_back_only_after_the_hardware_has_let_go_of_it(first: Desired, second: Desired) -> None:
+    waited: set[Condition] = set()
+    detached: set[str] = set()
+    deleted: set[str] = set()
+    for step in plan(render(first, "vtep"), render(second, "vtep")):
+        if isinstance(step, Wait):
+            waited.update(step.conditions)
+        elif isinstance(step, FrrDetach):
+            detached.update(step.ports)
+        elif isinstance(step, DeleteRows):
+            tables = {key.split("|")[0] for key in step.keys}
+            if "VLAN" in tables:
+                assert not {"VRF", "VLAN_INTERFACE", "VXLAN_TUNNEL_MAP"} & tables
+            for key in step.keys:
+                if key.startswith("INTERFACE|"):
+                    assert key.split("|")[1] in detached
+                if key.startswith("VRF|"):
+                    maps = {k for k in render(first, "vtep") if k.endswith(f"_{key}") and k.startswith("VXLAN")}
+                    assert maps <= deleted
+            deleted.update(step.keys)
+        elif isinstance(step, SetRows):
+            for key in step.rows:
+                table, _, name = key.partition("|")
+                if table == "INTERFACE" and key not in render(first, "vtep"):
+                    assert {Condition(Fact.RIF_GONE, name), Condition(Fact.BRIDGE_PORT_GONE, name)} <= waited
+                if table in {"INTERFACE", "VLAN_INTERFACE"} and key in deleted:
+                    assert Condition(Fact.RIF_GONE, name) in waited
+                if table == "VLAN_MEMBER":
+                    assert Condition(Fact.RIF_GONE, name.split("|")[1]) in waited or key in render(first, "vtep")
+
+
+@modest
+@given(desired_states(), st.randoms(use_true_random=False))
+def test_rendering_does_not_depend_on_the_order_of_ports_and_vrfs(wanted: Desired, rng: random.Random) -> None:
+    ports, vrfs = list(wanted.ports), list(wanted.vrfs)
+    rng.shuffle(ports)
+    rng.shuffle(vrfs)
+    shuffled = Desired("leaf01", 1, "x", wanted.asn, wanted.loopback, 4000, tuple(ports), tuple(vrfs))
+    assert list(render(shuffled, "vtep").items()) == list(render(wanted, "vtep").items())
+    assert frr_render.render(shuffled).text() == frr_render.render(wanted).text()
+
+
+@modest
+@given(desired_states())
+def test_every_rendered_configuration_is_free_of_dangling_references(wanted: Desired) -> None:
+    assert check_desired(wanted) == []
+    assert check_frr(frr_render.render(wanted)) == []
+
+
+@modest
+@given(desired_states())
+def test_a_state_survives_the_disk(wanted: Desired) -> None:
+    assert from_json(to_json(wanted)) == wanted
+
+
+@modest
+@given(st.text(max_size=400))
+def test_the_parser_reads_any_text_without_failing(text: str) -> None:
+    assert isinstance(frr_parse.parse(text), Configuration)
+
+
+class FakeFrr:
+    """As much of FRR as the deltas need: contexts, `no`, and the ties between lines that make FRR refuse commands."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.lines = list(configuration.lines)
+        self.contexts: dict[tuple[str, ...], list[str]] = {}
+        for block in configuration.blocks:
+            self.contexts[(block.header,)] = list(block.lines)
+            for child in block.children:
+                self.contexts[(block.header, child.header)] = list(child.lines)
+
+    def load(self, text: str) -> None:
+        """Take the commands of a delta; AssertionError for one that FRR would refuse."""
+        where: tuple[str, ...] = ()
+        for raw in text.splitlines():
+            line = raw.strip()
+            if line in {"exit", "exit-vrf", "exit-address-family"}:
+                where = where[:-1]
+            elif line.startswith(("vrf ", "interface ", "router ", "route-map ")) and not where:
+                where = (line,)
+                self.contexts.setdefault(where, [])
+            elif line.startswith("address-family "):
+                where = (*where, line)
+                self.contexts.setdefault(where, [])
+            elif not where:
+                self._global(line)
+            elif line.startswith("no ") and line != "no ipv6 nd suppress-ra":
+                self._remove(where, line.removeprefix("no "))
+            elif line == "ipv6 nd suppress-ra":
+                self._remove(where, "no ipv6 nd suppress-ra")
+            else:
+                self._add(where, line)
+        assert where == (), "the delta leaves a context open"
+
+    def _global(self, line: str) -> None:
+        if not line.startswith("no "):
+            assert line not in self.lines
+            prefix, name = line.split()[6], line.split()[2]
+            assert not any(old.split()[2] == name and old.split()[6] == prefix for old in self.lines), (
+                "duplicate prefix"
+            )
+            assert not any(old.split()[:5] == line.split()[:5] for old in self.lines), "sequence number in use"
+            self.lines.append(line)
+            return
+        line = line.removeprefix("no ")
+        if "prefix-list" in line:
+            found = [
+                old for old in self.lines if old == line or (len(line.split()) == 3 and old.startswith(f"{line} "))
+            ]
+            assert found, f"no such list: {line}"
+            self.lines = [old for old in self.lines if old not in found]
+            return
+        found_blocks = [key for key in self.contexts if key[0] == line or key[0].startswith(f"{line} permit")]
+        found_blocks += [key for key in self.contexts if key[0].startswith(f"{line} deny")]
+        assert found_blocks, f"no such context: {line}"
+        if line.startswith("router bgp"):
+            vrf = line.partition(" vrf ")[2]
+            assert not any(old.startswith("vni ") for old in self.contexts.get((f"vrf {vrf}",), []) if vrf), "l3vni set"
+            if not vrf:
+                assert not [key for key in self.contexts if key[0].startswith(f"{line} vrf")], "instances of VRFs left"
+        for key in found_blocks:
+            del self.contexts[key]
+
+    def _remove(self, where: tuple[str, ...], line: str) -> None:
+        assert line in self.contexts[where], f"{where}: no such line: {line}"
+        self.contexts[where].remove(line)
+        words = line.split()
+        if where[0].startswith("router bgp") and (words[2:3] == ["interface"] or words[2:] == ["peer-group"]):
+            for key, lines in self.contexts.items():
+                if key[0] == where[0]:
+                    lines[:] = [old for old in lines if old.split()[:2] != words[:2]]
+
+    def _add(self, where: tuple[str, ...], line: str) -> None:
+        words, lines = line.split(), self.contexts[where]
+        assert line not in lines, f"{where}: superfluous: {line}"
+        if words[0] == "neighbor" and words[2:] != ["peer-group"] and words[2] != "interface":
+            known = {old.split()[1] for old in self.contexts[where[:1]] if old.startswith("neighbor ")}
+            assert words[1] in known, f"{where}: neighbour of {line} is not defined"
+        if words[2:3] == ["interface"]:
+            assert not any(old.startswith(f"neighbor {words[1]} interface") for old in lines), "in another peer group"
+        if "route-map" in words:
+            name = words[words.index("route-map") + 1]
+            assert any(key[0].startswith(f"route-map {name} ") for key in self.contexts), f"{name} used before defined"
+            if words[0] in {"neighbor", "redistribute"}:
+                lines[:] = [old for old in lines if not (old.split()[:3] == words[:3] and old.split()[-1] == words[-1])]
+        if words[:2] == ["bgp", "router-id"]:
+            lines[:] = [old for old in lines if not old.startswith("bgp router-id")]
+        lines.append(line)
+
+    def running(self) -> Configuration:
+        """What `show running-config` would say."""
+        headers = dict.fromkeys(key[0] for key in self.contexts)
+        blocks = tuple(
+            Block(
+                header,
+                tuple(self.contexts.get((header,), ())),
+                tuple(
+                    Block(key[1], tuple(lines))
+                    for key, lines in self.contexts.items()
+                    if key[:1] == (header,) and key[1:]
+                ),
+            )
+            for header in headers
+        )
+        return frr_parse.parse(Configuration(tuple(self.lines), blocks).text())
+
+
+@settings(max_examples=150, deadline=None)
+@given(desired_states(), desired_states())
+def test_the_delta_leads_from_any_configuration_to_any_other(first: Desired, second: Desired) -> None:
+    frr = FakeFrr(Configuration())
+    for wanted in (first, second):
+        target = frr_render.render(wanted)
+        frr.load(converge(frr.running(), target, PORTS))
+        assert differences(frr.running(), target, PORTS) == []
+        assert converge(frr.running(), target, PORTS) == ""
+
+
+@modest
+@given(desired_states(), desired_states(), st.data())
+def test_detaching_and_retiring_first_leads_to_the_same_end(
+    first: Desired, second: Desired, data: st.DataObject
+) -> None:
+    frr = FakeFrr(Configuration())
+    frr.load(converge(frr.running(), frr_render.render(first), PORTS))
+    going = [vrf.name for vrf in first.vrfs if vrf.name not in {v.name for v in second.vrfs}]
+    frr.load(detach(frr.running(), data.draw(st.lists(st.sampled_from(PORTS), unique=True))))
+    frr.load(retire(frr.running(), going))
+    frr.load(converge(frr.running(), frr_render.render(second), PORTS))
+    assert differences(frr.running(), frr_render.render(second), PORTS) == []
+
+
+@modest
+@given(desired_states())
+def test_what_others_configured_in_frr_is_never_touched(wanted: Desired) -> None:
+    theirs = frr_parse.parse(
+        "ip route 0.0.0.0/0 192.0.2.1\n"
+        "ip prefix-list blue seq 5 permit 10.0.0.0/8\n"
+        "route-map blue permit 10\n match ip address prefix-list blue\nexit\n"
+        "vrf Vrf_blue\n vni 7\nexit-vrf\n"
+        "interface Ethernet200\n ipv6 nd ra-interval 30\n no ipv6 nd suppress-ra\nexit\n"
+        "router bgp 65000 vrf Vrf_blue\n neighbor 10.0.0.1 remote-as 65001\nexit\n"
+        "router ospf\n network 10.0.0.0/8 area 0\nexit\n"
+    )
+    commands = converge(theirs, frr_render.render(wanted), PORTS)
+    assert not any(line.strip().startswith("no ") and "suppress" not in line for line in commands.splitlines())
+    assert "blue" not in commands
+    assert "Ethernet200" not in commands

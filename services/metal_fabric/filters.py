@@ -1,0 +1,86 @@
+"""What a port may announce: the prefixes and VNIs of its BGP filter.
+
+Pure rules, after metal-stack's per-port filter. Which prefixes a machine has is decided by those who allocate; here
+they are only made canonical and minimal, so that equal wishes give equal states. metal-core compacts the machines'
+prefixes alone and skips what it cannot parse; here both roles are compacted and nothing is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+
+from metal_fabric.problems import Refused
+
+# RFC 7348: 24 bits; 0 is not used.
+MAX_VNI = (1 << 24) - 1
+
+
+class PortRole(Enum):
+    """What a port is for."""
+
+    UPLINK = "uplink"
+    UNPROVISIONED = "unprovisioned"
+    MACHINE = "machine"
+    FIREWALL = "firewall"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the ports of a machine shall be: `vrf` is the VRF's number and VNI, 0 for none."""
+
+    role: PortRole = PortRole.UNPROVISIONED
+    vrf: int = 0
+    allowed_prefixes: tuple[str, ...] = ()
+    vnis: tuple[int, ...] = ()
+
+
+# Nobody holds the machine: it is in the PXE VLAN, without BGP and thus without a filter.
+UNPROVISIONED = Wish()
+
+
+def minimal(prefixes: Iterable[str], *, field: str = "allowed_prefixes") -> tuple[str, ...]:
+    """The fewest prefixes that cover the same addresses, IPv4 first and in ascending order.
+
+    Raises Refused `PREFIX_INVALID` for what is no prefix or has host bits set.
+    """
+    v4: list[IPv4Network] = []
+    v6: list[IPv6Network] = []
+    for index, text in enumerate(prefixes):
+        network = _parsed(text, f"{field}[{index}]")
+        if isinstance(network, IPv4Network):
+            v4.append(network)
+        else:
+            v6.append(network)
+    return (*map(str, collapse_addresses(v4)), *map(str, collapse_addresses(v6)))
+
+
+def wish(role: PortRole, vrf: int, allowed_prefixes: Iterable[str], vnis: Iterable[int]) -> Wish:
+    """The canonical wish. Raises Refused `PREFIX_INVALID`, `VRF_MISSING`, `VRF_UNEXPECTED`, `VNIS_UNEXPECTED`,
+    `VNI_INVALID`, `ROLE_INVALID`."""
+    numbers = tuple(sorted(set(vnis)))
+    if role is PortRole.MACHINE:
+        if not 0 < vrf <= MAX_VNI:
+            raise Refused("VRF_MISSING", f"a machine needs a VRF from 1 to {MAX_VNI}", field="vrf")
+        if numbers:
+            raise Refused("VNIS_UNEXPECTED", "only firewalls take part in VNIs; leave them empty", field="vnis")
+    elif role is PortRole.FIREWALL:
+        if vrf:
+            raise Refused("VRF_UNEXPECTED", "a firewall's ports are in the default VRF; leave it 0", field="vrf")
+        if numbers and not 0 < numbers[0] <= numbers[-1] <= MAX_VNI:
+            raise Refused("VNI_INVALID", f"VNIs run from 1 to {MAX_VNI}", field="vnis")
+    else:
+        raise Refused("ROLE_INVALID", "a machine is attached as a machine or as a firewall", field="role")
+    return Wish(role=role, vrf=vrf, allowed_prefixes=minimal(allowed_prefixes), vnis=numbers)
+
+
+def _parsed(text: str, field: str) -> IPv4Network | IPv6Network:
+    try:
+        network = ip_network(text, strict=True)
+    except ValueError:
+        raise Refused("PREFIX_INVALID", "not a prefix without host bits, such as 10.0.0.0/24", field=field) from None
+    if "/" not in text or "%" in text:
+        raise Refused("PREFIX_INVALID", "give a length and no zone, such as 10.0.0.1/32", field=field)
+    return network

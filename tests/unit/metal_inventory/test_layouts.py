@@ -68,6 +68,9 @@ def _disk(*partitions: Partition) -> Layout:
     return Layout("x", disks=(LayoutDisk("/dev/sda", partitions),))
 
 
+OPTION = "filesystems[0].create_options[0]"
+
+
 def _ext4(device: str, path: str = "/") -> Filesystem:
     return Filesystem(device, Format.EXT4, path)
 
@@ -88,7 +91,7 @@ def _volumes(*volumes: LogicalVolume) -> Layout:
         (replace(PLAIN, filesystems=(*PLAIN.filesystems, _ext4("/dev/sda2", "/x"))), "filesystems[3].device"),
         (replace(PLAIN, filesystems=(_ext4("/dev/sda"),)), "filesystems[0].device"),
         (replace(PLAIN, filesystems=(_ext4("/dev/sda1"), _ext4("/dev/sda2"))), "filesystems[0].path"),
-        (replace(PLAIN, filesystems=(replace(_ext4("/dev/sda1"), create_options=("-L x",)),)), "filesystems[0].create_options[0]"),
+        (replace(PLAIN, filesystems=(replace(_ext4("/dev/sda1"), create_options=("-L x",)),)), OPTION),
         (replace(STACKED, raids=(Raid("/dev/md0", ("/dev/sda1", "/dev/nvme0n1p1"), 5),)), "raids[0].level"),
         (replace(STACKED, raids=(Raid("/dev/md0", ("/dev/sda1", "/dev/nvme0n1p1"), 1, spares=1),)), "raids[0].devices"),
         (replace(STACKED, raids=(Raid("/dev/md0", ("/dev/sda1", "/dev/sdz1"), 1),)), "raids[0].devices[1]"),

@@ -77,7 +77,7 @@ class KeyRing:
 
     @staticmethod
     def key_of(sealed: bytes) -> str:
-        """Id of the key that a password was sealed with. Raises CredentialError when the bytes are no sealed password."""
+        """Id of the key that sealed it. Raises CredentialError when the bytes are no sealed password."""
         if len(sealed) < 2 or sealed[0] != _FORMAT or len(sealed) < 2 + sealed[1]:
             raise CredentialError("not a sealed password")
         try:

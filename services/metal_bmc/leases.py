@@ -78,7 +78,7 @@ def current(
     networks: Sequence[Network] = (),
     ignored_macs: Collection[str] = (),
 ) -> dict[str, Lease]:
-    """The lease in force for each MAC: not ended, held, inside one of `networks` (none means any), latest start wins."""
+    """The lease in force of each MAC: held, not ended, inside one of `networks` (none: any); the latest start wins."""
     last_of_address = {lease.address: lease for lease in leases}
     chosen: dict[str, Lease] = {}
     for lease in sorted(last_of_address.values(), key=lambda each: (each.starts, each.line)):
@@ -95,7 +95,6 @@ class _Reader:
 
     def __init__(self) -> None:
         self.record: _Record | None = None
-        self._outside_depth = 0
 
     def feed(self, number: int, line: str) -> list[_Record]:
         """The records that end on this line."""
@@ -105,44 +104,39 @@ class _Reader:
             if self.record is not None:
                 self.record.broken = "the record has no end"
                 done.append(self.record)
-            self.record, self._outside_depth = _Record(number, tokens[1]), 0
+            self.record = _Record(number, tokens[1])
             tokens = tokens[3:]
-        for token in tokens:
-            if self.record is None:
-                self._pass_over(token)
-            elif self._take(self.record, token):
+        for part in tokens:
+            if self.record is not None and self._take(self.record, part):
                 done.append(self.record)
                 self.record = None
         return done
 
-    def _pass_over(self, token: str) -> None:
-        self._outside_depth = max(0, self._outside_depth + {"{": 1, "}": -1}.get(token, 0))
-
     @staticmethod
-    def _take(record: _Record, token: str) -> bool:
-        if token == "{":
+    def _take(record: _Record, part: str) -> bool:
+        if part == "{":
             record.depth += 1
             record.words.clear()
-        elif token == "}":
+        elif part == "}":
             record.depth -= 1
             record.words.clear()
             return record.depth == 0
-        elif token == '"':
+        elif part == '"':
             record.broken = "a quoted text has no end"
-        elif token == ";":
+        elif part == ";":
             # Statements of nested blocks (`on expiry { … }`) do not describe the lease.
             if record.depth == 1:
                 record.statements.append(list(record.words))
             record.words.clear()
         else:
-            record.words.append(token)
+            record.words.append(part)
         return False
 
 
 def _finish(record: _Record, leases: list[Lease], problems: list[LeaseProblem]) -> None:
     try:
         if record.broken:
-            raise _BadRecord(record.broken)  # noqa: TRY301 - one place turns every kind of bad record into a report
+            raise _BadRecord(record.broken)
         leases.append(_lease(record))
     except _BadRecord as bad:
         problems.append(LeaseProblem(record.line, str(bad)))

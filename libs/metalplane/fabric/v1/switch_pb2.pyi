@@ -362,13 +362,13 @@ class Attachment(_message.Message):
     machine: _builtins.str
     """UUID of the machine."""
     allocation: _builtins.str
-    """Id of the allocation that owns the attachment; empty once it is detached."""
+    """Id of the allocation that owns the attachment; empty once every leaf has confirmed its detachment."""
     role: Global___PortRole.ValueType
     """Role of the machine's ports."""
     vrf: _builtins.int
     """Number of the VRF, which is its VNI too; 0 for none."""
     confirmed: _builtins.bool
-    """Whether every leaf has confirmed."""
+    """Whether every leaf has confirmed; false for a machine that hangs on none."""
     @_builtins.property
     def allowed_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prefixes that the machine may announce."""
@@ -379,7 +379,7 @@ class Attachment(_message.Message):
 
     @_builtins.property
     def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeafConfirmation]:
-        """One entry a leaf."""
+        """One entry a cable, by leaf and port."""
 
     def __init__(
         self,
@@ -623,19 +623,25 @@ class DetachMachineRequest(_message.Message):
 
     MACHINE_FIELD_NUMBER: _builtins.int
     ALLOCATION_FIELD_NUMBER: _builtins.int
+    WILL_RETURN_FIELD_NUMBER: _builtins.int
     machine: _builtins.str
     """UUID of the machine."""
     allocation: _builtins.str
     """Id of the allocation."""
+    will_return: _builtins.bool
+    """The allocation will attach the machine again, as a reinstallation does. Otherwise its use of the machine is over,
+    and an AttachMachine of it that arrives late is refused.
+    """
     def __init__(
         self,
         *,
         machine: _builtins.str = ...,
         allocation: _builtins.str = ...,
+        will_return: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "machine", b"machine"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "machine", b"machine", "will_return", b"will_return"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

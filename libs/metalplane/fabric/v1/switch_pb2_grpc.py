@@ -119,21 +119,22 @@ class SwitchServiceServicer:
 
     def AttachMachine(self, request, context):
         """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
-        allocation's attachment is never replaced: FAILED_PRECONDITION.
+        allocation's attachment is never replaced: FAILED_PRECONDITION, also while a leaf has not confirmed its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DetachMachine(self, request, context):
-        """Wants a machine's ports back in the PXE VLAN. Without effect when the attachment is another allocation's.
+        """Wants a machine's ports back in the PXE VLAN, and returns what they are wanted to be then. Without effect when the
+        attachment is another allocation's, which is then what it returns. NOT_FOUND when the machine hangs on no leaf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAttachment(self, request, context):
-        """Returns what a machine's ports are wanted to be and who has confirmed it.
+        """Returns what a machine's ports are wanted to be and who has confirmed it. NOT_FOUND when it hangs on no leaf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

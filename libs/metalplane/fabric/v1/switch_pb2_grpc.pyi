@@ -46,12 +46,14 @@ class SwitchServiceStub:
     """Forgets a switch. FAILED_PRECONDITION while machines hang on it."""
     AttachMachine: _grpc.UnaryUnaryMultiCallable[_switch_pb2.AttachMachineRequest, _switch_pb2.Attachment]
     """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
-    allocation's attachment is never replaced: FAILED_PRECONDITION.
+    allocation's attachment is never replaced: FAILED_PRECONDITION, also while a leaf has not confirmed its end.
     """
     DetachMachine: _grpc.UnaryUnaryMultiCallable[_switch_pb2.DetachMachineRequest, _switch_pb2.Attachment]
-    """Wants a machine's ports back in the PXE VLAN. Without effect when the attachment is another allocation's."""
+    """Wants a machine's ports back in the PXE VLAN, and returns what they are wanted to be then. Without effect when the
+    attachment is another allocation's, which is then what it returns. NOT_FOUND when the machine hangs on no leaf.
+    """
     GetAttachment: _grpc.UnaryUnaryMultiCallable[_switch_pb2.GetAttachmentRequest, _switch_pb2.Attachment]
-    """Returns what a machine's ports are wanted to be and who has confirmed it."""
+    """Returns what a machine's ports are wanted to be and who has confirmed it. NOT_FOUND when it hangs on no leaf."""
 
 @_typing.type_check_only
 class SwitchServiceAsyncStub(SwitchServiceStub):
@@ -70,12 +72,14 @@ class SwitchServiceAsyncStub(SwitchServiceStub):
     """Forgets a switch. FAILED_PRECONDITION while machines hang on it."""
     AttachMachine: _aio.UnaryUnaryMultiCallable[_switch_pb2.AttachMachineRequest, _switch_pb2.Attachment]  # type: ignore[assignment]
     """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
-    allocation's attachment is never replaced: FAILED_PRECONDITION.
+    allocation's attachment is never replaced: FAILED_PRECONDITION, also while a leaf has not confirmed its end.
     """
     DetachMachine: _aio.UnaryUnaryMultiCallable[_switch_pb2.DetachMachineRequest, _switch_pb2.Attachment]  # type: ignore[assignment]
-    """Wants a machine's ports back in the PXE VLAN. Without effect when the attachment is another allocation's."""
+    """Wants a machine's ports back in the PXE VLAN, and returns what they are wanted to be then. Without effect when the
+    attachment is another allocation's, which is then what it returns. NOT_FOUND when the machine hangs on no leaf.
+    """
     GetAttachment: _aio.UnaryUnaryMultiCallable[_switch_pb2.GetAttachmentRequest, _switch_pb2.Attachment]  # type: ignore[assignment]
-    """Returns what a machine's ports are wanted to be and who has confirmed it."""
+    """Returns what a machine's ports are wanted to be and who has confirmed it. NOT_FOUND when it hangs on no leaf."""
 
 class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Switches and attachments."""
@@ -127,7 +131,7 @@ class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_switch_pb2.Attachment, _abc.Awaitable[_switch_pb2.Attachment]]:
         """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
-        allocation's attachment is never replaced: FAILED_PRECONDITION.
+        allocation's attachment is never replaced: FAILED_PRECONDITION, also while a leaf has not confirmed its end.
         """
 
     @_abc_1.abstractmethod
@@ -136,7 +140,9 @@ class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _switch_pb2.DetachMachineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_switch_pb2.Attachment, _abc.Awaitable[_switch_pb2.Attachment]]:
-        """Wants a machine's ports back in the PXE VLAN. Without effect when the attachment is another allocation's."""
+        """Wants a machine's ports back in the PXE VLAN, and returns what they are wanted to be then. Without effect when the
+        attachment is another allocation's, which is then what it returns. NOT_FOUND when the machine hangs on no leaf.
+        """
 
     @_abc_1.abstractmethod
     def GetAttachment(
@@ -144,6 +150,6 @@ class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _switch_pb2.GetAttachmentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_switch_pb2.Attachment, _abc.Awaitable[_switch_pb2.Attachment]]:
-        """Returns what a machine's ports are wanted to be and who has confirmed it."""
+        """Returns what a machine's ports are wanted to be and who has confirmed it. NOT_FOUND when it hangs on no leaf."""
 
 def add_SwitchServiceServicer_to_server(servicer: SwitchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,206 @@
+"""A service's Postgres: one asyncpg pool bound to the service's schema, and one connection that listens.
+
+Transactions are short, named by their purpose, READ COMMITTED, and never contain a call that leaves the process (see
+`metal_kit.guard`). Limits on statements, locks and idle transactions are set on the server's side, because a stuck
+transaction holds back the events of every service in the same cluster (see `metal_kit.outbox`).
+
+This is not a query builder and not an ORM: SQL is written by hand in the stores. `jsonb` columns come and go as Python
+values; the schema `public` is on the search path for extensions only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from metal_kit.errors import Aborted, Problem, Unavailable
+from metal_kit.guard import in_transaction
+from metal_kit.listen import Listener
+from metal_kit.logs import get_logger
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+    Pool = asyncpg.Pool
+
+log = get_logger(__name__)
+
+CONNECT_SECONDS = 10.0
+ACQUIRE_SECONDS = 10.0
+COMMAND_SECONDS = 30.0
+_CLOSE_SECONDS = 10.0
+_SCHEMA_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
+
+# What the server itself enforces, should this process be too stuck to do it.
+_SERVER_SETTINGS = {
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "30s",
+    "timezone": "UTC",
+    "jit": "off",
+}
+
+_UNREACHABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+_CONFLICT = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.SerializationError,
+)
+
+
+class DatabaseUnreachable(Exception):
+    """Postgres cannot be reached or refuses us; the message is one line for the person who starts the service."""
+
+
+class Database:
+    """The pool and the listener of one schema. `await Database.open(...)`, and `close()` it."""
+
+    def __init__(self, pool: Pool, listener: Listener, schema: str) -> None:
+        self.pool = pool
+        self.listener = listener
+        self.schema = schema
+
+    @classmethod
+    async def open(cls, url: str, schema: str, *, min_size: int = 1, max_size: int = 10) -> Database:
+        """Connect to `url` with `schema` as the search path; the schema is created by `migrations.migrate`.
+
+        Args:
+            min_size: connections that are kept.
+            max_size: connections at most, without the listener's; callers beyond it wait up to ACQUIRE_SECONDS.
+
+        Raises:
+            DatabaseUnreachable: no server, wrong password, no such database.
+        """
+        checked_schema(schema)
+        settings = _SERVER_SETTINGS | {"search_path": f"{schema}, public", "application_name": f"metal-{schema}"}
+        try:
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=min_size,
+                max_size=max_size,
+                timeout=CONNECT_SECONDS,
+                command_timeout=COMMAND_SECONDS,
+                server_settings=settings,
+                init=_prepare,
+            )
+        except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise unreachable(url, error) from error
+        listener = Listener(url, channel_of(schema), server_settings={"application_name": f"metal-{schema}-listen"})
+        listener.start()
+        return cls(pool, listener, schema)
+
+    async def close(self) -> None:
+        """Close the listener and the pool; connections that are still in use after 10 s are cut."""
+        await self.listener.close()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.pool.close()
+        except TimeoutError:
+            log.warning("database.close_forced", schema=self.schema)
+            self.pool.terminate()
+
+    @asynccontextmanager
+    async def transaction(self, *, purpose: str) -> AsyncIterator[Connection]:
+        """A transaction; commits at the end of the block, rolls back when it raises.
+
+        `purpose` shows up in errors of the guard. Transactions do not nest: with a bounded pool, nesting deadlocks.
+
+        Raises:
+            Unavailable: Postgres is away or all connections are busy. When it goes away during the commit, whether
+                the change happened is unknown; a repeated request with its `request_id` finds out.
+            Aborted: lost against a concurrent transaction (deadlock, lock time limit).
+        """
+        outer = in_transaction.get()
+        if outer:
+            raise RuntimeError(f"transaction {purpose!r} opened inside the transaction {outer!r}")
+        async with self._acquired() as connection:
+            in_transaction.set(purpose)
+            try:
+                async with connection.transaction():
+                    yield connection
+            finally:
+                # Not reset(token): a test's fixture may be set up and torn down in different contexts.
+                in_transaction.set("")
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for reads, each statement its own transaction; same errors as `transaction`."""
+        async with self._acquired() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        try:
+            connection = await self.pool.acquire(timeout=ACQUIRE_SECONDS)
+        except TimeoutError as error:
+            raise Unavailable("DATABASE_BUSY", "all database connections are in use; try again") from error
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise _unavailable() from error
+        try:
+            yield connection
+        except (TimeoutError, asyncpg.QueryCanceledError) as error:
+            raise Unavailable("DATABASE_SLOW", "the database did not answer in time; try again") from error
+        except _CONFLICT as error:
+            raise Aborted("CONCURRENT_CHANGE", "lost against a concurrent change; try again") from error
+        except _UNREACHABLE as error:
+            # An InterfaceError on a living connection is a defect of ours (wrong arguments), not an outage.
+            if isinstance(error, asyncpg.InterfaceError) and not connection.is_closed():
+                raise
+            raise _unavailable() from error
+        finally:
+            await self.pool.release(connection, timeout=_CLOSE_SECONDS)
+
+
+def checked_schema(schema: str) -> str:
+    """`schema` itself. Raises ValueError unless it is a plain lower-case name, since it goes into SQL as it is."""
+    if not _SCHEMA_NAME.fullmatch(schema):
+        raise ValueError(f"schema {schema!r} must be lower-case letters, digits and _, at most 48")
+    return schema
+
+
+def channel_of(schema: str) -> str:
+    """The NOTIFY channel of a schema; the SQL of the triggers builds the same name."""
+    return f"metalplane_{schema}"
+
+
+def unreachable(url: str, error: BaseException) -> DatabaseUnreachable:
+    """One line that says which server did not let us in, and why; never the password."""
+    where = url.rpartition("@")[2] or url
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return DatabaseUnreachable(f"Postgres at {where} cannot be used: {reason}")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the error says that Postgres is away or overloaded, rather than that a statement was wrong."""
+    if isinstance(error, Problem):
+        return isinstance(error, Unavailable | Aborted)
+    return isinstance(error, (*_UNREACHABLE, *_CONFLICT, OSError, TimeoutError))
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("DATABASE_UNREACHABLE", "the database cannot be reached; try again")
+
+
+async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=_to_json, decoder=json.loads)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

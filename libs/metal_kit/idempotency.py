@@ -30,6 +30,7 @@ _READ = "SELECT request_hash, response FROM idempotency WHERE caller = $1 AND me
 _WRITE = """
     INSERT INTO idempotency (caller, method, request_id, request_hash, response) VALUES ($1, $2, $3, $4, $5)
 """
+_FORGET = "DELETE FROM idempotency WHERE caller = $1 AND method = $2 AND request_id = $3"
 
 
 async def remembered(
@@ -67,6 +68,12 @@ async def remember(
         await connection.execute(
             _WRITE, caller, method, request_id, _hash(request), response.SerializeToString(deterministic=True)
         )
+
+
+async def forget(connection: Connection, *, caller: str, method: str, request_id: str) -> None:
+    """Drop a stored answer whose effect was undone, so that a retry is a new try; a no-op without a `request_id`."""
+    if request_id:
+        await connection.execute(_FORGET, caller, method, request_id)
 
 
 def _hash(request: Message) -> bytes:

@@ -1,0 +1,35 @@
+"""Whether a filesystem layout fits a machine's disks. Pure."""
+
+from __future__ import annotations
+
+from metal_kit.errors import FailedPrecondition
+from metalplane.inventory.v1.hardware_pb2 import Hardware
+from metalplane.inventory.v1.layout_pb2 import FilesystemLayout
+
+MIB = 1024 * 1024
+# GPT header, its backup and the alignment of the first partition.
+GPT_OVERHEAD_MIB = 2
+
+
+def disk_serials(layout: FilesystemLayout, hardware: Hardware) -> list[str]:
+    """Serials of the disks that the layout names, in its order.
+
+    Raises FailedPrecondition when the machine lacks one, or has it smaller than the sum of its partitions.
+    """
+    by_name = {disk.name: disk for disk in hardware.disks}
+    serials = []
+    for wanted in layout.disks:
+        disk = by_name.get(wanted.device)
+        if disk is None:
+            have = ", ".join(sorted(by_name)) or "none"
+            raise FailedPrecondition(
+                "LAYOUT_DISK_MISSING", f"layout {layout.id} needs {wanted.device}; the machine has {have}"
+            )
+        needed = sum(partition.size_mib for partition in wanted.partitions) + GPT_OVERHEAD_MIB
+        if disk.size_bytes < needed * MIB:
+            raise FailedPrecondition(
+                "LAYOUT_DISK_SMALL",
+                f"layout {layout.id} needs {needed} MiB on {wanted.device}; it has {disk.size_bytes // MIB} MiB",
+            )
+        serials.append(disk.serial)
+    return serials

@@ -1,0 +1,110 @@
+"""Addresses and the ASN, all owned by the allocation's id."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from metal_kit.clock import Clock
+from metal_kit.controller import Failed, Go, Outcome
+from metal_kit.errors import FailedPrecondition, NotFound, ResourceExhausted
+from metalplane.allocation.v1.allocation_pb2 import AllocationNetwork, MachineNetwork
+from metalplane.ipam.v1.ip_pb2 import AcquireIpsRequest, AttachIpRequest, GetIpRequest, IpType, IpWish, Owner, OwnerKind
+from metalplane.ipam.v1.network_pb2 import GetNetworkRequest, ListNetworksRequest, NatType, Network, NetworkType
+from metalplane.ipam.v1.pool_pb2 import AcquireNumberRequest
+
+from metal_allocation.clients import Clients, derived_request_id
+from metal_allocation.networks import PRIVATE, TYPE_NAMES
+from metal_allocation.phase import Phase
+from metal_allocation.record import Record
+
+ACQUIRED = "AddressesAcquired"
+ASN_POOL = "asn"
+# Full prefixes are emptied by people, not by retrying: look again now and then, and stay visible meanwhile.
+EXHAUSTED_RETRY = timedelta(seconds=30)
+
+
+async def address(record: Record, clients: Clients, clock: Clock) -> Outcome:
+    """Acquire what the machine's networks need, in one call for all of the next-free addresses: all or none."""
+    owner = Owner(kind=OwnerKind.OWNER_KIND_ALLOCATION, id=record.id)
+    try:
+        wanted = await _networks(record, clients)
+        number = await clients.pools.AcquireNumber(AcquireNumberRequest(pool=ASN_POOL, owner=owner))
+        given = await _attach_given(record, clients, owner)
+        acquired = await _acquire_free(record, clients, owner, wanted)
+    except (ResourceExhausted, FailedPrecondition, NotFound) as problem:
+        record.set_condition(ACQUIRED, False, problem.reason, problem.message, clock.now())
+        return Failed(problem.reason, problem.message, EXHAUSTED_RETRY)
+    record.asn = number.number
+    record.networks = [
+        _machine_network(network, given.get(network.id, []) or acquired.get(network.id, []), number.number)
+        for network, _ in wanted
+    ]
+    record.set_condition(ACQUIRED, True, "ACQUIRED", "", clock.now())
+    return Go(Phase.INSTALLING, "ADDRESSES_ACQUIRED", ", ".join(ip for each in record.networks for ip in each.ips))
+
+
+async def _networks(record: Record, clients: Clients) -> list[tuple[Network, AllocationNetwork]]:
+    wanted = [
+        (await clients.networks.GetNetwork(GetNetworkRequest(id=wish.network)), wish) for wish in record.spec.networks
+    ]
+    if record.firewall:
+        underlay = await clients.networks.ListNetworks(
+            ListNetworksRequest(type=NetworkType.NETWORK_TYPE_UNDERLAY, partition=record.partition)
+        )
+        if len(underlay.networks) != 1:
+            raise FailedPrecondition(
+                "UNDERLAY",
+                f"partition {record.partition} has {len(underlay.networks)} underlay networks; a firewall needs one",
+            )
+        wanted.append((underlay.networks[0], AllocationNetwork(network=underlay.networks[0].id)))
+    return wanted
+
+
+async def _attach_given(record: Record, clients: Clients, owner: Owner) -> dict[str, list[str]]:
+    """Take over the static addresses that the request names."""
+    given: dict[str, list[str]] = {}
+    for wish in record.spec.networks:
+        for address_ in wish.ips:
+            await clients.ips.AttachIp(
+                AttachIpRequest(address=address_, network=wish.network, project=record.project, owner=owner)
+            )
+            known = await clients.ips.GetIp(GetIpRequest(address=address_, network=wish.network))
+            given.setdefault(wish.network, []).append(known.address)
+    return given
+
+
+async def _acquire_free(
+    record: Record, clients: Clients, owner: Owner, wanted: list[tuple[Network, AllocationNetwork]]
+) -> dict[str, list[str]]:
+    """Acquire an address in each family of each network that got none."""
+    wishes = [IpWish(network=network.id) for network, wish in wanted if not wish.ips]
+    if not wishes:
+        return {}
+    answer = await clients.ips.AcquireIps(
+        AcquireIpsRequest(
+            request_id=derived_request_id(record.id, "addresses"),
+            project=record.project,
+            owner=owner,
+            wishes=wishes,
+            type=IpType.IP_TYPE_EPHEMERAL,
+            name=record.name,
+        )
+    )
+    acquired: dict[str, list[str]] = {}
+    for ip in answer.ips:
+        acquired.setdefault(ip.network, []).append(ip.address)
+    return acquired
+
+
+def _machine_network(network: Network, ips: list[str], asn: int) -> MachineNetwork:
+    return MachineNetwork(
+        network=network.id,
+        type=TYPE_NAMES[network.type],
+        ips=ips,
+        prefixes=network.prefixes,
+        destination_prefixes=network.destination_prefixes,
+        vrf=network.vrf,
+        asn=asn,
+        private=network.type in PRIVATE,
+        nat=network.nat == NatType.NAT_TYPE_IPV4_MASQUERADE,
+    )

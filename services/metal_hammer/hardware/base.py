@@ -166,8 +166,8 @@ class Hardware(Protocol):
     def target(self) -> Path:
         """Directory where the file systems of the system being installed are mounted."""
 
-    def checkpoint(self) -> None:
-        """Called between the chunks of long local work.
+    def checkpoint(self, step: str = "") -> None:
+        """Called between the chunks of long local work, and with its name when a `step` begins.
 
         A real machine that loses its power simply stops here; a simulated one has to raise, or its installer would
         go on working on the disks of a machine that is off.
@@ -194,8 +194,11 @@ class Hardware(Protocol):
     async def flush(self, device: str) -> None:
         """Force everything written to `device` onto the medium. Raises OSError."""
 
-    async def kexec(self, kernel: Path, initrd: Path | None, command_line: str) -> None:
-        """Start the given kernel. Does not return on success; a simulated machine raises instead."""
+    async def kexec_load(self, kernel: Path, initrd: Path | None, command_line: str) -> None:
+        """Load a kernel into memory, so that the disks can be unmounted before it starts. Raises OSError."""
+
+    async def kexec(self) -> None:
+        """Start the loaded kernel. Does not return on success; a simulated machine raises instead."""
 
     async def reboot(self) -> None:
         """Reset the machine. Does not return on success; a simulated machine raises instead."""

@@ -1,0 +1,209 @@
+"""Unpacking an image: a tar archive, plain or compressed by gzip, xz or zstd, told apart by its first bytes.
+
+tarfile's own `data` filter (PEP 706) is for archives of documents: it takes away owners, set-user-id bits and absolute
+links, without which an operating system does not work. The filter here keeps those and refuses what has no place in an
+image: names that lead out of the target, devices and FIFOs, hard links and relative links that point outside, and
+every member that would be written *through* a link to a place outside. Absolute links are kept as they are: they are
+meant for the installed system, whose root is the target, and nothing here follows them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import lzma
+import os
+import stat
+import tarfile
+import threading
+from collections.abc import Callable
+from io import BufferedReader, RawIOBase
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+import zstandard
+
+from metal_hammer.failure import Code, Step, StepFailed
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+READ = 1024 * 1024
+"""Bytes of decompressed archive between two checkpoints."""
+
+
+class Stopped(Exception):
+    """The unpacking was cancelled."""
+
+
+class UnsafeMember(tarfile.FilterError):
+    """A member of the archive that an image must not have."""
+
+    def __init__(self, tarinfo: tarfile.TarInfo, why: str) -> None:
+        self.tarinfo = tarinfo
+        super().__init__(f"{tarinfo.name!r} {why}")
+
+
+async def unpack(archive: Path, target: Path, *, checkpoint: Callable[[], None]) -> int:
+    """Unpack an archive whose hash has been checked; returns the number of its members. Raises StepFailed.
+
+    `checkpoint` is called from another thread about every MiB. When the caller is cancelled, this returns only after
+    the last byte has been written.
+    """
+    stop = threading.Event()
+
+    def alive() -> None:
+        if stop.is_set():
+            raise Stopped
+        checkpoint()
+
+    work = asyncio.ensure_future(asyncio.to_thread(_unpack, archive, target, alive))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()
+        raise
+
+
+def _unpack(archive: Path, target: Path, alive: Callable[[], None]) -> int:
+    members = 0
+
+    def keep(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+        nonlocal members
+        members += 1
+        return image_filter(member, path)
+
+    try:
+        with archive.open("rb") as raw, _decompressed(raw) as plain:
+            reader = BufferedReader(_Watched(plain, alive), READ)
+            with tarfile.open(fileobj=reader, mode="r|", errorlevel=1) as tar:
+                tar.extractall(target, filter=keep)  # noqa: S202 - `keep` looks at each member
+            # tarfile stops at the end-of-archive blocks; the rest still has to decompress, or the file is cut off.
+            while reader.read(READ):
+                pass
+    except tarfile.FilterError as error:
+        raise StepFailed(Step.UNPACK, Code.IMAGE_UNSAFE, str(error)) from error
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, KeyError) as error:
+        raise StepFailed(Step.UNPACK, Code.IMAGE_CORRUPT, f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        raise StepFailed(Step.UNPACK, Code.TARGET_IO, error.strerror or type(error).__name__) from error
+    if members == 0:
+        raise StepFailed(Step.UNPACK, Code.IMAGE_CORRUPT, "the archive is empty")
+    return members
+
+
+def image_filter(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+    """tarfile extraction filter, see the module. Raises UnsafeMember. Also clears the way for the member.
+
+    The walk looks at every directory on the way by itself instead of trusting one `realpath` of the whole: that one
+    can be fooled by paths longer than the kernel takes.
+    """
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        raise UnsafeMember(member, "is a device, FIFO or of an unknown type")
+    root = Path(os.path.realpath(path))
+    parts = _parts(member, member.name)
+    _walk(member, root, parts[:-1])
+    if member.islnk():
+        source = _parts(member, member.linkname)
+        _walk(member, root, source[:-1])
+        member = member.replace(linkname="/".join(source), deep=False)
+    elif member.issym() and not member.linkname.startswith("/"):
+        _check_relative_link(member, parts[:-1])
+    if parts:
+        _clear(member, root, root.joinpath(*parts))
+    return member.replace(name="/".join(parts) or ".", deep=False)
+
+
+def _parts(member: tarfile.TarInfo, name: str) -> list[str]:
+    if "\x00" in name:
+        raise UnsafeMember(member, "has a NUL in its name")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise UnsafeMember(member, "leads upwards")
+    return parts
+
+
+def _walk(member: tarfile.TarInfo, root: Path, parts: list[str]) -> None:
+    """Raise UnsafeMember when a directory on the way is a link that leads out of `root`."""
+    here = root
+    for part in parts:
+        here = here / part
+        try:
+            mode = here.lstat().st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UnsafeMember(member, f"cannot be placed: {error.strerror}") from error
+        if stat.S_ISLNK(mode):
+            _check_inside(member, root, here)
+
+
+def _check_inside(member: tarfile.TarInfo, root: Path, link: Path) -> None:
+    try:
+        inside = link.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):
+        inside = False
+    if not inside:
+        raise UnsafeMember(member, "would be written through a link that leads outside")
+
+
+def _check_relative_link(member: tarfile.TarInfo, directory: list[str]) -> None:
+    depth = len(directory)
+    for part in member.linkname.split("/"):
+        depth += {"": 0, ".": 0, "..": -1}.get(part, 1)
+        if depth < 0:
+            raise UnsafeMember(member, f"links to {member.linkname!r}, which is outside")
+
+
+def _clear(member: tarfile.TarInfo, root: Path, place: Path) -> None:
+    """Remove a link or file where the member goes: opening it for writing would follow the link."""
+    try:
+        mode = place.lstat().st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        return
+    if stat.S_ISLNK(mode) and member.isdir():
+        _check_inside(member, root, place)
+        return
+    place.unlink()
+
+
+def _decompressed(raw: IO[bytes]) -> IO[bytes]:
+    magic = raw.read(6)
+    raw.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+    if magic == b"\xfd7zXZ\x00":
+        return lzma.LZMAFile(raw)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        # An image may be made with --long: allow its window up to 2 GiB, the format's limit on 32 bits.
+        decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+        return cast("IO[bytes]", decompressor.stream_reader(raw, read_across_frames=True, closefd=False))
+    raw.seek(257)
+    is_tar = raw.read(5) == b"ustar"
+    raw.seek(0)
+    if is_tar:
+        return raw
+    raise StepFailed(Step.UNPACK, Code.IMAGE_FORMAT_UNKNOWN, f"first bytes are {magic.hex()}")
+
+
+class _Watched(RawIOBase):
+    """Reads through to a file and calls `alive` for every read, so that an unpacking can be ended from outside."""
+
+    def __init__(self, inner: IO[bytes], alive: Callable[[], None]) -> None:
+        self._inner = inner
+        self._alive = alive
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        self._alive()
+        view = memoryview(buffer)
+        data = self._inner.read(len(view))
+        view[: len(data)] = data
+        return len(data)

@@ -1,0 +1,1 @@
+"""Wiping disks: which method, doing it, and proving it."""

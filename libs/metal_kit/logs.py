@@ -15,6 +15,7 @@ from typing import Any, TextIO, cast
 import structlog
 
 from metal_kit.redaction import REDACTED, is_sensitive, redact
+from metal_kit.request import current_request_id
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -26,6 +27,7 @@ def configure(level: str = "info", json: bool = True, *, stream: TextIO | None =
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        add_request_id,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
@@ -54,6 +56,14 @@ def configure(level: str = "info", json: bool = True, *, stream: TextIO | None =
 def get_logger(name: str, **fields: Any) -> Logger:
     """Lines carry `component=name` and the fields given: `log.info("machine.registered", machine=id)`."""
     return cast("Logger", structlog.get_logger(component=name, **fields))
+
+
+def add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """structlog processor that names the request a line belongs to."""
+    request_id = current_request_id()
+    if request_id:
+        event.setdefault("request_id", request_id)
+    return event
 
 
 def redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -26,12 +26,7 @@ def check(message: Message, *, field: str = "") -> None:
     found = _validator.collect_violations(message)
     if not found:
         return
-    violations = [
-        Violation(
-            _join(field, _path(each.proto)), each.proto.message or each.proto.rule_id, _reason(each.proto.rule_id)
-        )
-        for each in found[:MAX_VIOLATIONS]
-    ]
+    violations = [_translate(each.proto, field) for each in found[:MAX_VIOLATIONS]]
     first = violations[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     text = f"{first.field}: {first.description}{more}" if first.field else f"{first.description}{more}"

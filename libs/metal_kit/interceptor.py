@@ -1,0 +1,319 @@
+"""The one server interceptor: identity, access, request id, deadline, validation, metrics, one log line, errors.
+
+One and not seven, because each interceptor of grpc costs on every call, and because their order is part of what must be
+right: who asks is settled before anything about the request is said. The wrapped handler of a method is built once.
+Messages are parsed and serialised here rather than by grpc, whose own answer to garbage is the text of an exception.
+
+Stream handlers take requests from the iterator that they are given. `context.read()` would go around the checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from metal_kit import request as ambient
+from metal_kit import validation
+from metal_kit.access import Rule, decide
+from metal_kit.errors import DeadlineExceeded, InvalidArgument, PermissionDenied, Problem, Unauthenticated
+from metal_kit.identity import Caller, set_current_caller
+from metal_kit.ids import uuid7
+from metal_kit.logs import get_logger
+from metal_kit.metrics import MethodMetrics
+from metal_kit.tls import PeerCertificates
+from metal_kit.tokens import TokenVerifier, bearer
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+# Health and reflection answer everyone who gets through the handshake, and are not worth a log line each.
+_OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+# A unary call without a deadline gets this one: a handler that nobody waits for must not run for ever.
+LONGEST_UNARY = 60.0
+# Time that a stream has to name its scope.
+FIRST_MESSAGE = 30.0
+# Statuses that tell of trouble on our side; they are logged as warnings.
+_WORRYING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL}
+
+log = get_logger("rpc")
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of the plane's services. `rules` comes from `metal_kit.access.rules_of`."""
+
+    def __init__(self, rules: Mapping[str, Rule], tokens: TokenVerifier | None) -> None:
+        self._rules = rules
+        self._tokens = tokens
+        self._certificates = PeerCertificates()
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """The handler of a call, wrapped; an unknown method stays unknown (UNIMPLEMENTED)."""
+        method: str = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
+        if handler is None or method.startswith(_OPEN):
+            return handler
+        wrapped = self._wrapped[method] = self.wrap(method, handler)
+        return wrapped
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """The handler with everything around it. Raises KeyError for a method without an access rule."""
+        call = _Method(method, handler, self._rules[method], self._tokens, self._certificates)
+        if handler.request_streaming and handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(call.stream_stream)
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(call.stream_unary)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(call.unary_stream)
+        return grpc.unary_unary_rpc_method_handler(call.unary_unary)
+
+
+class _Call:
+    """One running call: what its log line and its metrics need."""
+
+    __slots__ = ("caller", "code", "failure", "request_id", "started")
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.caller = "unknown"
+        self.request_id = ""
+        self.code = "OK"
+        self.failure: Problem | None = None
+
+
+class _Method:
+    """What surrounds the handler of one method; one instance a method, one `_Call` a call."""
+
+    def __init__(
+        self,
+        name: str,
+        handler: Handler,
+        rule: Rule,
+        tokens: TokenVerifier | None,
+        certificates: PeerCertificates,
+    ) -> None:
+        self._name = name.removeprefix("/metalplane.")
+        self._rule = rule
+        self._tokens = tokens
+        self._certificates = certificates
+        self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
+        self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
+        self._behavior: Any = (
+            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        )
+        self._metrics = MethodMetrics(self._name)
+
+    # The four kinds of methods
+
+    async def unary_unary(self, raw: bytes, context: Context) -> bytes:
+        call = self._begin()
+        try:
+            request = await self._admit(call, raw, context)
+            if context.time_remaining() is None:
+                async with asyncio.timeout(LONGEST_UNARY):
+                    return self._serialize(await self._behavior(request, context))
+            return self._serialize(await self._behavior(request, context))
+        except BaseException as error:
+            await self._fail(call, context, error)
+            raise
+        finally:
+            self._end(call)
+
+    async def unary_stream(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+        call = self._begin()
+        try:
+            request = await self._admit(call, raw, context)
+            async with contextlib.aclosing(self._responses(request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except BaseException as error:
+            await self._fail(call, context, error)
+            raise
+        finally:
+            self._end(call)
+
+    async def stream_unary(self, stream: AsyncIterator[bytes], context: Context) -> bytes:
+        call = self._begin()
+        try:
+            requests = await self._admit_stream(call, stream, context)
+            return self._serialize(await self._behavior(requests, context))
+        except BaseException as error:
+            await self._fail(call, context, error)
+            raise
+        finally:
+            self._end(call)
+
+    async def stream_stream(self, stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        call = self._begin()
+        try:
+            requests = await self._admit_stream(call, stream, context)
+            async with contextlib.aclosing(self._responses(requests, context)) as responses:
+                async for response in responses:
+                    yield response
+        except BaseException as error:
+            await self._fail(call, context, error)
+            raise
+        finally:
+            self._end(call)
+
+    async def _responses(self, request: Any, context: Context) -> AsyncGenerator[bytes]:
+        """Responses of the handler, an async generator; its `finally` blocks run before the call counts as ended."""
+        async with contextlib.aclosing(self._behavior(request, context)) as responses:
+            async for response in responses:
+                yield self._serialize(response)
+
+    # Before the handler
+
+    def _begin(self) -> _Call:
+        self._metrics.running.inc()
+        return _Call()
+
+    async def _admit(self, call: _Call, raw: bytes, context: Context) -> Any:
+        caller = await self._identify(call, context)
+        request = self._read(raw)
+        decide(self._rule, caller, request)
+        validation.check(request)
+        return request
+
+    async def _admit_stream(self, call: _Call, stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        caller = await self._identify(call, context)
+        if not self._rule.needs_request:
+            decide(self._rule, caller, None)
+            return self._requests(stream)
+        # The first message names the scope; a stream that ends without one has asked for nothing.
+        try:
+            async with asyncio.timeout(FIRST_MESSAGE):
+                first = self._read(await anext(stream))
+        except StopAsyncIteration:
+            raise InvalidArgument("STREAM_EMPTY", "the stream ended without a message") from None
+        decide(self._rule, caller, first)
+        validation.check(first)
+        return self._requests(stream, first)
+
+    async def _requests(self, stream: AsyncIterator[bytes], first: Any = None) -> AsyncIterator[Any]:
+        scope = ""
+        if first is not None:
+            scope = self._rule.scope_of(first)
+            yield first
+        async for raw in stream:
+            request = self._read(raw)
+            if first is not None and self._rule.scope_of(request) not in {"", scope}:
+                raise PermissionDenied(
+                    "SCOPE_CHANGED", "a stream keeps the scope of its first message", field=self._rule.scope_field
+                )
+            validation.check(request)
+            yield request
+
+    def _read(self, raw: bytes) -> Any:
+        try:
+            return self._parse(raw)
+        except Exception as error:
+            raise InvalidArgument("MALFORMED_MESSAGE", "the request is not a message of this method") from error
+
+    async def _identify(self, call: _Call, context: Context) -> Caller:
+        """Settle request id, deadline and caller, and set them for the handler's context."""
+        authorization = request_id = traceparent = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == ambient.REQUEST_ID:
+                request_id = str(value)
+            elif key == "authorization":
+                authorization = str(value)
+            elif key == ambient.TRACEPARENT:
+                traceparent = str(value)
+        if not request_id or not ambient.acceptable_request_id(request_id):
+            request_id = uuid7()
+        call.request_id = request_id
+        ambient.request_id.set(request_id)
+        ambient.traceparent.set(traceparent if ambient.acceptable_traceparent(traceparent) else "")
+        remaining = context.time_remaining()
+        if remaining is not None:
+            if remaining <= 0:
+                raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline had passed when the call arrived")
+            ambient.deadline.set(call.started + remaining)
+        caller = self._certificates.caller(context.auth_context())
+        if authorization:
+            caller = await self._person(caller, authorization)
+        call.caller = caller.label
+        set_current_caller(caller)
+        return caller
+
+    async def _person(self, connection: Caller, authorization: str) -> Caller:
+        """The bearer of a token. A service or an agent that also shows a token is refused: two identities in one call
+        make it unclear whose rights count."""
+        if connection.authenticated:
+            raise Unauthenticated("TWO_IDENTITIES", f"{connection.label} speaks by its certificate; send no token")
+        if self._tokens is None:
+            raise Unauthenticated("TOKENS_NOT_ACCEPTED", "this service does not accept bearer tokens")
+        secret = bearer(authorization)
+        return self._tokens.known(secret) or await self._tokens.verify(secret)
+
+    # After the handler
+
+    async def _fail(self, call: _Call, context: Context, error: BaseException) -> None:
+        """Answer a failure; returns for what has to travel on as it is."""
+        if isinstance(error, Problem):
+            problem = error
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            call.code = "CANCELLED"
+            return
+        elif isinstance(error, grpc.aio.AbortError):
+            # The handler aborted by itself; that code is on its way.
+            code = context.code()
+            call.code = code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
+            return
+        elif isinstance(error, TimeoutError):
+            problem = DeadlineExceeded("DEADLINE_EXCEEDED", "the call took too long")
+            problem.__cause__ = error
+        elif not isinstance(error, Exception):
+            call.code = "UNKNOWN"
+            return
+        else:
+            problem = self._unknown(call, error)
+        call.code = problem.code.name
+        call.failure = problem
+        status = problem.to_status()
+        await context.abort(problem.code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+    def _unknown(self, call: _Call, error: Exception) -> Problem:
+        """Log what nobody foresaw, in full; the client gets an id to ask about and nothing else."""
+        log_id = uuid7()
+        log.error(
+            "rpc.defect",
+            log_id=log_id,
+            method=self._name,
+            request_id=call.request_id,
+            caller=call.caller,
+            exc_info=error,
+        )
+        return Problem("INTERNAL", f"internal error; the log has it under {log_id}", metadata={"log_id": log_id})
+
+    def _end(self, call: _Call) -> None:
+        seconds = time.monotonic() - call.started
+        self._metrics.running.dec()
+        self._metrics.ended(call.code, seconds)
+        failure = call.failure
+        if failure is None:
+            log.info(
+                "rpc", method=self._name, code=call.code, caller=call.caller, request_id=call.request_id,
+                ms=round(seconds * 1000, 2),
+            )  # fmt: skip
+            return
+        write = log.warning if failure.code in _WORRYING else log.info
+        write(
+            "rpc", method=self._name, code=call.code, caller=call.caller, request_id=call.request_id,
+            ms=round(seconds * 1000, 2), reason=failure.reason, field=failure.field, problem=failure.message,
+            cause=repr(failure.__cause__) if failure.__cause__ is not None else None,
+        )  # fmt: skip

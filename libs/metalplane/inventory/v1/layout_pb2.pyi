@@ -501,19 +501,23 @@ class MatchFilesystemLayoutRequest(_message.Message):
 
     SIZE_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
     size: _builtins.str
     """Id of the size."""
     image: _builtins.str
     """Exact id of the image."""
+    machine: _builtins.str
+    """UUID of the machine whose disks the layout must fit; empty asks for none."""
     def __init__(
         self,
         *,
         size: _builtins.str = ...,
         image: _builtins.str = ...,
+        machine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "machine", b"machine", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

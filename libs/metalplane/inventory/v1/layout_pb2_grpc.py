@@ -87,7 +87,8 @@ class FilesystemLayoutServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MatchFilesystemLayout(self, request, context):
-        """Returns the layout for a size and an image. NOT_FOUND when none matches.
+        """Returns the layout for a size and an image. NOT_FOUND when none matches; FAILED_PRECONDITION when it does not fit
+        the disks of the machine that is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,9 @@ class FilesystemLayoutServiceStub:
     GetFilesystemLayout: _grpc.UnaryUnaryMultiCallable[_layout_pb2.GetFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]
     """Returns one layout."""
     MatchFilesystemLayout: _grpc.UnaryUnaryMultiCallable[_layout_pb2.MatchFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]
-    """Returns the layout for a size and an image. NOT_FOUND when none matches."""
+    """Returns the layout for a size and an image. NOT_FOUND when none matches; FAILED_PRECONDITION when it does not fit
+    the disks of the machine that is named.
+    """
     ListFilesystemLayouts: _grpc.UnaryUnaryMultiCallable[_layout_pb2.ListFilesystemLayoutsRequest, _layout_pb2.ListFilesystemLayoutsResponse]
     """Lists layouts by id."""
     UpdateFilesystemLayout: _grpc.UnaryUnaryMultiCallable[_layout_pb2.UpdateFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]
@@ -57,7 +59,9 @@ class FilesystemLayoutServiceAsyncStub(FilesystemLayoutServiceStub):
     GetFilesystemLayout: _aio.UnaryUnaryMultiCallable[_layout_pb2.GetFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]  # type: ignore[assignment]
     """Returns one layout."""
     MatchFilesystemLayout: _aio.UnaryUnaryMultiCallable[_layout_pb2.MatchFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]  # type: ignore[assignment]
-    """Returns the layout for a size and an image. NOT_FOUND when none matches."""
+    """Returns the layout for a size and an image. NOT_FOUND when none matches; FAILED_PRECONDITION when it does not fit
+    the disks of the machine that is named.
+    """
     ListFilesystemLayouts: _aio.UnaryUnaryMultiCallable[_layout_pb2.ListFilesystemLayoutsRequest, _layout_pb2.ListFilesystemLayoutsResponse]  # type: ignore[assignment]
     """Lists layouts by id."""
     UpdateFilesystemLayout: _aio.UnaryUnaryMultiCallable[_layout_pb2.UpdateFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]  # type: ignore[assignment]
@@ -90,7 +94,9 @@ class FilesystemLayoutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _layout_pb2.MatchFilesystemLayoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_layout_pb2.FilesystemLayout, _abc.Awaitable[_layout_pb2.FilesystemLayout]]:
-        """Returns the layout for a size and an image. NOT_FOUND when none matches."""
+        """Returns the layout for a size and an image. NOT_FOUND when none matches; FAILED_PRECONDITION when it does not fit
+        the disks of the machine that is named.
+        """
 
     @_abc_1.abstractmethod
     def ListFilesystemLayouts(

@@ -124,3 +124,10 @@ class Listener:
 
     def _on_notification(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         self.wake(str(payload))
+
+
+async def wake_at(stopping: asyncio.Event, *wakeups: Wakeup) -> None:
+    """Wake the waiters when `stopping` is set, so that they notice; a task beside a loop that waits."""
+    await stopping.wait()
+    for wakeup in wakeups:
+        wakeup.wake()

@@ -30,8 +30,9 @@ from metal_kit.db import Connection, Database, is_outage
 from metal_kit.errors import Problem
 from metal_kit.ids import uuid7
 from metal_kit.lease import Lease, new_holder
-from metal_kit.listen import Wakeup
+from metal_kit.listen import Wakeup, wake_at
 from metal_kit.logs import get_logger
+from metal_kit.request import current_request_id
 
 log = get_logger(__name__)
 
@@ -80,7 +81,6 @@ async def emit(
     partition: str = "",
     scope: str = "",
     deleted: bool = False,
-    request_id: str = "",
 ) -> None:
     """Record an event and a line for watchers in the caller's transaction.
 
@@ -105,7 +105,7 @@ async def emit(
         entity_id=entity_id,
         entity_version=version,
         partition=partition,
-        request_id=request_id,
+        request_id=current_request_id(),
         deleted=deleted,
     )
     event.payload.Pack(payload)
@@ -224,9 +224,3 @@ class Relay:
 async def waiting(connection: Connection) -> int:
     """How many events wait to be published."""
     return int(await connection.fetchval("SELECT count(*) FROM outbox"))
-
-
-async def wake_at(stopping: asyncio.Event, *wakeups: Wakeup) -> None:
-    await stopping.wait()
-    for wakeup in wakeups:
-        wakeup.wake()

@@ -21,7 +21,8 @@ from asyncpg import Record
 
 from metal_kit.db import Connection, Database
 from metal_kit.errors import InvalidArgument, OutOfRange
-from metal_kit.outbox import EVENTS_TOPIC, wake_at
+from metal_kit.listen import wake_at
+from metal_kit.outbox import EVENTS_TOPIC
 
 BATCH = 200
 POLL_SECONDS = 2.0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from metal_kit.timestamps import to_timestamp
 from metalplane.allocation.v1.allocation_pb2 import Allocation, AllocationPhase, AllocationStatus
 from metalplane.allocation.v1.installation_pb2 import Installation, InstallationState, InstallSpec
 from metalplane.common.v1.condition_pb2 import TimelineEntry
@@ -23,8 +22,8 @@ def to_message(record: Record, lines: Sequence[TimelineLine]) -> Allocation:
         status=_status(record, lines),
         creator=record.creator,
         etag=str(record.version),
-        create_time=_time(record.create_time),
-        update_time=_time(record.update_time),
+        create_time=to_timestamp(record.create_time),
+        update_time=to_timestamp(record.update_time),
     )
     allocation.spec.ClearField("userdata")
     allocation.spec.description = record.description
@@ -36,11 +35,11 @@ def to_message(record: Record, lines: Sequence[TimelineLine]) -> Allocation:
 def _status(record: Record, lines: Sequence[TimelineLine]) -> AllocationStatus:
     return AllocationStatus(
         phase=AllocationPhase.Value(f"ALLOCATION_PHASE_{record.phase.name}"),
-        phase_time=_time(record.phase_time),
-        phase_deadline=_time(record.phase_deadline),
+        phase_time=to_timestamp(record.phase_time),
+        phase_deadline=to_timestamp(record.phase_deadline),
         conditions=record.conditions,
         timeline=[
-            TimelineEntry(time=_time(line.time), phase=line.phase, reason=line.reason, message=line.message)
+            TimelineEntry(time=to_timestamp(line.time), phase=line.phase, reason=line.reason, message=line.message)
             for line in lines
         ],
         machine=record.machine,
@@ -53,8 +52,8 @@ def _status(record: Record, lines: Sequence[TimelineLine]) -> AllocationStatus:
         asn=record.asn,
         installer_step=record.installer_step,
         installer_percent=record.installer_percent,
-        running_time=_time(record.running_time),
-        free_time=_time(record.free_time),
+        running_time=to_timestamp(record.running_time),
+        free_time=to_timestamp(record.free_time),
     )
 
 
@@ -96,11 +95,3 @@ def _install_spec(record: Record) -> InstallSpec:
         ingress_rules=record.spec.ingress_rules,
         disk_serials=record.disk_serials,
     )
-
-
-def _time(value: datetime | None) -> Timestamp | None:
-    if value is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(value)
-    return stamp

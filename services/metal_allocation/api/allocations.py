@@ -12,7 +12,8 @@ from metal_kit import watch
 from metal_kit.clock import Clock
 from metal_kit.controller import enqueue
 from metal_kit.db import Database
-from metal_kit.errors import Aborted, FailedPrecondition
+from metal_kit.errors import FailedPrecondition
+from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller, missing
 from metal_kit.paging import Paging
@@ -112,8 +113,7 @@ class AllocationApi(AllocationServiceServicer):
             record = await self.allocations.get(conn, wanted.id, lock=True)
             if record is None:
                 raise missing(f"allocation {wanted.id}")
-            if wanted.etag and wanted.etag != str(record.version):
-                raise Aborted("ETAG_MISMATCH", f"the allocation is at etag {record.version}; read it again")
+            check_etag(wanted.etag, record.version, what=f"allocation {wanted.id}")
             target = to_message(record, [])
             apply_update(target, wanted, _mask(request.update_mask), mutable=MUTABLE)
             record.description = target.spec.description

@@ -1,0 +1,176 @@
+"""ProjectService."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from metal_kit import idempotency
+from metal_kit.db import Connection, Database
+from metal_kit.errors import PermissionDenied
+from metal_kit.etag import check_etag
+from metal_kit.fieldmask import apply_update
+from metal_kit.identity import current_caller, missing
+from metal_kit.ids import uuid7
+from metal_kit.outbox import emit
+from metal_kit.paging import Paging
+from metalplane.common.v1.access_pb2 import PlaneRole, Role
+from metalplane.tenancy.v1 import project_pb2 as pb
+from metalplane.tenancy.v1.events_pb2 import ProjectChanged, ProjectDeleted
+from metalplane.tenancy.v1.project_pb2_grpc import ProjectServiceServicer
+from metalplane.tenancy.v1.tenant_pb2 import Member
+
+from metal_tenancy.api.messages import project_message
+from metal_tenancy.store import MemberStore, NewProject, ProjectRow, ProjectStore
+
+MUTABLE = ("name", "description", "labels", "machine_quota")
+FIRST_ID = "00000000-0000-0000-0000-000000000000"
+CREATE = "/metalplane.tenancy.v1.ProjectService/CreateProject"
+
+
+@dataclass(slots=True)
+class ProjectApi(ProjectServiceServicer):
+    """Projects and their members."""
+
+    db: Database
+    paging: Paging
+    projects: ProjectStore = field(default_factory=ProjectStore)
+    members: MemberStore = field(default_factory=MemberStore)
+
+    async def CreateProject(self, request: pb.CreateProjectRequest, context: Any) -> pb.Project:
+        wanted = request.project
+        _check_quota(0, wanted.machine_quota)
+        call = {"caller": current_caller().label, "method": CREATE, "request_id": request.request_id}
+        async with self.db.transaction(purpose="create a project") as conn:
+            known = await idempotency.remembered(conn, **call, request=request, response_type=pb.Project)
+            if known is not None:
+                return known
+            new = NewProject(
+                id=uuid7(),
+                tenant=wanted.tenant,
+                name=wanted.name,
+                description=wanted.description,
+                labels=wanted.labels,
+                machine_quota=wanted.machine_quota,
+            )
+            row = await self.projects.insert(conn, new)
+            message = await _changed(conn, row)
+            await idempotency.remember(conn, **call, request=request, response=message)
+        return message
+
+    async def GetProject(self, request: pb.GetProjectRequest, context: Any) -> pb.Project:
+        async with self.db.connection() as conn:
+            row = await self.projects.get(conn, request.id)
+        if row is None:
+            raise missing(f"project {request.id}")
+        return project_message(row)
+
+    async def ListProjects(self, request: pb.ListProjectsRequest, context: Any) -> pb.ListProjectsResponse:
+        caller = current_caller()
+        if request.tenant and not caller.projects:
+            caller.require_tenant(request.tenant, Role.ROLE_VIEWER, what=f"tenant {request.tenant}")
+        # A role on a tenant has been expanded to its projects when the token was checked.
+        only = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
+        who = caller.label if only is not None else ""
+        filter_key = f"projects:{request.tenant}:{request.name}:{who}"
+        size = self.paging.size(request.page_size)
+        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        async with self.db.connection() as conn:
+            rows = await self.projects.page(
+                conn, only, request.tenant, request.name, after=key[0] if key else FIRST_ID, limit=size + 1
+            )
+        page = rows[:size]
+        more = len(rows) > size
+        return pb.ListProjectsResponse(
+            projects=[project_message(row) for row in page],
+            next_page_token=self.paging.token((page[-1].id,), filter_key=filter_key) if more else "",
+        )
+
+    async def UpdateProject(self, request: pb.UpdateProjectRequest, context: Any) -> pb.Project:
+        wanted = request.project
+        async with self.db.transaction(purpose="update a project") as conn:
+            row = await self._locked(conn, wanted.id, wanted.etag)
+            target = project_message(row)
+            apply_update(target, wanted, request.update_mask, mutable=MUTABLE)
+            _check_quota(row.machine_quota, target.machine_quota)
+            new = replace(
+                row,
+                name=target.name,
+                description=target.description,
+                labels=dict(target.labels),
+                machine_quota=target.machine_quota,
+            )
+            return await _changed(conn, await self.projects.update(conn, new))
+
+    async def DeleteProject(self, request: pb.DeleteProjectRequest, context: Any) -> Empty:
+        async with self.db.transaction(purpose="delete a project") as conn:
+            row = await self._locked(conn, request.id, request.etag)
+            await self.projects.delete(conn, row.id)
+            await emit(
+                conn,
+                subject="metalplane.tenancy.project.deleted",
+                entity="project",
+                entity_id=row.id,
+                version=row.version + 1,
+                payload=ProjectDeleted(project=project_message(row)),
+                scope=row.id,
+                deleted=True,
+            )
+        return Empty()
+
+    async def SetProjectMember(self, request: pb.SetProjectMemberRequest, context: Any) -> Member:
+        async with self.db.transaction(purpose="set a member") as conn:
+            await self.members.set(conn, "project", request.project, request.member.user, request.member.role)
+        return request.member
+
+    async def RemoveProjectMember(self, request: pb.RemoveProjectMemberRequest, context: Any) -> Empty:
+        async with self.db.transaction(purpose="remove a member") as conn:
+            await self.members.remove(conn, "project", request.project, request.user)
+        return Empty()
+
+    async def ListProjectMembers(
+        self, request: pb.ListProjectMembersRequest, context: Any
+    ) -> pb.ListProjectMembersResponse:
+        filter_key = f"project-members:{request.project}"
+        size = self.paging.size(request.page_size)
+        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        async with self.db.connection() as conn:
+            found = await self.members.page(
+                conn, "project", request.project, after=key[0] if key else "", limit=size + 1
+            )
+        page = found[:size]
+        more = len(found) > size
+        return pb.ListProjectMembersResponse(
+            members=[Member(user=user, role=role) for user, role in page],  # type: ignore[arg-type]
+            next_page_token=self.paging.token((page[-1][0],), filter_key=filter_key) if more else "",
+        )
+
+    async def _locked(self, conn: Connection, project: str, etag: str) -> ProjectRow:
+        row = await self.projects.get(conn, project, lock=True)
+        if row is None:
+            raise missing(f"project {project}")
+        check_etag(etag, row.version, what=f"project {project}")
+        return row
+
+
+def _check_quota(before: int, after: int) -> None:
+    """A quota that a project could lift itself would limit nobody."""
+    if before != after and not current_caller().may_plane(PlaneRole.PLANE_ROLE_OPERATOR):
+        raise PermissionDenied(
+            "QUOTA_BY_OPERATOR", "only plane operators set a machine quota; leave it out", field="project.machine_quota"
+        )
+
+
+async def _changed(conn: Connection, row: ProjectRow) -> pb.Project:
+    message = project_message(row)
+    await emit(
+        conn,
+        subject="metalplane.tenancy.project.changed",
+        entity="project",
+        entity_id=row.id,
+        version=row.version,
+        payload=ProjectChanged(project=message),
+        scope=row.id,
+    )
+    return message

@@ -1,0 +1,83 @@
+"""Composition of the tenancy service."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+from metal_kit.db import Database
+from metal_kit.identity import Caller
+from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
+from metal_kit.settings import ServiceSettings
+from metal_kit.tokens import TokenVerifier, caller_of
+from metalplane.tenancy.v1.project_pb2_grpc import add_ProjectServiceServicer_to_server
+from metalplane.tenancy.v1.tenant_pb2_grpc import add_TenantServiceServicer_to_server
+from metalplane.tenancy.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
+from pydantic import Field
+
+from metal_tenancy.api.messages import token_message
+from metal_tenancy.api.projects import ProjectApi
+from metal_tenancy.api.tenants import TenantApi
+from metal_tenancy.api.tokens import TokenApi
+from metal_tenancy.issuing import Issuer
+from metal_tenancy.signing import Signer
+from metal_tenancy.store import TokenStore
+
+# Long enough to see in a list that a token has just expired.
+KEEP_EXPIRED = timedelta(days=30)
+SWEEP_SECONDS = 3600.0
+
+
+class Settings(ServiceSettings):
+    """Settings of tenancy beyond the common ones."""
+
+    token_key: Path = Field(description="Ed25519 private key, PEM, that new tokens are signed with")
+    token_old_keys: tuple[Path, ...] = Field((), description="earlier keys, whose tokens still hold")
+
+
+async def compose(rt: Runtime) -> Parts:
+    """Wire stores and servicers. Tenancy checks tokens itself: it has nobody to ask."""
+    settings = rt.settings
+    if not isinstance(settings, Settings) or rt.db is None:
+        raise TypeError("tenancy needs its own settings and a database")
+    db = rt.db
+    issuer = Issuer(db, Signer.load(settings.token_key, settings.token_old_keys), rt.clock)
+    rt.use_tokens(TokenVerifier(LocalChecker(issuer)))
+    tenants, projects = TenantApi(db, rt.paging), ProjectApi(db, rt.paging)
+    tokens = TokenApi(db, rt.paging, issuer)
+    return Parts(
+        servicers=[
+            Servicer(add_TenantServiceServicer_to_server, tenants, "metalplane.tenancy.v1.TenantService"),
+            Servicer(add_ProjectServiceServicer_to_server, projects, "metalplane.tenancy.v1.ProjectService"),
+            Servicer(add_TokenServiceServicer_to_server, tokens, "metalplane.tenancy.v1.TokenService"),
+        ],
+        background=[Background("forget expired tokens", lambda: forget_expired(db, rt.stopping))],
+    )
+
+
+class LocalChecker:
+    """What `metal_kit.tokens` asks, answered without a call."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+
+    async def check(self, secret: str) -> Caller:
+        """The caller behind the token; Unauthenticated when it does not hold."""
+        row, grants = await self._issuer.check(secret)
+        return caller_of(token_message(row, grants))
+
+
+async def forget_expired(db: Database, stopping: asyncio.Event) -> None:
+    """Drop tokens that expired long ago, now and every hour."""
+    while not stopping.is_set():
+        async with db.transaction(purpose="forget expired tokens") as conn:
+            await TokenStore().forget(conn, KEEP_EXPIRED)
+        try:
+            async with asyncio.timeout(SWEEP_SECONDS):
+                await stopping.wait()
+        except TimeoutError:
+            continue
+
+
+SPEC = ServiceSpec(name="tenancy", settings=Settings, package="metal_tenancy", compose=compose)

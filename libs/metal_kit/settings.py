@@ -42,9 +42,9 @@ class AgentSettings(BaseSettings):
         env_prefix="METALPLANE_", extra="forbid", validate_default=True, hide_input_in_errors=True
     )
 
-    tls_ca: str = Field("", description="path of the CA bundle that peers are verified with (PEM)")
-    tls_cert: str = Field("", description="path of this process's certificate chain (PEM)")
-    tls_key: str = Field("", description="path of this process's private key (PEM)")
+    tls_ca: str = Field(default="", description="path of the CA bundle that peers are verified with (PEM)")
+    tls_cert: str = Field(default="", description="path of this process's certificate chain (PEM)")
+    tls_key: str = Field(default="", description="path of this process's private key (PEM)")
     peers: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, description="endpoint by service name: `ipam=host:port,inventory=host:port`, or JSON"
     )
@@ -73,15 +73,17 @@ class AgentSettings(BaseSettings):
 class ServiceSettings(AgentSettings):
     """What every server knows on top: where it listens, its database and its bus."""
 
-    listen: Endpoint = Field("127.0.0.1:0", description="address of the gRPC server; port 0 takes a free one")
-    metrics_listen: Endpoint = Field("", description="address of the metrics page; empty: none")
-    database_url: str = Field("", repr=False, description="postgresql://user:password@host:port/database")
-    nats_url: str = Field("", repr=False, description="nats://host:port")
+    listen: Endpoint = Field(default="127.0.0.1:0", description="address of the gRPC server; port 0 takes a free one")
+    metrics_listen: Endpoint = Field(default="", description="address of the metrics page; empty: none")
+    database_url: str = Field(default="", repr=False, description="postgresql://user:password@host:port/database")
+    nats_url: str = Field(default="", repr=False, description="nats://host:port")
     # Paging tokens are signed with it; replicas of one service need the same.
-    paging_key: str = Field("", repr=False, description="secret for page tokens; empty: a random one a process")
-    drain_seconds: float = Field(10.0, ge=0, le=300, description="time that running calls get when the service stops")
+    paging_key: str = Field(default="", repr=False, description="secret for page tokens; empty: a random one a process")
+    drain_seconds: float = Field(
+        default=10.0, ge=0, le=300, description="time that running calls get when the service stops"
+    )
     drain_notice_seconds: float = Field(
         0.0, ge=0, le=60, description="time between NOT_SERVING and the drain, for load balancers to notice"
     )
-    max_message_bytes: int = Field(4 * MEBIBYTE, ge=64 * 1024, le=64 * MEBIBYTE)
-    max_concurrent_streams: int = Field(1000, ge=1, le=100_000, description="calls at once on one connection")
+    max_message_bytes: int = Field(default=4 * MEBIBYTE, ge=64 * 1024, le=64 * MEBIBYTE)
+    max_concurrent_streams: int = Field(default=1000, ge=1, le=100_000, description="calls at once on one connection")

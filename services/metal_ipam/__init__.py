@@ -1,0 +1,1 @@
+"""Networks, prefixes, IP addresses and number pools (VRF, ASN)."""

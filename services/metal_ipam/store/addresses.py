@@ -1,0 +1,255 @@
+"""Addresses in use. Taking and giving back are the functions of the migrations; here they are called and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from metal_kit.db import Connection
+
+from metal_ipam.addresses import Ip, IpType, Owner
+from metal_ipam.cidr import Address
+
+_SELECT = """
+    SELECT i.addr, i.namespace_id, i.prefix_id, i.project_id, i.owner_kind, i.owner_id, i.kind, i.name, i.description,
+           i.labels, i.version, i.created_at, i.request_id, p.cidr, p.network_id
+    FROM ip i JOIN prefix p ON p.id = i.prefix_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is written with an acquired address. `request_id` is unique over all addresses; None: none."""
+
+    project: str = ""
+    owner: Owner = field(default_factory=Owner)
+    type: IpType = IpType.EPHEMERAL
+    name: str = ""
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    request_id: str | None = None
+    request_hash: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        """The form that the SQL functions read."""
+        return {
+            "project_id": self.project,
+            "owner_kind": self.owner.kind,
+            "owner_id": self.owner.id,
+            "kind": self.type.value,
+            "name": self.name,
+            "description": self.description,
+            "labels": dict(self.labels),
+            "request_hash": self.request_hash,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """What became of one entry: `outcome` as the SQL functions name it, with the address when it is `ok`.
+
+    `holder` and `holder_project` are set when a given address is taken.
+    """
+
+    outcome: str
+    address: Address | None = None
+    time: datetime | None = None
+    holder: Owner = field(default_factory=Owner)
+    holder_project: str = ""
+
+
+async def acquire_next(
+    connection: Connection, prefix_id: int, entries: Sequence[Entry], *, actor: str
+) -> list[Acquired]:
+    """The next free addresses of a prefix for the entries, in their order; those beyond what is free get `full`."""
+    rows = await connection.fetch(
+        "SELECT ord, outcome, address, acquired_at FROM acquire_n($1, $2, $3, $4)",
+        *(prefix_id, [e.request_id for e in entries], [e.as_json() for e in entries], actor),
+    )
+    by_ord = {row["ord"]: row for row in rows}
+    return [
+        Acquired(row["outcome"], row["address"], row["acquired_at"])
+        for row in (by_ord[ord_] for ord_ in range(1, len(entries) + 1))
+    ]
+
+
+async def acquire_specific(
+    connection: Connection, prefix_id: int, address: Address, entry: Entry, *, actor: str, take: Sequence[str] = ()
+) -> Acquired:
+    """The given address. `take` may allow `reserved` and `quarantine`, which are refused otherwise."""
+    row = await connection.fetchrow(
+        "SELECT * FROM acquire_specific($1, $2, $3, $4, $5, $6)",
+        *(prefix_id, address, entry.request_id, entry.as_json(), list(take), actor),
+    )
+    assert row is not None
+    return Acquired(
+        row["outcome"],
+        row["address"],
+        row["acquired_at"],
+        Owner(row["holder_kind"], row["holder_id"]),
+        row["holder_project"],
+    )
+
+
+async def by_requests(connection: Connection, request_ids: Sequence[str]) -> tuple[dict[str, tuple[Ip, str]], bool]:
+    """Addresses that these requests got, by request id and with the hash of the request; and whether some are gone."""
+    rows = await connection.fetch(
+        f"SELECT q.*, i.request_hash FROM ({_SELECT} WHERE i.request_id = ANY ($1::text[])) AS q"  # noqa: S608
+        " JOIN ip i ON i.request_id = q.request_id",
+        list(request_ids),
+    )
+    spent = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM spent_request WHERE request_id = ANY ($1::text[]))", list(request_ids)
+    )
+    return {row["request_id"]: (_ip(row), row["request_hash"]) for row in rows}, bool(spent)
+
+
+async def release(
+    connection: Connection, ips: Sequence[Ip], *, actor: str, owner: Owner | None = None
+) -> list[str]:
+    """Release addresses; per address `ok`, `unknown`, `foreign` or `moved`. `owner`: what all must belong to."""
+    rows = await connection.fetch(
+        "SELECT ord, outcome FROM release_n($1, $2, $3, $4, $5) ORDER BY ord",
+        [ip.namespace_id for ip in ips],
+        [ip.address for ip in ips],
+        [None if owner is None else owner.kind for _ in ips],
+        [None if owner is None else owner.id for _ in ips],
+        actor,
+    )
+    return [row["outcome"] for row in rows]
+
+
+async def find(connection: Connection, address: Address, network: str) -> list[Ip]:
+    """The address in use, in the network or (empty) in each namespace."""
+    rows = await connection.fetch(
+        f"""{_SELECT}
+            JOIN namespace n ON n.id = i.namespace_id
+            WHERE i.addr = $1 AND i.state <> 'quarantine' AND ($2 = '' OR p.network_id = $2)
+            ORDER BY n.id LIMIT 2""",
+        *(address, network),
+    )
+    return [_ip(row) for row in rows]
+
+
+async def owned(connection: Connection, owner: Owner, *, limit: int) -> list[Ip]:
+    """Addresses that the owner uses."""
+    rows = await connection.fetch(
+        f"{_SELECT} WHERE i.owner_kind = $1 AND i.owner_id = $2 AND i.owner_id <> '' LIMIT $3",
+        *(owner.kind, owner.id, limit),
+    )
+    return [_ip(row) for row in rows]
+
+
+async def page(
+    connection: Connection,
+    *,
+    visible_to: Sequence[str] | None,
+    project: str,
+    network: str,
+    owner: Owner,
+    after: tuple[int, str] | None,
+    limit: int,
+) -> list[tuple[tuple[int, str], Ip]]:
+    """Addresses in use with their place in the order: by prefix, oldest first, and address.
+
+    The conditions are put together, because one statement for all of them has a plan that fits none.
+    """
+    where, args = ["i.state <> 'quarantine'"], list[object]()
+
+    def add(condition: str, *values: object) -> None:
+        numbers = range(len(args) + 1, len(args) + 1 + len(values))
+        where.append(condition.format(*(f"${number}" for number in numbers)))
+        args.extend(values)
+
+    if visible_to is not None:
+        add("i.project_id = ANY ({}::text[])", list(visible_to))
+    if project:
+        add("i.project_id = {}", project)
+    if network:
+        prefix_ids = await connection.fetch("SELECT id FROM prefix WHERE network_id = $1", network)
+        add("i.prefix_id = ANY ({}::bigint[])", [row["id"] for row in prefix_ids])
+    if owner:
+        add("i.owner_kind = {} AND i.owner_id = {} AND i.owner_id <> ''", owner.kind, owner.id)
+    if after is not None:
+        add("(i.prefix_id, i.addr) > ({}, {}::text::inet)", *after)
+    add("true ORDER BY i.prefix_id, i.addr LIMIT {}", limit)
+    rows = await connection.fetch(f"{_SELECT} WHERE {' AND '.join(where)}", *args)
+    return [((row["prefix_id"], str(row["addr"])), _ip(row)) for row in rows]
+
+
+async def update(connection: Connection, ip: Ip, *, seen: int) -> Ip | None:
+    """Write name, description, labels and type; None when the version is not `seen` any more."""
+    version = await connection.fetchval(
+        """UPDATE ip SET name = $4, description = $5, labels = $6, kind = $7, version = version + 1, updated_at = now()
+           WHERE namespace_id = $1 AND addr = $2 AND version = $3 AND state <> 'quarantine' RETURNING version""",
+        *(ip.namespace_id, ip.address, seen, ip.name, ip.description, dict(ip.labels), ip.type.value),
+    )
+    return None if version is None else _with(ip, version=version)
+
+
+async def attach(connection: Connection, ip: Ip, owner: Owner, *, actor: str) -> bool:
+    """Give an address that nobody uses to the owner; False when somebody does, or when it is gone."""
+    done = await connection.fetchval(
+        """WITH given AS (
+               UPDATE ip SET owner_kind = $4, owner_id = $5, version = version + 1, updated_at = now()
+               WHERE namespace_id = $1 AND addr = $2 AND project_id = $3 AND owner_id = '' AND state <> 'quarantine'
+               RETURNING namespace_id, addr, project_id)
+           INSERT INTO history (actor, operation, namespace_id, object, owner_kind, owner_id, project_id)
+           SELECT $6, 'attach', namespace_id, addr, $4, $5, project_id FROM given RETURNING 1""",
+        *(ip.namespace_id, ip.address, ip.project, owner.kind, owner.id, actor),
+    )
+    return done is not None
+
+
+async def detach_static(connection: Connection, owner: Owner, *, actor: str) -> int:
+    """Take the owner off its static addresses; how many there were."""
+    rows = await connection.fetch(
+        """WITH freed AS (
+               UPDATE ip SET owner_kind = '', owner_id = '', version = version + 1, updated_at = now()
+               WHERE owner_kind = $1 AND owner_id = $2 AND owner_id <> '' AND kind = 'static'
+               RETURNING namespace_id, addr, project_id)
+           INSERT INTO history (actor, operation, namespace_id, object, owner_kind, owner_id, project_id)
+           SELECT $3, 'detach', namespace_id, addr, $1, $2, project_id FROM freed RETURNING 1""",
+        *(owner.kind, owner.id, actor),
+    )
+    return len(rows)
+
+
+async def end_quarantine(connection: Connection, limit: int) -> int:
+    """Return rested addresses to their prefixes; how many."""
+    count: int = await connection.fetchval("SELECT end_quarantine($1)", limit)
+    return count
+
+
+async def forget_requests(connection: Connection, limit: int) -> int:
+    """Drop ids of requests whose address was released over a day ago: no retry comes that late."""
+    rows = await connection.fetch(
+        """DELETE FROM spent_request WHERE request_id IN (
+               SELECT request_id FROM spent_request WHERE at < now() - interval '1 day' LIMIT $1) RETURNING 1""",
+        limit,
+    )
+    return len(rows)
+
+
+def _with(ip: Ip, *, version: int) -> Ip:
+    values = {name: getattr(ip, name) for name in Ip.__dataclass_fields__}
+    return Ip(**(values | {"version": version}))
+
+
+def _ip(row: Any) -> Ip:
+    return Ip(
+        address=row["addr"],
+        namespace_id=row["namespace_id"],
+        network=row["network_id"],
+        prefix=row["cidr"],
+        project=row["project_id"],
+        type=IpType(row["kind"]),
+        owner=Owner(row["owner_kind"], row["owner_id"]),
+        name=row["name"],
+        description=row["description"],
+        labels=row["labels"],
+        version=row["version"],
+        create_time=row["created_at"],
+    )

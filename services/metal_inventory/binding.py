@@ -74,12 +74,11 @@ def refuse_bind(
 
 
 def refuse_unbind(machine: Bindable, *, allocation_id: str) -> Refusal | None:
-    """Why the machine cannot be unbound from ``allocation_id``; None when it can.
+    """Why the machine cannot be unbound from ``allocation_id``; None when it can, or when there is nothing to do.
 
-    A machine that is not bound at all needs nothing and is no error, so that an unbind can be repeated.
+    A machine that another allocation holds, or none, needs nothing: an unbind can be repeated, and one that comes
+    late never hits the next holder.
     """
-    if not machine.allocation_id:
-        return None
     if machine.allocation_id != allocation_id:
-        return Refusal.BOUND_TO_OTHER
+        return None
     return Refusal.LOCKED if machine.admin_state is AdminState.LOCKED else None

@@ -1,0 +1,1 @@
+"""gRPC servicers: messages to domain and back, masks, paging. No SQL, no rules."""

@@ -1,8 +1,8 @@
 """Keyset paging: page sizes, and page tokens that are bound to the query they came from.
 
 A token is the last key of a page with an HMAC over it and the query's filters. It is signed so that a client's mistake
-(a token of another query, a cut one) is an error instead of a page from anywhere; it keeps nothing secret, and access is
-checked anew on each page.
+(a token of another query, a cut one) is an error instead of a page from anywhere. It keeps nothing secret, and access
+is checked anew on each page.
 """
 
 from __future__ import annotations

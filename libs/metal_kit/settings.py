@@ -77,13 +77,12 @@ class ServiceSettings(AgentSettings):
     metrics_listen: Endpoint = Field(default="", description="address of the metrics page; empty: none")
     database_url: str = Field(default="", repr=False, description="postgresql://user:password@host:port/database")
     nats_url: str = Field(default="", repr=False, description="nats://host:port")
-    # Paging tokens are signed with it; replicas of one service need the same.
-    paging_key: str = Field(default="", repr=False, description="secret for page tokens; empty: a random one a process")
+    paging_key: str = Field(default="", repr=False, description="signs page tokens; empty: made from database_url")
     drain_seconds: float = Field(
         default=10.0, ge=0, le=300, description="time that running calls get when the service stops"
     )
     drain_notice_seconds: float = Field(
-        0.0, ge=0, le=60, description="time between NOT_SERVING and the drain, for load balancers to notice"
+        default=0.0, ge=0, le=60, description="time between NOT_SERVING and the drain, for load balancers to notice"
     )
     max_message_bytes: int = Field(default=4 * MEBIBYTE, ge=64 * 1024, le=64 * MEBIBYTE)
     max_concurrent_streams: int = Field(default=1000, ge=1, le=100_000, description="calls at once on one connection")

@@ -31,6 +31,8 @@ def check_desired(desired: Desired) -> list[str]:
         *_duplicates("vrfs.vni", (vrf.vni for vrf in desired.vrfs)),
         *_duplicates("vrfs.vlan", (vrf.vlan_id for vrf in desired.vrfs)),
     ]
+    if not desired.with_role(PortRole.UPLINK):
+        found.append("ports: none has the role uplink; a leaf without one would be cut off from the fabric")
     if not 1 <= desired.asn <= (1 << 32) - 1:
         found.append(f"asn: {desired.asn} must be from 1 to 4294967295")
     try:

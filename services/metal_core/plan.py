@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from metal_core.configdb import Rows, name_of, table_of
+from metal_core.configdb import Fields, Rows, is_tenant_vrf, name_of, table_of
 
 # Fields that bind one object to another. orchagent ignores or mishandles a binding that changes in place, so a row in
 # which one of them changes is deleted and, after the waits, added again.
@@ -104,13 +104,14 @@ class _Changes:
     change: dict[str, list[str]]
 
 
-def plan(current: Rows, target: Rows) -> tuple[Step, ...]:
+def plan(current: Rows, target: Rows, *, going_back: bool = False) -> tuple[Step, ...]:
     """The steps from `current` to `target`, both reduced to owned rows. `FrrConverge` is last, and alone if equal.
 
-    PORT rows are only ever changed: a leaf's ports come and go with its hardware, and `checks` reports missing ones.
+    PORT rows are only ever changed: a leaf's ports come and go with its hardware, and `checks` reports missing ones. A
+    field of theirs that `target` does not mention stays, except when `going_back` to a snapshot that did not have it.
     """
-    changes = _changes(current, target)
-    return (*_removals(changes), *_additions(changes, current, target), FrrConverge())
+    changes = _changes(current, target, going_back=going_back)
+    return (*_removals(changes), *_additions(changes, current, target, going_back=going_back), FrrConverge())
 
 
 def touched(steps: Iterable[Step]) -> int:
@@ -121,12 +122,23 @@ def touched(steps: Iterable[Step]) -> int:
     )
 
 
-def _changes(current: Rows, target: Rows) -> _Changes:
+def takes_away(steps: Iterable[Step], current: Rows) -> list[str]:
+    """The rows among those that `steps` delete which keep tenants connected: their VRFs and the ports in them."""
+    keys = [key for step in steps if isinstance(step, DeleteRows) for key in step.keys]
+    return [
+        key
+        for key in keys
+        if table_of(key) == "VRF"
+        or (table_of(key) == "INTERFACE" and is_tenant_vrf(current.get(key, {}).get("vrf_name", "")))
+    ]
+
+
+def _changes(current: Rows, target: Rows, *, going_back: bool) -> _Changes:
     changes = _Changes({}, {}, {})
     for key in sorted(set(current) | set(target)):
         table = table_of(key)
         if table == "PORT":
-            if key in current and any(current[key].get(name) != value for name, value in target.get(key, {}).items()):
+            if key in current and _port_differs(current[key], target.get(key, {}), exactly=going_back):
                 changes.change.setdefault(table, []).append(key)
         elif key not in target:
             changes.delete.setdefault(table, []).append(key)
@@ -139,6 +151,10 @@ def _changes(current: Rows, target: Rows) -> _Changes:
             else:
                 changes.change.setdefault(table, []).append(key)
     return changes
+
+
+def _port_differs(current: Fields, target: Fields, *, exactly: bool) -> bool:
+    return any(current.get(name) != value for name, value in target.items()) or (exactly and set(current) > set(target))
 
 
 def _removals(changes: _Changes) -> list[Step]:
@@ -167,13 +183,13 @@ def _removals(changes: _Changes) -> list[Step]:
     return steps
 
 
-def _additions(changes: _Changes, current: Rows, target: Rows) -> list[Step]:
+def _additions(changes: _Changes, current: Rows, target: Rows, *, going_back: bool) -> list[Step]:
     """Waits for "gone" come before each addition as well: the deletion may have been another, interrupted run's."""
     new = changes.add
     interfaces, members = new.get("INTERFACE", []), new.get("VLAN_MEMBER", [])
     vrfs, vlans, svis = new.get("VRF", []), new.get("VLAN", []), new.get("VLAN_INTERFACE", [])
     steps: list[Step] = []
-    _set(steps, changes, changes.change.get("PORT", []), current, target)
+    _set_ports(steps, changes.change.get("PORT", []), current, target, exactly=going_back)
     _wait(steps, [Condition(Fact.VRF_GONE, name_of(key)) for key in vrfs])
     _set(steps, changes, vrfs + changes.change.get("VRF", []), current, target)
     _wait(
@@ -222,13 +238,22 @@ def _wait(steps: list[Step], conditions: list[Condition]) -> None:
 
 
 def _set(steps: list[Step], changes: _Changes, keys: list[str], current: Rows, target: Rows) -> None:
+    """Adds the step that sets `keys`; a row that changes in place also loses what it has too much."""
     if not keys:
         return
     drop: dict[str, tuple[str, ...]] = {}
     for key in keys:
-        # A PORT row carries what the hardware description set; only the fields with a wish are ours to change.
-        if table_of(key) != "PORT" and key in changes.change.get(table_of(key), ()):
+        if key in changes.change.get(table_of(key), ()):
             stale = tuple(sorted(set(current[key]) - set(target[key])))
             if stale:
                 drop[key] = stale
     steps.append(SetRows({key: dict(target[key]) for key in keys}, drop))
+
+
+def _set_ports(steps: list[Step], keys: list[str], current: Rows, target: Rows, *, exactly: bool) -> None:
+    if not keys:
+        return
+    rows = {key: dict(target.get(key, {})) for key in keys}
+    # Without a wish for a field, its value is the hardware description's or an operator's.
+    drop = {key: tuple(sorted(set(current[key]) - set(rows[key]))) for key in keys} if exactly else {}
+    steps.append(SetRows(rows, {key: names for key, names in drop.items() if names}))

@@ -58,6 +58,8 @@ def test_a_consistent_state_passes_all_checks() -> None:
         (replace(GOOD, asn=0), "asn: 0"),
         (replace(GOOD, loopback="leaf"), "loopback: 'leaf'"),
         (replace(GOOD, pxe_vlan=1500), "pxe_vlan: 1500"),
+        (replace(GOOD, ports=GOOD.ports[1:]), "ports: none has the role uplink"),
+        (replace(GOOD, ports=(), vrfs=()), "ports: none has the role uplink"),
         (with_port(vrf="Vrf2001"), ".vrf: 'Vrf2001'"),
         (with_port(vrf=""), ".vrf: ''"),
         (with_port(role=PortRole.UPLINK), ".vrf: only machine ports"),

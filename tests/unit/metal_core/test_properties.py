@@ -20,7 +20,7 @@ from metal_core.plan import Condition, DeleteRows, Fact, FrrConverge, FrrDetach,
 # No deadline: the machine that runs the tests may be busy with something else.
 modest = settings(max_examples=60, deadline=None)
 
-PORTS = [f"Ethernet{4 * number}" for number in range(8)]
+PORTS = [*(f"Ethernet{4 * number}" for number in range(7)), "Ethernet96"]
 PREFIXES = st.lists(
     st.sampled_from(["10.0.0.0/8", "10.1.2.3/32", "10.1.0.0/16", "192.168.0.0/24", "2001:db8::/48", "2001:db8::1/128"]),
     max_size=4,
@@ -41,8 +41,8 @@ def desired_states(draw: st.DrawFn) -> Desired:
     vnis = draw(st.lists(st.sampled_from([2000, 2001, 2002, 2003]), unique=True, max_size=4))
     vlans = draw(st.permutations([1001, 1002, 1003, 1004]))
     vrfs = tuple(Vrf(f"Vrf{vni}", vni, vlan) for vni, vlan in zip(vnis, vlans, strict=False))
-    ports = []
-    for name in PORTS:
+    ports = [Port("Ethernet96", PortRole.UPLINK)]
+    for name in PORTS[:-1]:
         role = draw(st.sampled_from([role for role in PortRole if role is not PortRole.MACHINE or vrfs]))
         filtered = role in {PortRole.MACHINE, PortRole.FIREWALL}
         firewall = role is PortRole.FIREWALL

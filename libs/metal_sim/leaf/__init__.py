@@ -1,0 +1,11 @@
+"""A simulated SONiC leaf on a real Redis: the databases of a switch, and as much of orchagent as an agent waits for.
+
+What is real: Redis, the tables and fields, the order in which objects come and go. What is not: there is no ASIC and no
+FRR, so nothing forwards; `vrf_of` and `vlan_of` answer from CONFIG_DB what a forwarding ASIC would do.
+"""
+
+from metal_sim.leaf.faults import LeafFaults
+from metal_sim.leaf.leaf import SimLeaf
+from metal_sim.leaf.rows import LeafSpec
+
+__all__ = ["LeafFaults", "LeafSpec", "SimLeaf"]

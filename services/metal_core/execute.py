@@ -1,0 +1,65 @@
+"""Carries out the steps of a plan against the switch: rows, waits and FRR. It makes no decisions of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+from metal_core import facts
+from metal_core.frr.delta import converge, detach, retire
+from metal_core.frr.model import Configuration
+from metal_core.plan import Condition, DeleteRows, FrrConverge, FrrDetach, FrrRetire, SetRows, Step, Wait
+from metal_core.sonic import Sonic
+from metal_core.vtysh import Frr
+
+# Seconds between looks while waiting; orchagent usually follows within tens of milliseconds.
+_FIRST_LOOK, _LAST_LOOK = 0.01, 0.25
+
+
+class StepFailed(Exception):
+    """A step did not have its effect; the message names the step and what is missing."""
+
+
+class Execution:
+    """One plan's way to FRR configuration `wanted` on a leaf with `ports`; each wait ends after `limit` seconds."""
+
+    def __init__(self, sonic: Sonic, frr: Frr, wanted: Configuration, ports: Collection[str], limit: float) -> None:
+        self._sonic, self._frr, self._wanted, self._ports, self._limit = sonic, frr, wanted, ports, limit
+
+    async def run(self, steps: Iterable[Step]) -> None:
+        """All steps in order. Raises StepFailed, SonicUnavailable or FrrError at the first that fails."""
+        for step in steps:
+            await self._run(step)
+
+    async def _run(self, step: Step) -> None:
+        match step:
+            case DeleteRows(keys):
+                await self._sonic.delete(keys)
+            case SetRows(rows, drop):
+                await self._sonic.write(rows, drop)
+            case Wait(conditions):
+                await self._wait(conditions)
+            case FrrDetach(ports):
+                await self._frr.load(detach(await self._frr.running(), ports))
+            case FrrRetire(vrfs):
+                await self._frr.load(retire(await self._frr.running(), vrfs))
+            case FrrConverge():
+                await self._converge()
+
+    async def _converge(self) -> None:
+        if not self._frr.present:
+            return
+        commands = converge(await self._frr.running(), self._wanted, self._ports)
+        if commands:
+            await self._frr.check(commands)
+            await self._frr.load(commands)
+
+    async def _wait(self, conditions: Collection[Condition]) -> None:
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + self._limit, _FIRST_LOOK
+        while missing := await facts.unmet(self._sonic, conditions):
+            if loop.time() >= end:
+                what = ", ".join(str(condition) for condition in missing)
+                raise StepFailed(f"the switch did not follow within {self._limit:g} s: {what}")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LAST_LOOK)

@@ -1,0 +1,48 @@
+"""A simulated leaf on a Redis of its own, and the agent's parts on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from metal_core import databases
+from metal_core.apply import Applier
+from metal_core.known_good import KnownGoodFile
+from metal_core.sonic import Sonic
+from metal_core.vtysh import Frr, NoFrr
+from metal_lab.servers import Redis
+from metal_sim.leaf import LeafSpec, SimLeaf
+
+SPEC = LeafSpec(
+    "leaf01",
+    ("Ethernet0", "Ethernet4", "Ethernet8", "Ethernet12", "Ethernet120", "Ethernet124"),
+    ("Ethernet120", "Ethernet124"),
+    4200000011,
+    "10.0.0.11",
+)
+
+
+@dataclass
+class Bench:
+    """Everything that a test of the applier handles."""
+
+    leaf: SimLeaf
+    sonic: Sonic
+    known_good: KnownGoodFile
+    frr_conf: Path
+
+    def applier(self, sonic: Sonic | None = None, frr: Frr | None = None, wait_limit: float = 5.0) -> Applier:
+        """An applier as a freshly started agent has it."""
+        return Applier(sonic or self.sonic, frr or NoFrr(), self.known_good, self.frr_conf, wait_limit=wait_limit)
+
+
+@pytest.fixture
+async def bench(redis_server: Callable[[], Awaitable[Redis]], tmp_path: Path) -> AsyncIterator[Bench]:
+    """A leaf that has booted and has never been configured."""
+    server = await redis_server()
+    async with SimLeaf(SPEC, server.socket, tmp_path / "leaf") as leaf:
+        sonic = Sonic(databases.read(leaf.database_config))
+        yield Bench(leaf, sonic, KnownGoodFile(tmp_path / "state"), tmp_path / "frr" / "frr.conf")
+        await sonic.close()

@@ -1,0 +1,327 @@
+"""The applier against a real Redis with a simulated orchagent: convergence, ownership, rollback, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from metal_core.apply import NO_FRR
+from metal_core.configdb import READ_TABLES, owned, render
+from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.frr.model import Configuration
+from metal_core.frr.parse import parse
+from metal_core.known_good import KnownGood
+from metal_core.sonic import Sonic, SonicUnavailable
+from metal_core.vtysh import FrrError
+
+UPLINKS = (Port("Ethernet120", PortRole.UPLINK), Port("Ethernet124", PortRole.UPLINK))
+EMPTY = Desired(
+    "leaf01",
+    1,
+    "a",
+    4200000011,
+    "10.0.0.11",
+    4000,
+    (*UPLINKS, *(Port(f"Ethernet{number}", PortRole.UNPROVISIONED) for number in (0, 4, 8, 12))),
+)
+ONE = replace(
+    EMPTY,
+    generation=2,
+    digest="b",
+    ports=(
+        *UPLINKS,
+        Port("Ethernet0", PortRole.MACHINE, vrf="Vrf2000", allowed_prefixes=("10.1.0.1/32",)),
+        Port("Ethernet4", PortRole.UNPROVISIONED),
+        Port("Ethernet8", PortRole.FIREWALL, allowed_prefixes=("10.0.9.1/32",), vnis=(2000,)),
+        Port("Ethernet12", PortRole.UNPROVISIONED, admin=Admin.DOWN),
+    ),
+    vrfs=(Vrf("Vrf2000", 2000, 1001),),
+)
+# Everything moves at once: VRF to VRF, firewall to machine, a VLAN that changes its VRF, a VRF that goes.
+TWO = replace(
+    EMPTY,
+    generation=3,
+    digest="c",
+    ports=(
+        *UPLINKS,
+        Port("Ethernet0", PortRole.MACHINE, vrf="Vrf2001", allowed_prefixes=("10.1.0.1/32",)),
+        Port("Ethernet4", PortRole.MACHINE, vrf="Vrf2002"),
+        Port("Ethernet8", PortRole.MACHINE, vrf="Vrf2001"),
+        Port("Ethernet12", PortRole.FIREWALL, admin=Admin.UP, vnis=(2001,)),
+    ),
+    vrfs=(Vrf("Vrf2001", 2001, 1001), Vrf("Vrf2002", 2002, 1002)),
+)
+STATES = (EMPTY, ONE, TWO)
+FOREIGN = {
+    "VLAN|Vlan100": {"vlanid": "100"},
+    "VRF|Vrf_blue": {"vni": "7"},
+    "VLAN_INTERFACE|Vlan100": {"vrf_name": "Vrf_blue"},
+    "VLAN_INTERFACE|Vlan100|10.9.0.1/24": {"NULL": "NULL"},
+    "VXLAN_TUNNEL_MAP|vtep|map_7_Vlan100": {"vlan": "Vlan100", "vni": "7"},
+    "VLAN_MEMBER|Vlan100|Ethernet12": {"tagging_mode": "tagged"},
+}
+ALL = READ_TABLES | {"DEVICE_METADATA", "LOOPBACK_INTERFACE", "VXLAN_EVPN_NVO"}
+
+
+class Crash(BaseException):
+    """The process is killed: nothing may catch it and tidy up."""
+
+
+class Crashing(Sonic):
+    """Fails once, at the n-th write that it is asked for."""
+
+    def arm(self, after: int, error: BaseException) -> None:
+        self.left, self.error = after, error
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left == -1:
+            raise self.error
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        self.count()
+        await super().delete(keys)
+
+    async def write(self, rows: Mapping[str, Mapping[str, str]], drop: Mapping[str, Collection[str]]) -> None:
+        self.count()
+        await super().write(rows, drop)
+
+
+class RecordingFrr:
+    """An FRR that remembers the order of what it was told, and can be made to refuse."""
+
+    present = True
+
+    def __init__(self, sonic: Sonic) -> None:
+        self.sonic, self.loaded, self.refuse = sonic, [], ""
+        self.rows_at_load: list[set[str]] = []
+        self.configuration = Configuration()
+        self.loaded: list[str] = []
+
+    async def running(self) -> Configuration:
+        return self.configuration
+
+    async def check(self, text: str) -> None:
+        if self.refuse and self.refuse in text:
+            raise FrrError("line 1: Unknown command")
+
+    async def load(self, commands: str) -> None:
+        self.loaded.append(commands)
+        self.rows_at_load.append(set(await self.sonic.config()))
+
+    async def forget_vrf(self, name: str) -> None:
+        pass
+
+
+async def is_at(bench: Any, desired: Desired) -> bool:
+    rows = owned(await bench.sonic.config(), desired)
+    target = render(desired, "vtep")
+    return set(rows) == set(target) and all(rows[key].items() >= target[key].items() for key in target)
+
+
+async def test_a_new_leaf_takes_each_state_after_the_other(bench: Any) -> None:
+    applier = bench.applier()
+    for desired in (*STATES, *reversed(STATES), ONE):
+        outcome = await applier.apply(desired)
+        assert (outcome.applied, outcome.error) == (True, "")
+        assert outcome.notes == (NO_FRR,)
+        assert await is_at(bench, desired)
+    assert bench.leaf.violations == []
+    assert await bench.leaf.vrf_of("Ethernet0") == "Vrf2000"
+    assert await bench.leaf.vni_of("Ethernet0") == 2000
+    assert await bench.leaf.vlan_of("Ethernet4") == 4000
+    assert await bench.leaf.vrf_of("Ethernet8") == "default"
+    assert await bench.leaf.vlan_of("Ethernet0") is None
+
+
+async def test_applying_the_same_state_again_writes_nothing(bench: Any) -> None:
+    assert (await bench.applier().apply(ONE)).changed > 0
+    good = bench.known_good.path.stat().st_mtime_ns
+    outcome = await bench.applier().apply(ONE)
+    assert outcome.applied
+    assert outcome.changed == 0
+    assert bench.known_good.path.stat().st_mtime_ns == good
+
+
+@pytest.mark.parametrize("start", [EMPTY, ONE, TWO], ids=["from-empty", "from-one", "from-two"])
+async def test_a_crash_before_any_step_is_made_good_by_the_next_run(bench: Any, start: Desired) -> None:
+    goal = ONE if start is not ONE else TWO
+    crashing = Crashing(_locations(bench))
+    for step in range(40):
+        assert (await bench.applier().apply(start)).applied
+        crashing.arm(step, Crash())
+        try:
+            await bench.applier(crashing).apply(goal)
+        except Crash:
+            outcome = await bench.applier().apply(goal)
+            assert outcome.applied, f"step {step}: {outcome.error}"
+            assert await is_at(bench, goal)
+        else:
+            break
+    await crashing.close()
+    assert 5 < step < 40
+    assert bench.leaf.violations == []
+
+
+async def test_a_failure_at_any_step_takes_everything_back(bench: Any) -> None:
+    crashing = Crashing(_locations(bench))
+    assert (await bench.applier().apply(ONE)).applied
+    before = await bench.sonic.config(ALL)
+    for step in range(40):
+        crashing.arm(step, SonicUnavailable("connection lost"))
+        outcome = await bench.applier(crashing).apply(TWO)
+        if outcome.applied:
+            break
+        assert outcome.error == "connection lost; taken back"
+        assert await bench.sonic.config(ALL) == before
+        good = await bench.known_good.load()
+        assert good is not None
+        assert good.desired == ONE
+    await crashing.close()
+    assert 5 < step < 40
+    assert bench.leaf.violations == []
+
+
+async def test_rows_and_fields_of_others_survive_every_change(bench: Any) -> None:
+    await bench.sonic.write(FOREIGN, {})
+    await bench.sonic.write({"PORT|Ethernet0": {"fec": "rs"}}, {})
+    foreign = {key: row for key, row in (await bench.sonic.config(ALL)).items() if key in FOREIGN}
+    others = await bench.sonic.config({"DEVICE_METADATA", "LOOPBACK_INTERFACE", "VXLAN_EVPN_NVO", "VXLAN_TUNNEL"})
+    states = [replace(state, ports=tuple(p for p in state.ports if p.name != "Ethernet12")) for state in STATES]
+    for desired in (*states, states[0]):
+        assert (await bench.applier().apply(desired)).applied
+        rows = await bench.sonic.config(ALL)
+        assert rows.items() >= foreign.items()
+        assert rows.items() >= others.items()
+        assert rows["PORT|Ethernet0"]["fec"] == "rs"
+        assert rows["PORT|Ethernet0"]["alias"] == "Eth1"
+
+
+async def test_a_foreign_row_in_the_way_refuses_the_state_and_nothing_is_touched(bench: Any) -> None:
+    assert (await bench.applier().apply(EMPTY)).applied
+    await bench.sonic.write({"VLAN_MEMBER|Vlan100|Ethernet0": {"tagging_mode": "tagged"}}, {})
+    before = await bench.sonic.config(ALL)
+    outcome = await bench.applier().apply(ONE)
+    assert not outcome.applied
+    assert "VLAN_MEMBER|Vlan100|Ethernet0" in outcome.error
+    assert await bench.sonic.config(ALL) == before
+
+
+async def test_a_switch_that_does_not_follow_fails_the_run_with_the_reason_and_is_taken_back(bench: Any) -> None:
+    assert (await bench.applier().apply(EMPTY)).applied
+    before = await bench.sonic.config(ALL)
+    bench.leaf.faults.orchagent_delay = 60.0
+    outcome = await bench.applier(wait_limit=0.2).apply(ONE)
+    assert not outcome.applied
+    assert outcome.error.startswith("the switch did not follow within 0.2 s: Ethernet0: bridge port gone")
+    # The bridge port never went, so the rows could be put back without waiting for anything.
+    assert await bench.sonic.config(ALL) == before
+
+
+async def test_ports_that_do_not_exist_yet_refuse_the_state(bench: Any) -> None:
+    async with bench.sonic.database("APPL_DB") as appl:
+        await appl.delete("PORT_TABLE:PortInitDone")
+    outcome = await bench.applier().apply(ONE)
+    assert "PortInitDone" in outcome.error
+    assert not bench.known_good.path.exists()
+
+
+async def test_garbage_in_redis_is_read_past(bench: Any) -> None:
+    async with bench.sonic.database("CONFIG_DB") as config:
+        await config.set("VLAN|Vlan77", "a string")
+        await config.hset(b"VRF|\xff\xfe", b"\xff", b"\xfe")
+        await config.hset("PORT", "no", "key")
+        await config.rpush("PORT|Ethernet999", "a list")
+    async with bench.sonic.database("APPL_DB") as appl:
+        await appl.set("LLDP_ENTRY_TABLE:Ethernet0", "a string")
+    assert (await bench.applier().apply(ONE)).applied
+    assert await bench.sonic.lldp_neighbours(["Ethernet0", "Ethernet4"]) == {}
+
+
+async def test_without_redis_the_outcome_says_so(bench: Any, tmp_path: Any) -> None:
+    from metal_core import databases
+
+    nowhere = Sonic(databases.defaults(str(tmp_path / "no.sock")))
+    outcome = await bench.applier(nowhere).apply(ONE)
+    assert not outcome.applied
+    assert outcome.error.startswith("APPL_DB: ")
+
+
+async def test_frr_lets_go_of_neighbours_before_ports_move_and_takes_them_afterwards(bench: Any) -> None:
+    frr = RecordingFrr(bench.sonic)
+    assert (await bench.applier().apply(ONE)).applied
+    frr.configuration = parse(bench.frr_conf.read_text())
+    outcome = await bench.applier(frr=frr).apply(TWO)
+    assert not outcome.applied, "an FRR that does not change must not be reported as applied"
+    assert "FRR differs in" in outcome.error
+    detached, retired, converged, *_ = frr.loaded
+    assert "no neighbor Ethernet0 interface" in detached
+    assert "INTERFACE|Ethernet0" in frr.rows_at_load[0]
+    assert "no vni 2000" in retired
+    assert "VRF|Vrf2000" in frr.rows_at_load[1]
+    assert "neighbor Ethernet0 interface peer-group MACHINE" in converged
+    assert "INTERFACE|Ethernet4" in frr.rows_at_load[2]
+    assert await is_at(bench, ONE), "the rows follow FRR back"
+    assert bench.leaf.violations == []
+
+
+async def test_a_configuration_that_frr_refuses_touches_nothing(bench: Any) -> None:
+    frr = RecordingFrr(bench.sonic)
+    frr.refuse = "Vrf2001"
+    assert (await bench.applier().apply(ONE)).applied
+    before, text = await bench.sonic.config(ALL), bench.frr_conf.read_text()
+    outcome = await bench.applier(frr=frr).apply(TWO)
+    assert outcome.error == "line 1: Unknown command"
+    assert frr.loaded == []
+    assert await bench.sonic.config(ALL) == before
+    assert bench.frr_conf.read_text() == text
+
+
+async def test_a_rebooted_leaf_gets_its_last_known_good_state_without_the_plane(bench: Any) -> None:
+    assert (await bench.applier().apply(ONE)).applied
+    async with bench.sonic.database("CONFIG_DB") as config:
+        await config.flushdb()
+    await bench.leaf.stop()
+    await bench.leaf.start()
+    good = await bench.known_good.load()
+    assert good is not None
+    outcome = await bench.applier().restore(good)
+    assert outcome.applied, outcome.error
+    assert await is_at(bench, ONE)
+
+
+async def test_a_stale_memory_never_takes_a_port_out_of_a_tenants_vrf(bench: Any) -> None:
+    assert (await bench.applier().apply(ONE)).applied
+    before = await bench.sonic.config(ALL)
+    outcome = await bench.applier().restore(KnownGood(EMPTY, 0.0))
+    assert not outcome.applied
+    assert "stale" in outcome.error
+    assert "INTERFACE|Ethernet0" in outcome.error
+    assert await bench.sonic.config(ALL) == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"format": 1, "applied_at": 1, "desired": {}}'])
+async def test_a_broken_memory_counts_as_none(bench: Any, text: str) -> None:
+    bench.known_good.path.parent.mkdir(parents=True)
+    bench.known_good.path.write_text(text)
+    assert await bench.known_good.load() is None
+    assert (await bench.applier().apply(ONE)).applied
+    assert (await bench.known_good.load()).desired == ONE
+
+
+async def test_a_memory_that_cannot_be_written_is_a_failure_and_taken_back(bench: Any) -> None:
+    assert (await bench.applier().apply(EMPTY)).applied
+    before = await bench.sonic.config(ALL)
+    bench.known_good.path.with_name("last-known-good.json.tmp").mkdir()
+    outcome = await bench.applier().apply(ONE)
+    assert not outcome.applied
+    assert outcome.error.endswith("taken back")
+    assert await bench.sonic.config(ALL) == before
+
+
+def _locations(bench: Any) -> Any:
+    from metal_core import databases
+
+    return databases.read(bench.leaf.database_config)

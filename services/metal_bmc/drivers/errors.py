@@ -12,7 +12,10 @@ class BmcError(Exception):
     """An exchange with a BMC failed. `reason` is UPPER_SNAKE_CASE and stable."""
 
     reason: ClassVar[str] = "BMC_ERROR"
+    # Whether trying the same again can help at all.
     retryable: ClassVar[bool] = True
+    # Whether an order that was sent may have been carried out all the same.
+    outcome_unknown: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -23,6 +26,7 @@ class BmcTimeout(BmcError):
     """No answer in time: dead, cut off, or too busy. Retry with backoff."""
 
     reason = "TIMEOUT"
+    outcome_unknown = True
 
 
 class BmcAuthFailed(BmcError):
@@ -58,12 +62,28 @@ class BmcBadAnswer(BmcError):
     """The BMC, or the library below us, gave an answer that makes no sense."""
 
     reason = "BAD_ANSWER"
+    outcome_unknown = True
 
 
 class DriverCrashed(BmcError):
     """The driver's process died while it carried the order. Whether the BMC got it is unknown."""
 
     reason = "DRIVER_CRASHED"
+    outcome_unknown = True
+
+
+class LoginBlocked(BmcError):
+    """Logins were refused twice; nothing was sent. Only new credentials help."""
+
+    reason = "LOGIN_BLOCKED"
+    retryable = False
+
+
+class NoCredentials(BmcError):
+    """No password is stored, none of our keys opens it, or no address is known; nothing was sent."""
+
+    reason = "NO_CREDENTIALS"
+    retryable = False
 
 
 BY_REASON: dict[str, type[BmcError]] = {

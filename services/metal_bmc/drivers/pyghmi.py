@@ -5,21 +5,18 @@ Never imports pyghmi itself; that happens in the process only (`operations`).
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
-from weakref import WeakValueDictionary
 
-from metal_bmc.drivers.errors import BmcBadAnswer, BmcTimeout
+from metal_bmc.drivers.errors import BmcBadAnswer
 from metal_bmc.drivers.interface import BootSetting, BootTarget, DeviceInfo, Target
 from metal_bmc.drivers.pool import WorkerPool
 
 
 class PyghmiDriver:
-    """Implements `BmcDriver`. One exchange at a time per BMC: BMCs are slow and some mix up parallel sessions."""
+    """Implements `BmcDriver`. That a BMC is asked one thing at a time is the caller's business."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
-        self._doors: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
         """End the driver processes."""
@@ -56,21 +53,8 @@ class PyghmiDriver:
         return DeviceInfo(**_object(await self._order("inspect", target, {}, deadline)))
 
     async def _order(self, operation: str, target: Target, arguments: dict[str, Any], deadline: float) -> object:
-        address = (target.host, target.port)
-        door = self._doors.get(address) or asyncio.Lock()
-        self._doors[address] = door
         login = {"host": target.host, "port": target.port, "user": target.user, "password": target.password}
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + deadline
-        try:
-            async with asyncio.timeout_at(give_up):
-                await door.acquire()
-        except TimeoutError:
-            raise BmcTimeout("another exchange with this BMC did not end in time") from None
-        try:
-            return await self._pool.call(operation, login, arguments, deadline=round(give_up - loop.time(), 2))
-        finally:
-            door.release()
+        return await self._pool.call(operation, login, arguments, deadline=deadline)
 
 
 def _object(answer: object) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+"""The servicer of BmcService."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from metal_kit import idempotency, validation
+from metal_kit.clock import Clock
+from metal_kit.controller import enqueue
+from metal_kit.db import Connection, Database
+from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted
+from metal_kit.etag import check_etag
+from metal_kit.fieldmask import apply_update
+from metal_kit.identity import current_caller
+from metal_kit.ids import parse_uuid, uuid7
+from metal_kit.paging import Paging
+from metalplane.bmc.v1 import bmc_pb2 as pb
+from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceServicer
+
+from metal_bmc.command import Action, Command, desired_after
+from metal_bmc.credentials import KeyRing
+from metal_bmc.endpoint import Endpoint
+from metal_bmc.exchange import reconcile_kind
+from metal_bmc.messages import action, command_message, endpoint_message, powered
+from metal_bmc.registry import Registry, Wish, checked_address, missing
+from metal_bmc.store import CommandStore, EndpointStore
+
+SERVICE = "metalplane.bmc.v1.BmcService"
+MUTABLE = ("address", "mac", "user", "password", "desired_power")
+DEFAULT_TIMEOUT = timedelta(minutes=1)
+MAX_OPEN_COMMANDS = 20
+"""Of one machine: what waits behind that many is no longer wanted by the time it is its turn."""
+
+
+class BmcApi(BmcServiceServicer):
+    """Answers BmcService. Passwords come in and never go out."""
+
+    def __init__(self, db: Database, registry: Registry, ring: KeyRing, paging: Paging, clock: Clock) -> None:
+        self._db, self._registry, self._ring, self._paging, self._clock = db, registry, ring, paging, clock
+        self._endpoints, self._commands = EndpointStore(), CommandStore()
+
+    async def RegisterBmc(self, request: pb.RegisterBmcRequest, context: Any) -> pb.Bmc:
+        """Add the BMC of a machine, or replace what is known of it."""
+        wish = _wish(request.bmc)
+        # The answer's memory keeps a hash of the request; a plain hash of a password invites guessing.
+        plain = pb.RegisterBmcRequest()
+        plain.CopyFrom(request)
+        plain.bmc.password = self._ring.fingerprint(wish.machine, request.bmc.password)
+        call = _call("RegisterBmc", request.request_id)
+        async with self._db.transaction(purpose="register a BMC") as connection:
+            known = await idempotency.remembered(connection, **call, request=plain, response_type=pb.Bmc)
+            if known is not None:
+                return known
+            message = endpoint_message(await self._registry.register(connection, wish))
+            await idempotency.remember(connection, **call, request=plain, response=message)
+        return message
+
+    async def GetBmc(self, request: pb.GetBmcRequest, context: Any) -> pb.Bmc:
+        """One BMC, without its password."""
+        machine = parse_uuid(request.machine, field="machine")
+        async with self._db.connection() as connection:
+            endpoint = await self._endpoints.get(connection, machine)
+        if endpoint is None:
+            raise missing(machine)
+        return endpoint_message(endpoint)
+
+    async def ListBmcs(self, request: pb.ListBmcsRequest, context: Any) -> pb.ListBmcsResponse:
+        """BMCs by machine, without passwords."""
+        size = self._paging.page_size(request.page_size)
+        filter_key = f"bmcs:{request.partition}"
+        key = self._paging.parse(request.page_token, filter_key=filter_key)
+        async with self._db.connection() as connection:
+            rows = await self._endpoints.page(
+                connection, partition=request.partition, after=str(key[0]) if key else None, limit=size + 1
+            )
+        page = rows[:size]
+        more = len(rows) > size
+        return pb.ListBmcsResponse(
+            bmcs=[endpoint_message(endpoint) for endpoint in page],
+            next_page_token=self._paging.token((page[-1].machine,), filter_key=filter_key) if more else "",
+        )
+
+    async def UpdateBmc(self, request: pb.UpdateBmcRequest, context: Any) -> pb.Bmc:
+        """Change address, mac, user, password or desired power."""
+        machine = parse_uuid(request.bmc.machine, field="bmc.machine")
+        if "password" in request.update_mask.paths and not request.bmc.password:
+            raise InvalidArgument(
+                "PASSWORD_EMPTY", "name a new password, or leave it out of the mask", field="bmc.password"
+            )
+        async with self._db.transaction(purpose="update a BMC") as connection:
+            before = await self._locked(connection, machine)
+            check_etag(request.bmc.etag, before.revision, what=f"the BMC of machine {machine}")
+            target = endpoint_message(before)
+            apply_update(target, request.bmc, request.update_mask, mutable=MUTABLE)
+            validation.check(target, field="bmc")
+            return endpoint_message(await self._registry.change(connection, before, _wish(target)))
+
+    async def DeleteBmc(self, request: pb.DeleteBmcRequest, context: Any) -> Empty:
+        """Forget a BMC and its credentials."""
+        machine = parse_uuid(request.machine, field="machine")
+        async with self._db.transaction(purpose="delete a BMC") as connection:
+            await self._registry.forget(connection, machine, request.etag)
+        return Empty()
+
+    async def CreateCommand(self, request: pb.CreateCommandRequest, context: Any) -> pb.Command:
+        """Give a command; it is carried out after the answer."""
+        machine = parse_uuid(request.machine, field="machine")
+        allocation = parse_uuid(request.allocation, field="allocation") if request.allocation else ""
+        timeout = request.timeout.ToTimedelta() if request.HasField("timeout") else DEFAULT_TIMEOUT
+        call = _call("CreateCommand", request.request_id)
+        async with self._db.transaction(purpose="create a BMC command") as connection:
+            known = await idempotency.remembered(connection, **call, request=request, response_type=pb.Command)
+            if known is not None:
+                return known
+            endpoint = await self._locked(connection, machine)
+            if await self._commands.open_count(connection, machine) >= MAX_OPEN_COMMANDS:
+                raise ResourceExhausted(
+                    "TOO_MANY_COMMANDS",
+                    f"{MAX_OPEN_COMMANDS} commands wait for this machine already",
+                    retry_after=timedelta(seconds=10),
+                )
+            command = await self._commands.insert(
+                connection,
+                command_id=uuid7(),
+                machine=machine,
+                partition=endpoint.partition,
+                action=action(request.action),
+                allocation=allocation,
+                requester=current_caller().label,
+                deadline=self._clock.now() + timeout,
+            )
+            await self._follow(connection, endpoint, command.action)
+            await enqueue(connection, reconcile_kind(endpoint.partition), machine)
+            message = command_message(command)
+            await idempotency.remember(connection, **call, request=request, response=message)
+        return message
+
+    async def GetCommand(self, request: pb.GetCommandRequest, context: Any) -> pb.Command:
+        """One command."""
+        command_id = parse_uuid(request.id, field="id")
+        async with self._db.connection() as connection:
+            command = await self._commands.get(connection, command_id)
+        if command is None:
+            raise NotFound("COMMAND_NOT_FOUND", f"command {command_id} does not exist", field="id")
+        return command_message(command)
+
+    async def ListCommands(self, request: pb.ListCommandsRequest, context: Any) -> pb.ListCommandsResponse:
+        """Commands, newest first."""
+        machine = parse_uuid(request.machine, field="machine") if request.machine else ""
+        size = self._paging.page_size(request.page_size)
+        filter_key = f"commands:{machine}"
+        key = self._paging.parse(request.page_token, filter_key=filter_key)
+        async with self._db.connection() as connection:
+            rows: list[Command] = await self._commands.page(
+                connection, machine=machine, before=str(key[0]) if key else None, limit=size + 1
+            )
+        page = rows[:size]
+        more = len(rows) > size
+        return pb.ListCommandsResponse(
+            commands=[command_message(command) for command in page],
+            next_page_token=self._paging.token((page[-1].id,), filter_key=filter_key) if more else "",
+        )
+
+    async def _locked(self, connection: Connection, machine: str) -> Endpoint:
+        endpoint = await self._endpoints.get(connection, machine, lock=True)
+        if endpoint is None:
+            raise missing(machine)
+        return endpoint
+
+    async def _follow(self, connection: Connection, endpoint: Endpoint, given: Action) -> None:
+        desired_on = desired_after(given, endpoint.desired_on)
+        if desired_on != endpoint.desired_on:
+            await self._registry.desire(connection, endpoint, desired_on)
+
+
+def _call(method: str, request_id: str) -> dict[str, str]:
+    return {"caller": current_caller().label, "method": f"/{SERVICE}/{method}", "request_id": request_id}
+
+
+def _wish(message: pb.Bmc) -> Wish:
+    host, port = checked_address(message.address)
+    return Wish(
+        machine=parse_uuid(message.machine, field="bmc.machine"),
+        partition=message.partition,
+        host=host,
+        port=port,
+        mac=message.mac,
+        login=message.user,
+        password=message.password or None,
+        desired_on=powered(message.desired_power),
+    )

@@ -1,0 +1,207 @@
+"""The reconciler of one machine's BMC: its commands one after the other, then its desired power.
+
+Keyed by the machine, so the controller's lease is what makes commands to one BMC wait for each other on all replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from metal_kit.clock import Clock
+from metal_kit.controller import Done, Failed, Go, Outcome, Wait, enqueue
+from metal_kit.db import Connection, Database
+from metal_kit.logs import get_logger
+
+from metal_bmc import events
+from metal_bmc.command import (
+    PLANS,
+    Action,
+    Advance,
+    Again,
+    Command,
+    Finish,
+    Patience,
+    State,
+    Step,
+    Verdict,
+    done,
+    expired,
+    judge_error,
+    judge_power,
+    judge_setting,
+    unknown_outcome,
+)
+from metal_bmc.drivers.errors import BmcError, LoginBlocked, NoCredentials
+from metal_bmc.endpoint import Endpoint
+from metal_bmc.exchange import BmcExchange, reconcile_kind
+from metal_bmc.store import CommandStore, EndpointStore
+
+log = get_logger(__name__)
+
+_IDLE, _ENFORCING = "IDLE", "ENFORCING"
+_CONFIRM_LADDER = (0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass
+class Work:
+    """The snapshot: what is to be done for one machine, and what came of it (`verdict`, for `save`)."""
+
+    endpoint: Endpoint
+    command: Command | None
+    verdict: Verdict | None = None
+
+    @property
+    def phase(self) -> str:
+        """The command's step, or whether the power is being enforced."""
+        if self.command is not None:
+            return self.command.current_step
+        return _ENFORCING if self.endpoint.wants_power_change else _IDLE
+
+    @property
+    def version(self) -> int:
+        """Version of the row that `save` changes."""
+        return self.command.version if self.command is not None else self.endpoint.version
+
+
+class BmcReconciler:
+    """Carries out commands and enforces desired power. `step_seconds` bounds one exchange."""
+
+    # A command has a deadline of its own, checked at each look; enforcing goes on for as long as it is wanted.
+    deadlines: Mapping[str, timedelta] = {_ENFORCING: timedelta(minutes=10)}
+
+    def __init__(
+        self,
+        db: Database,
+        exchange: BmcExchange,
+        clock: Clock,
+        *,
+        partition: str,
+        patience: Patience,
+        step_seconds: float = 20.0,
+    ) -> None:
+        self._db, self._exchange, self._clock = db, exchange, clock
+        self._partition, self._patience, self._step_seconds = partition, patience, step_seconds
+        self._commands, self._endpoints = CommandStore(), EndpointStore()
+        self.kind = reconcile_kind(partition)
+
+    async def sweep(self, connection: Connection) -> Iterable[str]:
+        """Machines with open commands, or without the power they should have."""
+        with_commands = await self._commands.machines_with_open(connection, self._partition)
+        return {*with_commands, *await self._endpoints.unsettled(connection, self._partition)}
+
+    async def load(self, connection: Connection, key: str) -> Work | None:
+        """The machine's endpoint and the command whose turn it is."""
+        endpoint = await self._endpoints.get(connection, key)
+        if endpoint is None:
+            return None
+        return Work(endpoint, await self._commands.oldest_open(connection, key))
+
+    async def act(self, snapshot: Work) -> Outcome:
+        """One step of the command, or one attempt to enforce the power."""
+        if snapshot.command is None:
+            return await self._enforce(snapshot.endpoint)
+        verdict = snapshot.verdict = await self._carry_out(snapshot.command)
+        if isinstance(verdict, Advance):
+            return Go(PLANS[snapshot.command.action][snapshot.command.step + 1])
+        if isinstance(verdict, Finish):
+            return Done(verdict.reason or verdict.state.upper(), verdict.message)
+        if verdict.failed:
+            return Failed(verdict.reason, verdict.message, retry_after=verdict.after)
+        return Wait(verdict.reason, verdict.message, after=verdict.after)
+
+    async def save(self, connection: Connection, snapshot: Work, outcome: Outcome, *, overdue: bool) -> None:
+        """Write the command's progress; an overdue enforcement shows in the queue and its history."""
+        del outcome, overdue
+        command, verdict = snapshot.command, snapshot.verdict
+        if command is None or verdict is None:
+            return
+        if isinstance(verdict, Advance):
+            await self._commands.advance(connection, command, step=command.step + 1)
+        elif isinstance(verdict, Again):
+            if verdict.failed or command.state is State.PENDING:
+                await self._commands.retry(connection, command, reason=verdict.reason, error=verdict.message)
+        else:
+            ended = await self._commands.finish(connection, command, verdict)
+            await events.command_finished(connection, ended)
+            log.info("bmc.command.finished", command=ended.id, machine=ended.machine, action=str(ended.action),
+                     state=str(ended.state), reason=ended.reason)  # fmt: skip
+            # The next command, or the desired power, has waited for this one.
+            await enqueue(connection, self.kind, command.machine)
+
+    async def _carry_out(self, command: Command) -> Verdict:
+        now = self._clock.now()
+        over = expired(command, now)
+        if over is not None:
+            return over
+        limit = min(self._step_seconds, (command.deadline - now).total_seconds())
+        try:
+            return await self._step(command, limit)
+        except BmcError as error:
+            return judge_error(await self._reread(command), error, self._clock.now(), self._patience)
+
+    async def _step(self, command: Command, limit: float) -> Verdict:
+        machine, step = command.machine, command.current_step
+        if step is Step.SET_BOOT:
+            setting = await self._exchange.set_boot(machine, command.boot_target, deadline=limit)
+            persists = setting.persistent or command.action is Action.BOOT_BIOS
+            holds = setting.target is command.boot_target and persists
+            return judge_setting(command, "boot device", holds, self._patience)
+        if step in (Step.TURN_ON, Step.TURN_OFF):
+            await self._exchange.set_power(machine, on=step is Step.TURN_ON, deadline=limit)
+            return done(command)
+        if step in (Step.CONFIRM_ON, Step.CONFIRM_OFF):
+            powered = await self._exchange.powered(machine, deadline=limit)
+            return judge_power(command, powered, self._clock.now(), self._patience)
+        if step is Step.REST:
+            left = command.step_at + self._patience.rest - self._clock.now()
+            return (
+                Again(left, "RESTING", "a moment without power", failed=False) if left > timedelta(0) else done(command)
+            )
+        if step is Step.RESET:
+            return await self._reset(command, limit)
+        on = command.action is Action.IDENTIFY_ON
+        lit = await self._exchange.set_identify(machine, on=on, deadline=limit)
+        return judge_setting(command, "identify light", lit in (on, None), self._patience)
+
+    async def _reset(self, command: Command, limit: float) -> Verdict:
+        if command.sent_at is not None:
+            return unknown_outcome("the service was interrupted")
+        # Proves that the login works and that there is something to reset, before the one shot is spent.
+        if not await self._exchange.powered(command.machine, deadline=limit):
+            return Finish(State.FAILED, "POWERED_OFF", "the machine is off; there is nothing to reset")
+        async with self._db.transaction(purpose="mark a reset as sent") as connection:
+            if not await self._commands.mark_sent(connection, command.id):
+                return unknown_outcome("another worker sent it")
+        await self._exchange.reset(command.machine, deadline=limit)
+        return done(command)
+
+    async def _reread(self, command: Command) -> Command:
+        """The command with the mark that `_reset` may have set."""
+        if command.current_step is not Step.RESET:
+            return command
+        async with self._db.connection() as connection:
+            return await self._commands.get(connection, command.id) or command
+
+    async def _enforce(self, endpoint: Endpoint) -> Outcome:
+        wanted, machine = endpoint.desired_on, endpoint.machine
+        if wanted is None:
+            return Done()
+        order = "on" if wanted else "off"
+        try:
+            if await self._exchange.powered(machine, deadline=self._step_seconds) == wanted:
+                return Done()
+            log.info("bmc.power.enforced", machine=machine, desired=order)
+            await self._exchange.set_power(machine, on=wanted, deadline=self._step_seconds)
+            for pause in _CONFIRM_LADDER:
+                await asyncio.sleep(pause)
+                if await self._exchange.powered(machine, deadline=self._step_seconds) == wanted:
+                    return Done("REACHED", f"the power is {order} as wanted")
+        except (LoginBlocked, NoCredentials) as error:
+            # New credentials or a new address bring the machine back here.
+            return Done(error.reason, error.message)
+        except BmcError as error:
+            return Failed(error.reason, error.message)
+        return Failed("NOT_REACHED", f"the BMC accepted power {order}, and the machine did not follow")

@@ -1,0 +1,52 @@
+"""The events of this service, written to the outbox in the caller's transaction. None carries a secret."""
+
+from __future__ import annotations
+
+from metal_kit import outbox
+from metal_kit.db import Connection
+from metalplane.bmc.v1.events_pb2 import BmcChanged, BmcDeleted, CommandFinished
+
+from metal_bmc.command import Command
+from metal_bmc.endpoint import Endpoint
+from metal_bmc.messages import command_message, endpoint_message
+
+
+async def endpoint_changed(connection: Connection, endpoint: Endpoint) -> None:
+    """A BMC was registered, changed, or answered differently than before."""
+    await outbox.emit(
+        connection,
+        subject="metalplane.bmc.endpoint.changed",
+        entity="bmc",
+        entity_id=endpoint.machine,
+        version=endpoint.version,
+        payload=BmcChanged(bmc=endpoint_message(endpoint)),
+        partition=endpoint.partition,
+    )
+
+
+async def endpoint_deleted(connection: Connection, endpoint: Endpoint) -> None:
+    """A BMC was forgotten."""
+    await outbox.emit(
+        connection,
+        subject="metalplane.bmc.endpoint.deleted",
+        entity="bmc",
+        entity_id=endpoint.machine,
+        version=endpoint.version,
+        payload=BmcDeleted(bmc=endpoint_message(endpoint)),
+        partition=endpoint.partition,
+        deleted=True,
+    )
+
+
+async def command_finished(connection: Connection, command: Command) -> None:
+    """A command succeeded, failed or expired."""
+    await outbox.emit(
+        connection,
+        subject="metalplane.bmc.command.finished",
+        entity="command",
+        entity_id=command.id,
+        version=command.version,
+        payload=CommandFinished(command=command_message(command)),
+        partition=command.partition,
+        deleted=True,
+    )

@@ -1,0 +1,208 @@
+"""One exchange with a machine's BMC: the login and its account before, the observation after.
+
+All talk to registered BMCs goes through here, so that three rules hold for commands, desired power and polls together:
+one exchange at a time per BMC; at most two refused logins, then silence until the credentials change; and whatever the
+BMC says, or fails to say, is on record before anyone decides by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from metal_kit.clock import Clock
+from metal_kit.controller import enqueue
+from metal_kit.db import Database
+from metal_kit.logs import get_logger
+
+from metal_bmc import events
+from metal_bmc.credentials import CredentialError, KeyRing
+from metal_bmc.drivers.errors import (
+    BmcAuthFailed,
+    BmcError,
+    BmcSessionsFull,
+    BmcTimeout,
+    LoginBlocked,
+    NoCredentials,
+)
+from metal_bmc.drivers.interface import BmcDriver, BootSetting, BootTarget, DeviceInfo, Target
+from metal_bmc.endpoint import Endpoint, Observation
+from metal_bmc.store import EndpointStore
+
+log = get_logger(__name__)
+
+_T = TypeVar("_T")
+Operation = Callable[[Endpoint, Target, float], Awaitable[_T]]
+Sight = Callable[[Observation, _T], Observation]
+
+
+def reconcile_kind(partition: str) -> str:
+    """The kind in the reconcile queue: partitions may share a database, and each reaches its own BMCs only."""
+    return f"bmc/{partition}"
+
+
+class BmcExchange:
+    """Talks to registered BMCs by machine. Every method raises a BmcError after recording it."""
+
+    def __init__(self, db: Database, driver: BmcDriver, ring: KeyRing, clock: Clock) -> None:
+        self._db, self._driver, self._ring, self._clock = db, driver, ring, clock
+        self._endpoints = EndpointStore()
+        self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def powered(self, machine: str, *, deadline: float) -> bool:
+        """Read the power."""
+
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> bool:
+            return await self._driver.powered(target, deadline=left)
+
+        return await self._exchange(machine, deadline, ask, lambda seen, on: replace(seen, powered=on))
+
+    async def inspect(self, machine: str, *, deadline: float) -> DeviceInfo:
+        """Read power and identity."""
+
+        async def ask(endpoint: Endpoint, target: Target, left: float) -> DeviceInfo:
+            info = await self._driver.inspect(target, deadline=left)
+            if info.machine and info.machine != endpoint.machine:
+                # Many BMCs have a GUID of their own, so this alone is no proof of a mix-up, but worth a look.
+                log.warning("bmc.other_identity", machine=endpoint.machine, reported_machine=info.machine)
+            return info
+
+        def see(seen: Observation, info: DeviceInfo) -> Observation:
+            now = self._clock.now()
+            return replace(seen, powered=info.powered, firmware=info.firmware, fru=info.fru, inspected_at=now)
+
+        return await self._exchange(machine, deadline, ask, see)
+
+    async def set_power(self, machine: str, *, on: bool, deadline: float) -> None:
+        """Order power on or off; says nothing about whether it happened."""
+
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> None:
+            await self._driver.set_power(target, on=on, deadline=left)
+
+        await self._exchange(machine, deadline, ask, _unchanged)
+
+    async def reset(self, machine: str, *, deadline: float) -> None:
+        """Send one hard reset."""
+
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> None:
+            await self._driver.reset(target, deadline=left)
+
+        await self._exchange(machine, deadline, ask, _unchanged)
+
+    async def set_boot(self, machine: str, boot: BootTarget, *, deadline: float) -> BootSetting:
+        """Set the boot device with the byte that this board understands; returns what reads back."""
+
+        async def ask(endpoint: Endpoint, target: Target, left: float) -> BootSetting:
+            return await self._driver.set_boot(target, boot, disk_selector=endpoint.disk_selector, deadline=left)
+
+        return await self._exchange(machine, deadline, ask, _unchanged)
+
+    async def set_identify(self, machine: str, *, on: bool, deadline: float) -> bool | None:
+        """Switch the identify light; returns what reads back, None when the BMC does not tell."""
+
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> bool | None:
+            return await self._driver.set_identify(target, on=on, deadline=left)
+
+        return await self._exchange(machine, deadline, ask, _unchanged)
+
+    async def _exchange(self, machine: str, deadline: float, ask: Operation[_T], see: Sight[_T]) -> _T:
+        door = self._doors.get(machine) or asyncio.Lock()
+        self._doors[machine] = door
+        give_up = asyncio.get_running_loop().time() + deadline
+        try:
+            async with asyncio.timeout_at(give_up):
+                await door.acquire()
+        except TimeoutError:
+            raise BmcTimeout("another exchange with this BMC did not end in time") from None
+        try:
+            return await self._behind_the_door(machine, give_up, ask, see)
+        finally:
+            door.release()
+
+    async def _behind_the_door(self, machine: str, give_up: float, ask: Operation[_T], see: Sight[_T]) -> _T:
+        async with self._db.connection() as connection:
+            endpoint = await self._endpoints.get(connection, machine)
+        if endpoint is None:
+            raise NoCredentials("no BMC is registered for the machine")
+        try:
+            target = await self._login(endpoint)
+        except NoCredentials as error:
+            await self._record(endpoint, _failure(error))
+            raise
+        left = max(0.1, give_up - asyncio.get_running_loop().time())
+        try:
+            result = await ask(endpoint, target, left)
+        except BmcError as error:
+            await self._after_failure(endpoint, error)
+            await self._record(endpoint, _failure(error))
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._settle(endpoint, endpoint.refused_logins))
+            raise
+        await self._settle(endpoint, 0)
+        now = self._clock.now()
+        await self._record(
+            endpoint, lambda seen: replace(see(seen, result), observed_at=now, reason="", error="", failures=0)
+        )
+        return result
+
+    async def _login(self, endpoint: Endpoint) -> Target:
+        if endpoint.blocked:
+            raise LoginBlocked("logins were refused twice; nothing is tried until the credentials change")
+        if endpoint.sealed is None or not endpoint.host:
+            raise NoCredentials("the BMC has no password on record" if endpoint.host else "the BMC has no address")
+        try:
+            password = self._ring.open(endpoint.machine, endpoint.sealed)
+        except CredentialError as error:
+            log.warning("bmc.credential_unusable", machine=endpoint.machine, cause=str(error))
+            raise NoCredentials("the stored password cannot be opened with the configured keys") from None
+        if endpoint.refused_logins:
+            # Only one login is left; another replica may want it at this moment.
+            async with self._db.connection() as connection:
+                if not await self._endpoints.take_second_try(connection, endpoint.machine):
+                    raise LoginBlocked("logins were refused twice; nothing is tried until the credentials change")
+        return Target(endpoint.host, endpoint.port, endpoint.login, password)
+
+    async def _after_failure(self, endpoint: Endpoint, error: BmcError) -> None:
+        if isinstance(error, BmcAuthFailed):
+            async with self._db.connection() as connection:
+                await self._endpoints.count_refusal(connection, endpoint)
+        else:
+            # No answer to the login says nothing about it; any other failure came after it went well.
+            silent = isinstance(error, BmcSessionsFull) or error.outcome_unknown
+            await self._settle(endpoint, endpoint.refused_logins if silent else 0)
+
+    async def _settle(self, endpoint: Endpoint, refused: int) -> None:
+        if endpoint.refused_logins:
+            async with self._db.connection() as connection:
+                await self._endpoints.settle_login(connection, endpoint, refused)
+
+    async def _record(self, before: Endpoint, see: Callable[[Observation], Observation]) -> None:
+        async with self._db.transaction(purpose="observe a BMC") as connection:
+            endpoint = await self._endpoints.get(connection, before.machine, lock=True)
+            if endpoint is None:
+                return
+            seen = see(endpoint.observation)
+            news = _says(seen) != _says(endpoint.observation) or endpoint.blocked != before.blocked
+            after = await self._endpoints.observe(connection, endpoint, seen, news=news)
+            if news:
+                await events.endpoint_changed(connection, after)
+            if after.wants_power_change and not after.blocked and not seen.reason:
+                await enqueue(connection, reconcile_kind(after.partition), after.machine)
+
+
+def _unchanged(seen: Observation, _result: object) -> Observation:
+    return seen
+
+
+def _failure(error: BmcError) -> Callable[[Observation], Observation]:
+    # What was known stays: an unreachable BMC does not make the last reading wrong, only old.
+    return lambda seen: replace(seen, reason=error.reason, error=error.message, failures=seen.failures + 1)
+
+
+def _says(seen: Observation) -> tuple[object, ...]:
+    """What makes an observation news. The error's text is left out: it varies with times and codes."""
+    return (seen.powered, seen.reason, seen.firmware, dict(seen.fru))

@@ -1,0 +1,121 @@
+"""Domain ⇄ contract: the one place where an endpoint or a command becomes a message, for answers and events alike.
+
+A password has no way out of here: the field is never written.
+"""
+
+from __future__ import annotations
+
+from metal_kit.timestamps import to_timestamp
+from metalplane.bmc.v1 import bmc_pb2
+from metalplane.inventory.v1 import hardware_pb2, machine_pb2
+
+from metal_bmc import address
+from metal_bmc.command import Action, Command, State
+from metal_bmc.endpoint import Endpoint, Observation
+
+_ACTIONS: dict[Action, bmc_pb2.CommandAction.ValueType] = {
+    action: bmc_pb2.CommandAction.Value(f"COMMAND_ACTION_{action.name}") for action in Action
+}
+_ACTION_OF = {number: action for action, number in _ACTIONS.items()}
+_STATES: dict[State, bmc_pb2.CommandState.ValueType] = {
+    state: bmc_pb2.CommandState.Value(f"COMMAND_STATE_{state.name}") for state in State
+}
+
+
+def power(powered: bool | None) -> bmc_pb2.Power.ValueType:
+    """The contract's power; unspecified for None."""
+    if powered is None:
+        return bmc_pb2.POWER_UNSPECIFIED
+    return bmc_pb2.POWER_ON if powered else bmc_pb2.POWER_OFF
+
+
+def powered(value: bmc_pb2.Power.ValueType) -> bool | None:
+    """The domain's power; None for unspecified."""
+    return None if value == bmc_pb2.POWER_UNSPECIFIED else value == bmc_pb2.POWER_ON
+
+
+def action(number: bmc_pb2.CommandAction.ValueType) -> Action:
+    """The domain's action. KeyError for an unknown number, which validation refuses before."""
+    return _ACTION_OF[number]
+
+
+def endpoint_message(endpoint: Endpoint) -> bmc_pb2.Bmc:
+    """An endpoint as callers and events see it."""
+    seen = endpoint.observation
+    return bmc_pb2.Bmc(
+        machine=endpoint.machine,
+        partition=endpoint.partition,
+        address=address.show(endpoint.host, endpoint.port),
+        mac=endpoint.mac,
+        user=endpoint.login,
+        has_password=endpoint.sealed is not None,
+        desired_power=power(endpoint.desired_on),
+        reported_power=power(seen.powered),
+        observed_time=to_timestamp(seen.observed_at),
+        error=f"{seen.reason}: {seen.error}" if seen.reason else "",
+        login_blocked=endpoint.blocked,
+        version=seen.firmware,
+        etag=str(endpoint.revision),
+        create_time=to_timestamp(endpoint.created_at),
+        update_time=to_timestamp(endpoint.updated_at),
+    )
+
+
+def command_message(command: Command) -> bmc_pb2.Command:
+    """A command as callers and events see it."""
+    return bmc_pb2.Command(
+        id=command.id,
+        machine=command.machine,
+        action=_ACTIONS[command.action],
+        state=_STATES[command.state],
+        error=command.error,
+        reason=command.reason,
+        allocation=command.allocation,
+        requester=command.requester,
+        deadline=to_timestamp(command.deadline),
+        create_time=to_timestamp(command.created_at),
+        start_time=to_timestamp(command.started_at),
+        end_time=to_timestamp(command.ended_at),
+    )
+
+
+def report_message(endpoint: Endpoint) -> machine_pb2.BmcReport:
+    """What inventory hears of an endpoint."""
+    seen = endpoint.observation
+    return machine_pb2.BmcReport(
+        machine=endpoint.machine,
+        bmc=hardware_pb2.BmcInfo(
+            address=address.show(endpoint.host, endpoint.port),
+            mac=endpoint.mac,
+            version=seen.firmware[:_TEXT],
+            power=_power_state(seen.powered),
+            observed_time=to_timestamp(seen.observed_at),
+            fru=_fru(seen),
+        ),
+    )
+
+
+_TEXT = 128
+
+
+def _power_state(on: bool | None) -> hardware_pb2.PowerState.ValueType:
+    if on is None:
+        return hardware_pb2.POWER_STATE_UNSPECIFIED
+    return hardware_pb2.POWER_STATE_ON if on else hardware_pb2.POWER_STATE_OFF
+
+
+def _fru(seen: Observation) -> hardware_pb2.Fru:
+    def text(name: str) -> str:
+        return seen.fru.get(name, "")[:_TEXT]
+
+    # The names on the right are those of pyghmi's FRU parser.
+    return hardware_pb2.Fru(
+        board_manufacturer=text("Board manufacturer"),
+        board_part_number=text("Board model"),
+        board_serial=text("Board serial number"),
+        chassis_part_number=text("Chassis part number"),
+        chassis_serial=text("Chassis serial number"),
+        product_manufacturer=text("Manufacturer"),
+        product_part_number=text("Model"),
+        product_serial=text("Serial Number"),
+    )

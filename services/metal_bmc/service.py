@@ -1,0 +1,145 @@
+"""Composition of metal-bmc: settings, and which part gets which."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any
+
+from metal_kit.controller import Controller
+from metal_kit.logs import get_logger
+from metal_kit.process import StartError
+from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
+from metal_kit.settings import ServiceSettings
+from metalplane.bmc.v1.bmc_pb2_grpc import add_BmcServiceServicer_to_server
+from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from metal_bmc.api import BmcApi
+from metal_bmc.api.service import SERVICE
+from metal_bmc.command import Patience
+from metal_bmc.controller import BmcReconciler
+from metal_bmc.credentials import KeyRing
+from metal_bmc.discovery import Discovery, DiscoveryPlan
+from metal_bmc.drivers.pool import WorkerPool
+from metal_bmc.drivers.pyghmi import PyghmiDriver
+from metal_bmc.exchange import BmcExchange
+from metal_bmc.poller import Poller, PollPlan
+from metal_bmc.registry import Registry
+from metal_bmc.reporter import Reporter
+from metal_bmc.upkeep import Upkeep
+
+log = get_logger(__name__)
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(ServiceSettings):
+    """Settings of metal-bmc beyond the common ones. Seconds unless the name says otherwise."""
+
+    partition: str = Field(min_length=1, max_length=63, description="the partition whose BMCs this service reaches")
+    credential_keys: SecretStr = Field(
+        description="key ring for BMC passwords, `id:base64-of-32-bytes,…`; the first seals, all open"
+    )
+    driver_processes: int = Field(4, ge=2, le=64, description="BMCs that are talked to at once")
+    exchange_seconds: float = Field(20.0, gt=0, le=50, description="limit of one exchange with a BMC")
+    confirm_seconds: float = Field(30.0, gt=0, le=600, description="time for a machine to show the power ordered")
+    rest_seconds: float = Field(1.0, ge=0, le=60, description="time without power in a power cycle")
+    poll_seconds: float = Field(60.0, gt=0, description="interval of power readings, with 20 % jitter")
+    inspect_seconds: float = Field(6 * 3600.0, gt=0, description="interval of identity readings")
+    report_seconds: float = Field(300.0, gt=0, description="inventory hears of an unchanged BMC this often")
+    keep_commands_days: float = Field(30.0, gt=0, description="how long ended commands are kept")
+    lease_file: str = Field("", description="lease file of ISC dhcpd to discover BMCs from; empty: no discovery")
+    lease_seconds: float = Field(30.0, gt=0, description="interval of looks at the lease file")
+    lease_networks: Names = Field((), description="networks that BMCs are in, `10.1.0.0/16,…`; empty: any")
+    lease_ignored_macs: Names = Field((), description="MAC addresses in the lease file that are no BMCs")
+    factory_user: str = Field("", description="factory login for BMCs that nobody registered; empty: none is asked")
+    factory_password: SecretStr = Field(SecretStr(""), description="its password")
+    factory_port: int = Field(623, ge=1, le=65535, description="RMCP port of BMCs in the lease file")
+
+    @field_validator("lease_networks", "lease_ignored_macs", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            tuple(part.strip().lower() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("lease_networks")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ip_network(text)
+        return value
+
+
+def _key_ring(settings: Settings) -> KeyRing:
+    try:
+        return KeyRing.parse(settings.credential_keys.get_secret_value())
+    except ValueError as error:
+        raise StartError(f"METALPLANE_CREDENTIAL_KEYS: {error}") from None
+
+
+def _discovery_plan(settings: Settings) -> DiscoveryPlan:
+    return DiscoveryPlan(
+        lease_file=Path(settings.lease_file),
+        interval=timedelta(seconds=settings.lease_seconds),
+        networks=tuple(ip_network(text) for text in settings.lease_networks),
+        ignored_macs=frozenset(settings.lease_ignored_macs),
+        port=settings.factory_port,
+        user=settings.factory_user,
+        password=settings.factory_password.get_secret_value(),
+        deadline=settings.exchange_seconds,
+    )
+
+
+async def compose(rt: Runtime) -> Parts:
+    """Wire driver, exchange, reconciler, poller, reporter and discovery."""
+    settings = rt.settings
+    if not isinstance(settings, Settings):
+        raise TypeError("metal-bmc needs its own settings")
+    db, ring, partition = rt.require_db(), _key_ring(settings), settings.partition
+    driver = PyghmiDriver(WorkerPool(size=settings.driver_processes))
+    exchange = BmcExchange(db, driver, ring, rt.clock)
+    registry = Registry(ring, partition=partition)
+    patience = Patience(
+        confirm=timedelta(seconds=settings.confirm_seconds), rest=timedelta(seconds=settings.rest_seconds)
+    )
+    reconciler = BmcReconciler(
+        db, exchange, rt.clock, partition=partition, patience=patience, step_seconds=settings.exchange_seconds
+    )
+    plan = PollPlan(
+        interval=timedelta(seconds=settings.poll_seconds),
+        inspect_every=timedelta(seconds=settings.inspect_seconds),
+        # One process is left for commands, so that they never wait behind BMCs that do not answer a poll.
+        parallel=settings.driver_processes - 1,
+        deadline=settings.exchange_seconds,
+    )
+    poller = Poller(db, exchange, rt.clock, partition=partition, plan=plan)
+    upkeep = Upkeep(db, ring, rt.clock, keep=timedelta(days=settings.keep_commands_days))
+    background = [
+        Background("poller", lambda: poller.run(rt.stopping)),
+        Background("upkeep", lambda: upkeep.run(rt.stopping)),
+    ]
+    if rt.peers.has("inventory"):
+        stub: Any = rt.peers.stub(MachineServiceStub, "inventory")
+        reporter = Reporter(db, stub, partition=partition, again=timedelta(seconds=settings.report_seconds))
+        background.append(Background("reporter", lambda: reporter.run(rt.stopping)))
+    else:
+        log.warning("bmc.no_inventory", cause="METALPLANE_PEERS names no inventory; nothing is reported")
+    if settings.lease_file:
+        discovery = Discovery(db, driver, ring, rt.clock, partition=partition, plan=_discovery_plan(settings))
+        background.append(Background("discovery", lambda: discovery.run(rt.stopping)))
+    api = BmcApi(db, registry, ring, rt.paging, rt.clock)
+    return Parts(
+        servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
+        controllers=[Controller(reconciler, db, workers=settings.driver_processes)],
+        background=background,
+        close=[driver.close],
+    )
+
+
+SPEC = ServiceSpec(name="bmc", settings=Settings, package="metal_bmc", compose=compose)

@@ -1,0 +1,8 @@
+"""SQL of this service: one class an aggregate, each method on the caller's connection."""
+
+from metal_bmc.store.commands import CommandStore
+from metal_bmc.store.endpoints import EndpointStore
+from metal_bmc.store.schedule import ScheduleStore
+from metal_bmc.store.sightings import Sighting, SightingStore
+
+__all__ = ["CommandStore", "EndpointStore", "ScheduleStore", "Sighting", "SightingStore"]

@@ -1,0 +1,160 @@
+"""Rows of `command`. A command that has ended never changes again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import asyncpg
+from metal_kit.controller import StaleSnapshot
+from metal_kit.db import Connection
+
+from metal_bmc.command import Action, Command, Finish, State
+
+_COLUMNS = """id::text, machine::text, partition, action, state, step, tries, step_at, sent_at, reason, error,
+    coalesce(allocation::text, '') AS allocation, requester, deadline, created_at, started_at, ended_at, version"""
+_OPEN = "state IN ('pending', 'running')"
+
+
+def _from_row(row: asyncpg.Record) -> Command:
+    values = dict(row)
+    return Command(**{**values, "action": Action(values["action"]), "state": State(values["state"])})
+
+
+class CommandStore:
+    """Commands by id, and the open ones by machine."""
+
+    async def get(self, connection: Connection, command_id: str) -> Command | None:
+        """One command."""
+        row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM command WHERE id = $1", command_id)
+        return None if row is None else _from_row(row)
+
+    async def insert(
+        self,
+        connection: Connection,
+        *,
+        command_id: str,
+        machine: str,
+        partition: str,
+        action: Action,
+        allocation: str,
+        requester: str,
+        deadline: datetime,
+    ) -> Command:
+        """Add a pending command."""
+        row = await connection.fetchrow(
+            f"""INSERT INTO command (id, machine, partition, action, state, allocation, requester, deadline)
+            VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7) RETURNING {_COLUMNS}""",
+            command_id,
+            machine,
+            partition,
+            action,
+            allocation or None,
+            requester,
+            deadline,
+        )
+        assert row is not None
+        return _from_row(row)
+
+    async def page(self, connection: Connection, *, machine: str, before: str | None, limit: int) -> list[Command]:
+        """Commands, newest first, older than that id."""
+        rows = await connection.fetch(
+            f"""SELECT {_COLUMNS} FROM command
+            WHERE ($1 = '' OR machine = nullif($1, '')::uuid) AND ($2::uuid IS NULL OR id < $2::uuid)
+            ORDER BY id DESC LIMIT $3""",
+            machine,
+            before,
+            limit,
+        )
+        return [_from_row(row) for row in rows]
+
+    async def oldest_open(self, connection: Connection, machine: str) -> Command | None:
+        """The command whose turn it is: they are carried out one after the other, in the order they were given."""
+        row = await connection.fetchrow(
+            f"SELECT {_COLUMNS} FROM command WHERE machine = $1 AND {_OPEN} ORDER BY id LIMIT 1",
+            machine,
+        )
+        return None if row is None else _from_row(row)
+
+    async def open_count(self, connection: Connection, machine: str) -> int:
+        """How many commands wait or run."""
+        query = f"SELECT count(*) FROM command WHERE machine = $1 AND {_OPEN}"
+        return int(await connection.fetchval(query, machine))
+
+    async def machines_with_open(self, connection: Connection, partition: str) -> list[str]:
+        """Machines with commands that have not ended."""
+        rows = await connection.fetch(
+            f"SELECT DISTINCT machine::text FROM command WHERE partition = $1 AND {_OPEN}",
+            partition,
+        )
+        return [str(row["machine"]) for row in rows]
+
+    async def mark_sent(self, connection: Connection, command_id: str) -> bool:
+        """Note that the order is about to be sent. False when it was noted before: it must not be sent again."""
+        status = await connection.execute(
+            f"UPDATE command SET sent_at = now() WHERE id = $1 AND sent_at IS NULL AND {_OPEN}",
+            command_id,
+        )
+        return status == "UPDATE 1"
+
+    async def advance(self, connection: Connection, command: Command, *, step: int) -> None:
+        """Enter a step. Raises StaleSnapshot when the command is not as it was."""
+        await self._changed(
+            connection,
+            command,
+            "state = 'running', started_at = coalesce(started_at, now()), step = $3, tries = 0, step_at = now()",
+            step,
+        )
+
+    async def retry(self, connection: Connection, command: Command, *, reason: str, error: str) -> None:
+        """Count one more try on the step, with what went wrong so far."""
+        await self._changed(
+            connection,
+            command,
+            "state = 'running', started_at = coalesce(started_at, now()), tries = tries + 1, reason = $3, error = $4",
+            reason,
+            error,
+        )
+
+    async def finish(self, connection: Connection, command: Command, end: Finish) -> Command:
+        """End a command. Raises StaleSnapshot when it is not as it was."""
+        return await self._changed(
+            connection,
+            command,
+            "state = $3, reason = $4, error = $5, ended_at = now()",
+            end.state,
+            end.reason,
+            end.message,
+        )
+
+    async def finish_all(self, connection: Connection, machine: str, end: Finish) -> list[Command]:
+        """End all open commands of a machine."""
+        rows = await connection.fetch(
+            f"""UPDATE command SET state = $2, reason = $3, error = $4, ended_at = now(), version = version + 1
+            WHERE machine = $1 AND {_OPEN} RETURNING {_COLUMNS}""",
+            machine,
+            end.state,
+            end.reason,
+            end.message,
+        )
+        return [_from_row(row) for row in rows]
+
+    async def forget_ended(self, connection: Connection, before: datetime, *, most: int) -> int:
+        """Remove commands that ended before a time; returns how many."""
+        status = await connection.execute(
+            f"""DELETE FROM command WHERE id IN (
+                SELECT id FROM command WHERE NOT ({_OPEN}) AND ended_at < $1 ORDER BY id LIMIT $2)""",
+            before,
+            most,
+        )
+        return int(status.rpartition(" ")[2])
+
+    async def _changed(self, connection: Connection, command: Command, changes: str, *values: object) -> Command:
+        row = await connection.fetchrow(
+            f"UPDATE command SET {changes}, version = version + 1 WHERE id = $1 AND version = $2 RETURNING {_COLUMNS}",
+            command.id,
+            command.version,
+            *values,
+        )
+        if row is None:
+            raise StaleSnapshot
+        return _from_row(row)

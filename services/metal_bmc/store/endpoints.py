@@ -1,0 +1,216 @@
+"""Rows of `endpoint`: registration, login accounting, observation. When to poll and report is in `schedule`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import asyncpg
+from metal_kit.db import Connection
+from metal_kit.errors import AlreadyExists
+
+from metal_bmc.endpoint import MAX_REFUSED_LOGINS, Configuration, Endpoint, Observation
+
+_COLUMNS = """machine::text, partition, host, port, mac, login, sealed, desired_on, reported_on, observed_at,
+    error_reason, error, failures, refused_logins, firmware, fru, inspected_at, revision, version,
+    created_at, updated_at"""
+_TAKEN = {
+    "endpoint_address": ("ADDRESS_TAKEN", "another machine's BMC has this address", "bmc.address"),
+    "endpoint_mac": ("MAC_TAKEN", "another machine's BMC has this MAC address", "bmc.mac"),
+    "endpoint_pkey": ("BMC_EXISTS", "the machine has a BMC", "bmc.machine"),
+}
+
+
+def from_row(row: asyncpg.Record) -> Endpoint:
+    """The endpoint of a row with the columns that this module selects."""
+    seen = Observation(
+        powered=row["reported_on"],
+        observed_at=row["observed_at"],
+        reason=row["error_reason"],
+        error=row["error"],
+        failures=row["failures"],
+        firmware=row["firmware"],
+        fru=row["fru"],
+        inspected_at=row["inspected_at"],
+    )
+    plain = ("machine", "partition", "host", "port", "mac", "login", "sealed", "desired_on", "refused_logins")
+    counters = ("revision", "version", "created_at", "updated_at")
+    return Endpoint(**{name: row[name] for name in (*plain, *counters)}, observation=seen)
+
+
+def selected() -> str:
+    """The columns that `from_row` needs."""
+    return _COLUMNS
+
+
+class EndpointStore:
+    """Endpoints by machine."""
+
+    async def get(self, connection: Connection, machine: str, *, lock: bool = False) -> Endpoint | None:
+        """One endpoint; `lock` keeps the row until the transaction ends."""
+        tail = "FOR UPDATE" if lock else ""
+        row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM endpoint WHERE machine = $1 {tail}", machine)
+        return None if row is None else from_row(row)
+
+    async def by_mac(self, connection: Connection, partition: str, mac: str) -> Endpoint | None:
+        """The endpoint whose BMC has the MAC address."""
+        row = await connection.fetchrow(
+            f"SELECT {_COLUMNS} FROM endpoint WHERE partition = $1 AND mac = $2",
+            partition,
+            mac,
+        )
+        return None if row is None else from_row(row)
+
+    async def page(self, connection: Connection, *, partition: str, after: str | None, limit: int) -> list[Endpoint]:
+        """Endpoints by machine, after that machine."""
+        rows = await connection.fetch(
+            f"""SELECT {_COLUMNS} FROM endpoint
+            WHERE ($1 = '' OR partition = $1) AND ($2::uuid IS NULL OR machine > $2::uuid)
+            ORDER BY machine LIMIT $3""",
+            partition,
+            after,
+            limit,
+        )
+        return [from_row(row) for row in rows]
+
+    async def insert(self, connection: Connection, wanted: Configuration) -> Endpoint:
+        """Add an endpoint. Raises AlreadyExists when the machine, the address or the MAC has one."""
+        try:
+            row = await connection.fetchrow(
+                f"""INSERT INTO endpoint (machine, partition, host, port, mac, login, sealed, desired_on, version)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nextval('endpoint_version')) RETURNING {_COLUMNS}""",
+                *_values(wanted),
+            )
+        except asyncpg.UniqueViolationError as error:
+            raise _taken(error) from error
+        assert row is not None
+        return from_row(row)
+
+    async def configure(self, connection: Connection, wanted: Configuration, *, forgive: bool) -> Endpoint:
+        """Write what people decide. `forgive` starts the login account anew, as new credentials or an address do.
+
+        Raises AlreadyExists when another machine has the address or the MAC.
+        """
+        try:
+            row = await connection.fetchrow(
+                f"""UPDATE endpoint SET partition = $2, host = $3, port = $4, mac = $5, login = $6, sealed = $7,
+                desired_on = $8, revision = revision + 1, version = nextval('endpoint_version'), updated_at = now(),
+                refused_logins = CASE WHEN $9 THEN 0 ELSE refused_logins END,
+                failures = CASE WHEN $9 THEN 0 ELSE failures END,
+                error = CASE WHEN $9 THEN '' ELSE error END,
+                error_reason = CASE WHEN $9 THEN '' ELSE error_reason END,
+                inspected_at = CASE WHEN $9 THEN NULL ELSE inspected_at END,
+                poll_at = CASE WHEN $9 THEN now() ELSE poll_at END
+                WHERE machine = $1 RETURNING {_COLUMNS}""",
+                *_values(wanted),
+                forgive,
+            )
+        except asyncpg.UniqueViolationError as error:
+            raise _taken(error) from error
+        assert row is not None
+        return from_row(row)
+
+    async def delete(self, connection: Connection, machine: str) -> Endpoint | None:
+        """Remove an endpoint and its credentials; returns it with the version of its deletion."""
+        row = await connection.fetchrow(
+            f"DELETE FROM endpoint WHERE machine = $1 RETURNING {_COLUMNS}, nextval('endpoint_version') AS last",
+            machine,
+        )
+        return None if row is None else replace(from_row(row), version=row["last"])
+
+    async def free_address(
+        self, connection: Connection, *, partition: str, host: str, port: int, but: str
+    ) -> list[Endpoint]:
+        """Take an address away from all other machines; for a newcomer that proved to answer there."""
+        rows = await connection.fetch(
+            f"""UPDATE endpoint SET host = '', revision = revision + 1, version = nextval('endpoint_version'),
+            updated_at = now(), error_reason = 'ADDRESS_TAKEN',
+            error = 'the BMC of another machine answers at its address'
+            WHERE partition = $1 AND host = $2 AND port = $3 AND machine <> $4 RETURNING {_COLUMNS}""",
+            partition,
+            host,
+            port,
+            but,
+        )
+        return [from_row(row) for row in rows]
+
+    async def reseal(self, connection: Connection, machine: str, *, old: bytes, new: bytes) -> bool:
+        """Replace the sealed password by the same one under a newer key, unless it changed meanwhile."""
+        status = await connection.execute(
+            "UPDATE endpoint SET sealed = $3 WHERE machine = $1 AND sealed = $2", machine, old, new
+        )
+        return status == "UPDATE 1"
+
+    async def take_second_try(self, connection: Connection, machine: str) -> bool:
+        """Claim the one login that is left after a refused one; False when somebody else has it."""
+        status = await connection.execute(
+            "UPDATE endpoint SET refused_logins = $2 WHERE machine = $1 AND refused_logins = $2 - 1",
+            machine,
+            MAX_REFUSED_LOGINS,
+        )
+        return status == "UPDATE 1"
+
+    async def count_refusal(self, connection: Connection, endpoint: Endpoint) -> None:
+        """Count a refused login, unless the credentials changed since `endpoint` was read."""
+        await connection.execute(
+            """UPDATE endpoint SET refused_logins = least(refused_logins + 1, $4)
+            WHERE machine = $1 AND login = $2 AND sealed = $3""",
+            endpoint.machine,
+            endpoint.login,
+            endpoint.sealed,
+            MAX_REFUSED_LOGINS,
+        )
+
+    async def settle_login(self, connection: Connection, endpoint: Endpoint, refused: int) -> None:
+        """Write what a login that was not refused leaves of the account; same condition as `count_refusal`."""
+        await connection.execute(
+            "UPDATE endpoint SET refused_logins = $4 WHERE machine = $1 AND login = $2 AND sealed = $3",
+            endpoint.machine,
+            endpoint.login,
+            endpoint.sealed,
+            refused,
+        )
+
+    async def observe(self, connection: Connection, endpoint: Endpoint, seen: Observation, *, news: bool) -> Endpoint:
+        """Write an observation. `news` gives it a new version and has inventory hear of it soon."""
+        row = await connection.fetchrow(
+            f"""UPDATE endpoint SET reported_on = $2, observed_at = $3, error_reason = $4, error = $5, failures = $6,
+            firmware = $7, fru = $8, inspected_at = $9,
+            version = CASE WHEN $10 THEN nextval('endpoint_version') ELSE version END,
+            updated_at = CASE WHEN $10 THEN now() ELSE updated_at END,
+            report_at = CASE WHEN $3::timestamptz IS NULL THEN report_at WHEN $10 THEN now()
+                WHEN report_at = 'infinity' THEN now() ELSE report_at END
+            WHERE machine = $1 RETURNING {_COLUMNS}""",
+            endpoint.machine,
+            seen.powered,
+            seen.observed_at,
+            seen.reason,
+            seen.error,
+            seen.failures,
+            seen.firmware,
+            dict(seen.fru),
+            seen.inspected_at,
+            news,
+        )
+        assert row is not None
+        return from_row(row)
+
+    async def unsettled(self, connection: Connection, partition: str) -> list[str]:
+        """Machines whose power is not the one that is wanted and whose BMC may be talked to."""
+        rows = await connection.fetch(
+            """SELECT machine::text FROM endpoint WHERE partition = $1 AND desired_on IS NOT NULL
+            AND reported_on IS DISTINCT FROM desired_on AND refused_logins < $2
+            AND sealed IS NOT NULL AND host <> ''""",
+            partition,
+            MAX_REFUSED_LOGINS,
+        )
+        return [str(row["machine"]) for row in rows]
+
+
+def _values(wanted: Configuration) -> tuple[object, ...]:
+    place = (wanted.machine, wanted.partition, wanted.host, wanted.port, wanted.mac)
+    return (*place, wanted.login, wanted.sealed, wanted.desired_on)
+
+
+def _taken(error: asyncpg.UniqueViolationError) -> AlreadyExists:
+    reason, message, field = _TAKEN.get(str(error.constraint_name), ("TAKEN", "already in use", ""))
+    return AlreadyExists(reason, message, field=field)

@@ -1,0 +1,58 @@
+"""Which BMCs are due for a poll, and which observations inventory has to hear of. Replicas share both lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from metal_kit.db import Connection
+
+from metal_bmc.endpoint import MAX_REFUSED_LOGINS, Endpoint
+from metal_bmc.store.endpoints import from_row, selected
+
+
+class ScheduleStore:
+    """Columns `poll_at` and `report_at` of `endpoint`."""
+
+    async def claim_polls(self, connection: Connection, partition: str, *, most: int, hold: timedelta) -> list[str]:
+        """Machines that are due, longest due first; each is ours for `hold`, then due again unless rescheduled."""
+        rows = await connection.fetch(
+            """UPDATE endpoint SET poll_at = now() + $3::interval WHERE machine IN (
+                SELECT machine FROM endpoint WHERE partition = $1 AND poll_at <= now()
+                AND refused_logins < $4 AND sealed IS NOT NULL AND host <> ''
+                ORDER BY poll_at LIMIT $2 FOR UPDATE SKIP LOCKED
+            ) RETURNING machine::text""",
+            partition,
+            most,
+            hold,
+            MAX_REFUSED_LOGINS,
+        )
+        return [str(row["machine"]) for row in rows]
+
+    async def next_poll(self, connection: Connection, machine: str, after: timedelta) -> None:
+        """Poll the machine again after that time."""
+        await connection.execute(
+            "UPDATE endpoint SET poll_at = now() + $2::interval WHERE machine = $1", machine, after
+        )
+
+    async def due_reports(self, connection: Connection, partition: str, *, most: int) -> list[Endpoint]:
+        """Endpoints that inventory has to hear of now."""
+        rows = await connection.fetch(
+            f"""SELECT {selected()} FROM endpoint
+            WHERE partition = $1 AND report_at <= now() AND observed_at IS NOT NULL
+            ORDER BY report_at LIMIT $2""",
+            partition,
+            most,
+        )
+        return [from_row(row) for row in rows]
+
+    async def reported(self, connection: Connection, reports: Sequence[tuple[str, datetime]], again: timedelta) -> None:
+        """These (machine, observation time) were taken in; what was observed later stays due."""
+        await connection.execute(
+            """UPDATE endpoint AS e SET report_at = now() + $3::interval
+            FROM unnest($1::uuid[], $2::timestamptz[]) AS sent (machine, observed_at)
+            WHERE e.machine = sent.machine AND e.observed_at = sent.observed_at""",
+            [machine for machine, _ in reports],
+            [observed_at for _, observed_at in reports],
+            again,
+        )

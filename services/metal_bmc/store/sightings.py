@@ -1,0 +1,61 @@
+"""Rows of `sighting`: BMCs in the lease file that are not registered, and what became of asking them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from metal_kit.db import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """An unknown BMC. `refused` ends the matter: the factory login is tried once, never guessed."""
+
+    mac: str
+    host: str
+    reason: str
+    refused: bool
+    tries: int
+    due: bool
+
+
+class SightingStore:
+    """Sightings by MAC address."""
+
+    async def see(self, connection: Connection, partition: str, mac: str, host: str) -> Sighting:
+        """Note that the BMC is there. A new address does not earn a refused login another try."""
+        row = await connection.fetchrow(
+            """INSERT INTO sighting (partition, mac, host) VALUES ($1, $2, $3)
+            ON CONFLICT (partition, mac) DO UPDATE SET host = excluded.host, seen_at = now()
+            RETURNING mac, host, reason, refused, tries, try_at <= now() AS due""",
+            partition,
+            mac,
+            host,
+        )
+        assert row is not None
+        return Sighting(**dict(row))
+
+    async def refused(self, connection: Connection, partition: str, mac: str, reason: str) -> None:
+        """The factory login does not work there."""
+        await connection.execute(
+            "UPDATE sighting SET refused = true, reason = $3, tries = tries + 1 WHERE partition = $1 AND mac = $2",
+            partition,
+            mac,
+            reason,
+        )
+
+    async def postpone(self, connection: Connection, partition: str, mac: str, reason: str, after: timedelta) -> None:
+        """It did not answer; ask again after that time."""
+        await connection.execute(
+            """UPDATE sighting SET reason = $3, tries = tries + 1, try_at = now() + $4::interval
+            WHERE partition = $1 AND mac = $2""",
+            partition,
+            mac,
+            reason,
+            after,
+        )
+
+    async def forget(self, connection: Connection, partition: str, mac: str) -> None:
+        """The BMC is registered now, or gone."""
+        await connection.execute("DELETE FROM sighting WHERE partition = $1 AND mac = $2", partition, mac)

@@ -1,8 +1,7 @@
-"""Whether a machine may be bound to an allocation, or let go of.
+"""Whether a machine may be bound to an allocation, let go of, or forgotten.
 
-One function decides it for the compare-and-set of Bind, for the ``allocatable`` mark of every machine that is shown
-or published, and for capacity, so the three cannot drift apart. Choosing among machines is the allocation service's
-work.
+These are the last words: the allocation service chooses by events that may be a moment old, and the compare-and-set
+here asks again with the machine's row locked.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from metal_inventory.state import AdminState
 
 
 class Refusal(Enum):
-    """Why a machine cannot be bound or unbound, in the order in which reasons are reported."""
+    """Why a machine cannot be bound, unbound or deleted, in the order in which reasons are reported."""
 
     BOUND_TO_OTHER = "MACHINE_BOUND_TO_OTHER"
     LOCKED = "MACHINE_LOCKED"
@@ -26,6 +25,8 @@ class Refusal(Enum):
     NOT_CABLED = "MACHINE_NOT_CABLED"
     NOT_WAITING = "MACHINE_NOT_WAITING"
     NOT_ALIVE = "MACHINE_NOT_ALIVE"
+    BOUND = "MACHINE_BOUND"
+    STILL_ALIVE = "MACHINE_STILL_ALIVE"
 
 
 EXPLANATIONS = {
@@ -37,6 +38,8 @@ EXPLANATIONS = {
     Refusal.NOT_CABLED: "is not cabled to two leaves of one rack",
     Refusal.NOT_WAITING: "does not wait for an allocation: its installer holds no live lease",
     Refusal.NOT_ALIVE: "has not been heard of lately",
+    Refusal.BOUND: "is bound to an allocation: free it first",
+    Refusal.STILL_ALIVE: "is still heard of: switch it off and wait until it counts as dead",
 }
 """The same for people; each continues `machine <id> …`."""
 
@@ -82,3 +85,13 @@ def refuse_unbind(machine: Bindable, *, allocation_id: str) -> Refusal | None:
     if machine.allocation_id != allocation_id:
         return None
     return Refusal.LOCKED if machine.admin_state is AdminState.LOCKED else None
+
+
+def refuse_delete(machine: Bindable, *, now: datetime) -> Refusal | None:
+    """Why the machine cannot be forgotten at ``now``; None when it can: free, not locked, and silent or never heard."""
+    if machine.allocation_id:
+        return Refusal.BOUND
+    if machine.admin_state is AdminState.LOCKED:
+        return Refusal.LOCKED
+    alive = liveliness(machine.last_event_time, allocated=False, now=now) is Liveliness.ALIVE
+    return Refusal.STILL_ALIVE if alive else None

@@ -5,6 +5,7 @@ The stored report is merged first and the columns are written over it, so a colu
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from metalplane.inventory.v1 import hardware_pb2, machine_pb2
@@ -16,8 +17,9 @@ from metal_inventory.contract import (
     LIVELINESS_NUMBERS,
     STATE_NUMBERS,
 )
+from metal_inventory.issues import Facts
 from metal_inventory.lifecycle import Event, EventType, Progress, State
-from metal_inventory.liveliness import Liveliness
+from metal_inventory.liveliness import Liveliness, liveliness
 from metal_inventory.state import AdminState
 
 if TYPE_CHECKING:
@@ -139,3 +141,28 @@ def bindable(row: asyncpg.Record) -> Bindable:
 def stored_liveliness(row: asyncpg.Record) -> Liveliness:
     """The liveliness as last written, at most one sweep old."""
     return Liveliness[row["liveliness"]]
+
+
+def facts(row: asyncpg.Record, sharing: Collection[str]) -> Facts:
+    """What the rules for issues look at; `sharing` are the machines with this one's BMC address, itself included."""
+    so_far, id_ = progress(row), str(row["id"])
+    return Facts(
+        machine_id=id_,
+        now=row["now"],
+        partition=row["partition"] or "",
+        allocated=row["allocation_id"] is not None,
+        state=so_far.state,
+        # Now, and not as the last sweep left it: an operator looks at this while it happens.
+        liveliness=liveliness(so_far.last_event_time, allocated=row["allocation_id"] is not None, now=row["now"]),
+        last_event_time=so_far.last_event_time,
+        last_error=so_far.last_error,
+        crash_loop=so_far.crash_loop,
+        failed_machine_reclaim=so_far.failed_machine_reclaim,
+        bmc_mac=row["bmc_mac"] or "",
+        bmc_address=row["bmc_address"] or "",
+        bmc_updated=row["bmc_observed_at"],
+        bmc_address_shared_with=tuple(other for other in sharing if other != id_),
+        quarantined_disks=tuple(row["quarantined_disks"]),
+        cabling_problem=row["cabling_error"],
+        matching_sizes=tuple(row["matching_sizes"]),
+    )

@@ -14,7 +14,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from metal_kit import validation
 from metal_kit.db import Connection, Database
-from metal_kit.errors import Aborted, InvalidArgument, Violation
+from metal_kit.errors import InvalidArgument, Violation
+from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.idempotency import remember, remembered
 from metal_kit.identity import current_caller, missing
@@ -75,7 +76,7 @@ class Crud(Generic[R]):
 
     async def page(self, page_size: int, page_token: str) -> tuple[list[R], str]:
         """One page by id, and the token of the next."""
-        size, filter_key = self.paging.size(page_size), self.store.table
+        size, filter_key = self.paging.page_size(page_size), self.store.table
         key = self.paging.parse(page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
             rows = await self.store.page(conn, after=str(key[0]) if key else "", limit=size + 1)
@@ -92,7 +93,7 @@ class Crud(Generic[R]):
             if self.compares:
                 await self.store.lock_table(conn)
             current = self._found(await self.store.get(conn, resource.id, lock=True), resource.id)
-            require_etag(resource.etag, current.etag)
+            check_etag(resource.etag, int(current.etag), what=self._named(resource.id))
             apply_update(current, resource, mask, mutable=self.mutable)
             validation.check(current, field=self.field)
             await self.check(conn, current)
@@ -102,20 +103,17 @@ class Crud(Generic[R]):
         """Remove the resource. Raises NotFound, Aborted on another etag, or what `in_use` raises."""
         async with self.db.transaction(purpose=f"delete {self.field}") as conn:
             current = self._found(await self.store.get(conn, id_, lock=True), id_)
-            require_etag(etag, current.etag)
+            check_etag(etag, int(current.etag), what=self._named(id_))
             await self.in_use(conn, current)
             await self.store.delete(conn, id_)
 
     def _found(self, resource: R | None, id_: str) -> R:
         if resource is None:
-            raise missing(f"{self.field.replace('_', ' ')} {id_}")
+            raise missing(self._named(id_))
         return resource
 
-
-def require_etag(given: str, current: str) -> None:
-    """Raise Aborted when the caller saw another version; without an etag the last write wins."""
-    if given and given != current:
-        raise Aborted("ETAG_MISMATCH", "was changed by somebody else meanwhile: read it again", field="etag")
+    def _named(self, id_: str) -> str:
+        return f"{self.field.replace('_', ' ')} {id_}"
 
 
 def refuse(problems: Collection[tuple[str, str]], *, field: str) -> None:

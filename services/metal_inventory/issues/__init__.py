@@ -28,7 +28,7 @@ from metal_inventory.issues import (
 )
 from metal_inventory.issues.rule import LAST_ERROR_THRESHOLD, Facts, Rule, Severity
 
-__all__ = ["LAST_ERROR_THRESHOLD", "RULES", "Facts", "Issue", "Rule", "Severity", "evaluate", "unknown_ids"]
+__all__ = ["IDS", "LAST_ERROR_THRESHOLD", "RULES", "Facts", "Issue", "Rule", "Severity", "evaluate", "unknown_ids"]
 
 RULES: tuple[Rule, ...] = (
     no_partition.RULE,
@@ -47,6 +47,9 @@ RULES: tuple[Rule, ...] = (
     no_cabling.RULE,
     size_not_distinct.RULE,
 )
+
+
+IDS: tuple[str, ...] = tuple(rule.id for rule in RULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +85,4 @@ def evaluate(
 
 def unknown_ids(ids: Collection[str]) -> list[str]:
     """Those of the given ids that no rule has."""
-    known = {rule.id for rule in RULES}
-    return sorted(set(ids) - known)
+    return sorted(set(ids) - set(IDS))

@@ -37,7 +37,6 @@ class Facts:
     now: datetime
     partition: str = ""
     allocated: bool = False
-    registered: bool = False
     state: State = State.INITIAL
     liveliness: Liveliness = Liveliness.NOT_AVAILABLE
     last_event_time: datetime | None = None

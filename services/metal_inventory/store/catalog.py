@@ -28,8 +28,8 @@ class CatalogStore(Generic[R]):
 
     def __init__(self, table: str, message: type[R], extra: Callable[[R], Mapping[str, Any]] | None = None) -> None:
         self.table = table
-        self._message = message
-        self._extra = extra
+        self._message: type[R] = message
+        self._extra: Callable[[R], Mapping[str, Any]] | None = extra
 
     async def insert(self, conn: Connection, resource: R) -> R:
         """Store a new resource. Raises AlreadyExists when the id is taken."""
@@ -100,7 +100,8 @@ class CatalogStore(Generic[R]):
         return {"id": resource.id, "body": body.SerializeToString(deterministic=True), **extra}
 
     def _resource(self, row: asyncpg.Record) -> R:
-        resource = self._message.FromString(row["body"])
+        resource = self._message()
+        resource.MergeFromString(row["body"])
         resource.etag = str(row["version"])
         resource.create_time.FromDatetime(row["created_at"])
         resource.update_time.FromDatetime(row["updated_at"])

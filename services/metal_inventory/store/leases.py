@@ -6,6 +6,7 @@ row. Times are the database's: replicas with skewed clocks agree on who waits.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 import asyncpg
@@ -34,6 +35,15 @@ ON CONFLICT (machine) DO UPDATE SET
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who asks for the lease, for which registration, and for how long."""
+
+    holder: str
+    generation: int
+    ttl: timedelta
+
+
 class LeaseStore:
     """Gives, renews and ends waiting leases."""
 
@@ -41,22 +51,19 @@ class LeaseStore:
         self._machines = machines
         self._events = events
 
-    async def renew(
-        self, conn: Connection, machine: str, partition: str, *, holder: str, generation: int, ttl: timedelta
-    ) -> bool:
+    async def renew(self, conn: Connection, machine: str, partition: str, claim: Claim) -> bool:
         """Prolong a lease that is held and in order; False means that the long way has to look why not."""
-        row = await conn.fetchrow(_RENEW, machine, holder, generation, ttl, partition, SIGN_OF_LIFE)
+        values = (machine, claim.holder, claim.generation, claim.ttl, partition, SIGN_OF_LIFE)
+        row = await conn.fetchrow(_RENEW, *values)
         return row is not None
 
-    async def take(
-        self, conn: Connection, row: asyncpg.Record, *, holder: str, generation: int, ttl: timedelta
-    ) -> bool:
+    async def take(self, conn: Connection, row: asyncpg.Record, claim: Claim) -> bool:
         """Give the lease of a locked machine to the holder, also over another one's: the newest stream is the
         installer's own. False for a machine that is bound or not clean, which cannot wait for anything."""
         if row["allocation_id"] is not None or not row["disks_clean"]:
             await self.end(conn, row)
             return False
-        await conn.execute(_TAKE, row["id"], holder, generation, ttl)
+        await conn.execute(_TAKE, row["id"], claim.holder, claim.generation, claim.ttl)
         if row["lifecycle"] in (State.REGISTERING.name, State.WAITING.name):
             await self._events.record(conn, row, [Report(EventType.ALIVE)], publish=row["waiting"])
         if not row["waiting"]:

@@ -11,7 +11,6 @@ from metal_kit import outbox
 from metal_kit.db import Connection
 from metal_kit.errors import FailedPrecondition
 from metal_kit.identity import missing
-from metal_kit.request import current_request_id
 from metalplane.inventory.v1.events_pb2 import MachineChanged, MachineDeleted
 from metalplane.inventory.v1.machine_pb2 import Machine
 
@@ -104,7 +103,6 @@ class MachineStore:
             payload=MachineChanged(machine=machine),
             partition=machine.partition,
             scope=scope or machine.binding.project,
-            request_id=current_request_id(),
         )
         return machine
 
@@ -121,7 +119,6 @@ class MachineStore:
             payload=MachineDeleted(machine=machine),
             partition=machine.partition,
             deleted=True,
-            request_id=current_request_id(),
         )
 
 

@@ -12,24 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from metal_fabric.filters import UNPROVISIONED, Wish
 from metal_fabric.problems import Refused
 
-# A leaf sends a sign of life every 5 s; three missed ones and its stream counts as gone.
-SILENCE = timedelta(seconds=15)
-
 
 @dataclass(frozen=True)
 class Leaf:
-    """How far one leaf is with a machine's attachment. `seen` is when the leaf was last heard of."""
+    """How far one leaf is with a machine's attachment.
+
+    `wanted` is the generation that contains the wish, `applied` the one that the leaf has. `connected` tells whether
+    its stream is open, `seen` when it was last heard of, `error` why its last attempt failed.
+    """
 
     switch_id: str
     ports: tuple[str, ...]
     wanted: int
     applied: int
-    streaming: bool = False
+    connected: bool = False
     seen: datetime | None = None
     error: str = ""
 
@@ -37,10 +38,6 @@ class Leaf:
     def confirmed(self) -> bool:
         """Whether the leaf has applied a generation that contains the wish."""
         return self.applied >= self.wanted
-
-    def connected(self, now: datetime) -> bool:
-        """Whether its stream is open, and not only because nobody noticed its end."""
-        return self.streaming and self.seen is not None and now - self.seen <= SILENCE
 
 
 @dataclass(frozen=True)

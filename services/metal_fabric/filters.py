@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
-from metal_fabric.problems import Refused
+from metal_fabric.problems import Invalid
 
 # RFC 7348: 24 bits; 0 is not used.
 MAX_VNI = (1 << 24) - 1
@@ -44,7 +44,7 @@ UNPROVISIONED = Wish()
 def minimal(prefixes: Iterable[str], *, field: str = "allowed_prefixes") -> tuple[str, ...]:
     """The fewest prefixes that cover the same addresses, IPv4 first and in ascending order.
 
-    Raises Refused `PREFIX_INVALID` for what is no prefix or has host bits set.
+    Raises Invalid `PREFIX_INVALID` for what is no prefix or has host bits set.
     """
     v4: list[IPv4Network] = []
     v6: list[IPv6Network] = []
@@ -58,21 +58,21 @@ def minimal(prefixes: Iterable[str], *, field: str = "allowed_prefixes") -> tupl
 
 
 def wish(role: PortRole, vrf: int, allowed_prefixes: Iterable[str], vnis: Iterable[int]) -> Wish:
-    """The canonical wish. Raises Refused `PREFIX_INVALID`, `VRF_MISSING`, `VRF_UNEXPECTED`, `VNIS_UNEXPECTED`,
+    """The canonical wish. Raises Invalid `PREFIX_INVALID`, `VRF_MISSING`, `VRF_UNEXPECTED`, `VNIS_UNEXPECTED`,
     `VNI_INVALID`, `ROLE_INVALID`."""
     numbers = tuple(sorted(set(vnis)))
     if role is PortRole.MACHINE:
         if not 0 < vrf <= MAX_VNI:
-            raise Refused("VRF_MISSING", f"a machine needs a VRF from 1 to {MAX_VNI}", field="vrf")
+            raise Invalid("VRF_MISSING", f"a machine needs a VRF from 1 to {MAX_VNI}", field="vrf")
         if numbers:
-            raise Refused("VNIS_UNEXPECTED", "only firewalls take part in VNIs; leave them empty", field="vnis")
+            raise Invalid("VNIS_UNEXPECTED", "only firewalls take part in VNIs; leave them empty", field="vnis")
     elif role is PortRole.FIREWALL:
         if vrf:
-            raise Refused("VRF_UNEXPECTED", "a firewall's ports are in the default VRF; leave it 0", field="vrf")
+            raise Invalid("VRF_UNEXPECTED", "a firewall's ports are in the default VRF; leave it 0", field="vrf")
         if numbers and not 0 < numbers[0] <= numbers[-1] <= MAX_VNI:
-            raise Refused("VNI_INVALID", f"VNIs run from 1 to {MAX_VNI}", field="vnis")
+            raise Invalid("VNI_INVALID", f"VNIs run from 1 to {MAX_VNI}", field="vnis")
     else:
-        raise Refused("ROLE_INVALID", "a machine is attached as a machine or as a firewall", field="role")
+        raise Invalid("ROLE_INVALID", "a machine is attached as a machine or as a firewall", field="role")
     return Wish(role=role, vrf=vrf, allowed_prefixes=minimal(allowed_prefixes), vnis=numbers)
 
 
@@ -80,7 +80,7 @@ def _parsed(text: str, field: str) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(text, strict=True)
     except ValueError:
-        raise Refused("PREFIX_INVALID", "not a prefix without host bits, such as 10.0.0.0/24", field=field) from None
+        raise Invalid("PREFIX_INVALID", "not a prefix without host bits, such as 10.0.0.0/24", field=field) from None
     if "/" not in text or "%" in text:
-        raise Refused("PREFIX_INVALID", "give a length and no zone, such as 10.0.0.1/32", field=field)
+        raise Invalid("PREFIX_INVALID", "give a length and no zone, such as 10.0.0.1/32", field=field)
     return network

@@ -1,16 +1,16 @@
 """The one way in which fabric's rules refuse something.
 
-The rules know neither gRPC nor the kit; the use cases turn a refusal into FAILED_PRECONDITION or INVALID_ARGUMENT.
+The rules know neither gRPC nor the kit: `refusals` tells callers of RPCs about it.
 """
 
 from __future__ import annotations
 
 
 class Refused(Exception):
-    """A rule says no.
+    """A rule says no, because of how things are.
 
     `reason` is UPPER_SNAKE_CASE for programs; `message` says for people what is wrong and what would help; `field` is
-    the part of the request it is about, empty when the request is fine and the state of things forbids it.
+    the part of the request it is about, empty for the whole.
     """
 
     def __init__(self, reason: str, message: str, *, field: str = "") -> None:
@@ -18,3 +18,11 @@ class Refused(Exception):
         self.reason = reason
         self.message = message
         self.field = field
+
+
+class Invalid(Refused):
+    """A rule says no whatever the state of things is: the request contradicts itself."""
+
+
+class Exhausted(Refused):
+    """Nothing is left of what the request needs."""

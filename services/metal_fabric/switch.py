@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from metal_fabric.ports import AdminState, LinkState, SwitchOs
-from metal_fabric.problems import Refused
+from metal_fabric.problems import Invalid, Refused
 from metal_fabric.vlans import FIRST_VLAN, LAST_VLAN
 
 
@@ -63,7 +63,7 @@ def merge(known: Switch | None, reported: Switch, *, connected: Collection[str])
     `CONNECTED_SWITCH_MOVED`, `CONNECTED_PORT_REMOVED`, `CONNECTED_PORT_RENAMED`, `CONNECTED_PORT_IS_UPLINK`.
     """
     if FIRST_VLAN <= reported.facts.pxe_vlan <= LAST_VLAN:
-        raise Refused(
+        raise Invalid(
             "PXE_VLAN_RESERVED",
             f"VLANs {FIRST_VLAN} to {LAST_VLAN} belong to tenant VRFs; choose another PXE VLAN",
             field="hello.pxe_vlan",
@@ -143,7 +143,7 @@ def _check_connected(name: str, identifier: str, now: Mapping[str, Port], by_ide
 def _check_ports(ports: Iterable[Port]) -> None:
     twice = sorted(alias for alias, count in Counter(port.identifier for port in ports).items() if count > 1)
     if twice:
-        raise Refused(
+        raise Invalid(
             "PORT_ALIAS_TWICE",
             f"port {', '.join(twice)} is reported more than once; each port needs an alias of its own",
             field="hello.ports",
@@ -155,7 +155,7 @@ def ports_by_name(ports: Iterable[Port]) -> dict[str, Port]:
     keyed: dict[str, Port] = {}
     for port in ports:
         if port.name in keyed:
-            raise Refused(
+            raise Invalid(
                 "PORT_NAME_TWICE",
                 f"port {port.name} is reported more than once; each port needs a name of its own",
                 field="hello.ports",

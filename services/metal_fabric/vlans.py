@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from metal_fabric.problems import Refused
+from metal_fabric.problems import Exhausted
 
 # Range that metal-core uses for the VLANs of tenant VRFs.
 FIRST_VLAN = 1001
@@ -32,7 +32,7 @@ class Vlan:
 def assign(known: Iterable[Vlan], vnis: Collection[int], *, generation: int, applied: int) -> dict[int, Vlan]:
     """VLANs by VNI for a leaf that shall carry `vnis` from `generation` on and has applied generation `applied`.
 
-    Deterministic: new VNIs get the lowest unused numbers in their order. Raises Refused `VLANS_EXHAUSTED`.
+    Deterministic: new VNIs get the lowest unused numbers in their order. Raises Exhausted `VLANS_EXHAUSTED`.
     """
     assigned: dict[int, Vlan] = {}
     for vlan in known:
@@ -53,7 +53,7 @@ def assign(known: Iterable[Vlan], vnis: Collection[int], *, generation: int, app
 def _reclaim(assigned: dict[int, Vlan], applied: int) -> int:
     gone = [vlan for vlan in assigned.values() if 0 < vlan.released <= applied]
     if not gone:
-        raise Refused(
+        raise Exhausted(
             "VLANS_EXHAUSTED",
             f"all {LAST_VLAN - FIRST_VLAN + 1} VLANs of the leaf carry a VRF; choose a machine on other leaves",
         )

@@ -1,0 +1,165 @@
+"""What leaves tell: who they are, what they have applied, what they see.
+
+Each use case is one transaction and may be repeated: a leaf sends a report again until it is acknowledged.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from metal_kit.db import Connection, Database
+from metal_kit.ids import parse_uuid
+from metal_kit.logs import get_logger
+from metal_kit.timestamps import from_timestamp
+from metalplane.fabric.v1.agent_pb2 import ApplyReport, DesiredState, Observations, PhoneHome
+
+from metal_fabric.messages import STATE_OF
+from metal_fabric.planner import Planner
+from metal_fabric.problems import Invalid, Refused
+from metal_fabric.store import CableStore, GenerationStore, SwitchStore, SyncStore
+from metal_fabric.switch import Switch, merge
+
+log = get_logger(__name__)
+
+# An installed system announces itself every few seconds, on every cable; one event in this time tells as much.
+SEEN_EVERY = timedelta(seconds=30)
+# Far beyond what real changes reach, and as far from what a bigint holds.
+MAX_GENERATION = 1 << 48
+_MAX_ERROR = 1024
+
+
+class Leaves:
+    """The leaves' side of fabric."""
+
+    def __init__(self, db: Database, planner: Planner) -> None:
+        self._db = db
+        self._planner = planner
+        self._switches = SwitchStore()
+        self._cables = CableStore()
+        self._generations = GenerationStore()
+        self._syncs = SyncStore()
+
+    async def register(self, reported: Switch, session: str, *, generation: int, digest: str) -> None:
+        """Take in how a leaf introduces itself, and let `session` speak for it from now on.
+
+        `generation` and `digest` say what it has applied. They count only when they name a generation that was made
+        here; what a leaf applied that nobody here knows, after a database was restored, is superseded by a new one.
+
+        Raises Refused as `switch.merge` does; the switch's status then says why.
+        """
+        if generation >= MAX_GENERATION:
+            raise Invalid("GENERATION_INVALID", "no such generation was ever made", field="hello.applied_generation")
+        try:
+            async with self._db.transaction(purpose="register leaf") as conn:
+                changed = await self._merge(conn, reported)
+                known = await self._generations.hash_of(conn, reported.id, generation)
+                foreign = generation > 0 and (not known or known != digest)
+                applied = 0 if foreign else generation
+                await self._syncs.open(conn, reported.id, session, applied=applied, digest="" if foreign else digest)
+                newest = await self._planner.plan(conn, reported.id, beyond=generation if foreign else 0)
+                await self._planner.announce(conn, reported.id, applied)
+                # An older stream of this leaf, here or on another replica, ends.
+                await self._generations.wake(conn, reported.id)
+                if changed:
+                    await self._planner.switch_changed(conn, reported.id)
+        except Refused as refused:
+            async with self._db.transaction(purpose="note refused leaf") as conn:
+                await self._syncs.refused(conn, reported.id, f"{refused.reason}: {refused.message}")
+            raise
+        log.info("leaf.registered", switch=reported.id, applied=applied, desired=newest, changed=changed)
+
+    async def applied(self, switch_id: str, report: ApplyReport) -> None:
+        """Take in how an attempt to apply a generation ended."""
+        async with self._db.transaction(purpose="apply report") as conn:
+            known = await self._generations.hash_of(conn, switch_id, report.generation)
+            confirmed: list[str] = []
+            if not report.applied:
+                error = report.error[:_MAX_ERROR] or "the leaf gave no reason"
+                await self._syncs.failed(conn, switch_id, report.generation, error=error, notes=report.notes)
+            elif not known or known != report.hash:
+                # Not what was sent, or too old to tell. It confirms nothing; the newest state is on its way anyway.
+                log.warning("leaf.applied_unknown", switch=switch_id, generation=report.generation)
+                return
+            elif await self._syncs.applied(
+                conn, switch_id, report.generation, digest=known, at=_instant(report), notes=report.notes
+            ):
+                confirmed = await self._planner.announce(conn, switch_id, report.generation)
+        log.info(
+            "leaf.applied" if report.applied else "leaf.apply_failed",
+            switch=switch_id,
+            generation=report.generation,
+            error=report.error[:_MAX_ERROR],
+            confirmed=confirmed,
+        )
+
+    async def observed(self, switch_id: str, partition: str, observations: Observations) -> None:
+        """Take in what a leaf sees on its ports."""
+        if observations.ports:
+            async with self._db.transaction(purpose="port states") as conn:
+                states = {port.name: STATE_OF[port.state] for port in observations.ports}
+                await self._switches.lock(conn, [switch_id])
+                if await self._switches.report(conn, switch_id, states):
+                    await self._planner.switch_changed(conn, switch_id)
+        if observations.phone_homes:
+            async with self._db.transaction(purpose="phone homes") as conn:
+                behind = {cable.port: cable.machine for cable in await self._cables.of_switches(conn, [switch_id])}
+                # By machine, so that the two leaves of a pair do not wait for each other's rows.
+                for phone_home in sorted(observations.phone_homes, key=lambda each: each.machine.lower()):
+                    await self._seen(conn, switch_id, partition, phone_home, behind.get(phone_home.port, ""))
+
+    async def wanted(self, switch_id: str, session: str, *, after: int) -> tuple[bool, DesiredState | None]:
+        """Whether `session` still speaks for the leaf, and the newest desired state if it is later than `after`."""
+        async with self._db.connection() as conn:
+            generation = await self._syncs.check(conn, switch_id, session)
+            if generation is None:
+                return False, None
+            if generation <= after:
+                return True, None
+            newest = await self._generations.newest(conn, switch_id)
+        return True, DesiredState.FromString(newest.state) if newest and newest.state else None
+
+    async def alive(self, switch_id: str, session: str) -> None:
+        """Record that the leaf was heard of."""
+        async with self._db.connection() as conn:
+            await self._syncs.seen(conn, switch_id, session)
+
+    async def ended(self, switch_id: str, session: str) -> None:
+        """Record that the leaf's stream has ended, unless a newer one has taken its place."""
+        async with self._db.connection() as conn:
+            await self._syncs.close(conn, switch_id, session)
+
+    async def _merge(self, conn: Connection, reported: Switch) -> bool:
+        """Store what is new about the switch; whether something was. The switch is locked afterwards."""
+        known: Switch | None = None
+        # The second time round it exists: somebody else inserted it after we looked.
+        while not await self._switches.lock(conn, [reported.id]):
+            if await self._switches.insert(conn, merge(None, reported, connected=())):
+                await self._switches.put_ports(conn, reported)
+                return True
+        known = (await self._switches.load(conn, [reported.id]))[reported.id]
+        connected = {cable.port for cable in await self._cables.of_switches(conn, [reported.id])}
+        merged = merge(known, reported, connected=connected)
+        if merged == known:
+            return False
+        await self._switches.update(conn, merged)
+        await self._switches.put_ports(conn, merged)
+        return True
+
+    async def _seen(self, conn: Connection, switch_id: str, partition: str, phone_home: PhoneHome, behind: str) -> None:
+        machine = parse_uuid(phone_home.machine, field="observations.phone_homes.machine")
+        if machine != behind:
+            # A tenant's system can announce itself under any name; only the cable tells who it is.
+            log.warning("leaf.stranger", switch=switch_id, port=phone_home.port, says=machine, cabled=behind)
+            return
+        version = await self._syncs.sight(conn, machine, SEEN_EVERY)
+        if version is not None:
+            phone_home.machine = machine
+            await self._planner.machine_seen(conn, switch_id, partition, phone_home, version)
+
+
+def _instant(report: ApplyReport) -> datetime | None:
+    try:
+        return from_timestamp(report.time)
+    except (ValueError, OverflowError):
+        # A leaf's clock may say anything before it has been set; the report itself is still true.
+        return None

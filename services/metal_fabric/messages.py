@@ -1,0 +1,164 @@
+"""Between the domain's values and the messages of the contract."""
+
+from __future__ import annotations
+
+import hashlib
+
+from metal_kit.timestamps import to_timestamp
+from metalplane.fabric.v1 import agent_pb2, cabling_pb2, switch_pb2
+from metalplane.fabric.v1.agent_pb2 import DesiredState
+
+from metal_fabric import desired
+from metal_fabric.attachment import Attachment
+from metal_fabric.cabling import Cable
+from metal_fabric.desired import vrf_name
+from metal_fabric.filters import PortRole
+from metal_fabric.ports import AdminState, LinkState, SwitchOs, sort_key
+from metal_fabric.store import PortUse, SwitchView, Sync
+from metal_fabric.switch import Port, Switch, SwitchFacts, ports_by_name
+
+ROLES = {
+    PortRole.UPLINK: switch_pb2.PORT_ROLE_UPLINK,
+    PortRole.UNPROVISIONED: switch_pb2.PORT_ROLE_UNPROVISIONED,
+    PortRole.MACHINE: switch_pb2.PORT_ROLE_MACHINE,
+    PortRole.FIREWALL: switch_pb2.PORT_ROLE_FIREWALL,
+}
+ROLE_OF = {message: role for role, message in ROLES.items()}
+STATES = {
+    LinkState.UNKNOWN: switch_pb2.PORT_STATE_UNSPECIFIED,
+    LinkState.UP: switch_pb2.PORT_STATE_UP,
+    LinkState.DOWN: switch_pb2.PORT_STATE_DOWN,
+}
+STATE_OF = {message: state for state, message in STATES.items()}
+SYSTEMS = {
+    SwitchOs.SONIC: switch_pb2.SWITCH_OS_SONIC,
+    SwitchOs.CUMULUS: switch_pb2.SWITCH_OS_CUMULUS,
+    SwitchOs.OTHER: switch_pb2.SWITCH_OS_UNSPECIFIED,
+}
+SYSTEM_OF = {message: system for system, message in SYSTEMS.items()}
+
+
+def switch_of_hello(hello: agent_pb2.Hello) -> Switch:
+    """The switch that a leaf reports itself to be. Raises Invalid when it names a port twice."""
+    ports = (Port(port.name, port.alias, port.uplink, AdminState(actual=STATE_OF[port.state])) for port in hello.ports)
+    facts = SwitchFacts(
+        partition=hello.partition,
+        rack=hello.rack,
+        os=SYSTEM_OF[hello.os],
+        os_version=hello.os_version,
+        core_version=hello.core_version,
+        management_address=hello.management_address,
+        loopback=hello.loopback,
+        asn=hello.asn,
+        pxe_vlan=hello.pxe_vlan,
+    )
+    return Switch(hello.switch_id, facts, ports_by_name(ports))
+
+
+def desired_message(state: desired.DesiredState) -> DesiredState:
+    """The message of a desired state, without generation and hash."""
+    message = DesiredState(switch_id=state.switch_id, asn=state.asn, loopback=state.loopback, pxe_vlan=state.pxe_vlan)
+    for port in state.ports:
+        message.ports.add(
+            name=port.name,
+            role=ROLES[port.role],
+            admin_state=STATES[port.admin or LinkState.UNKNOWN],
+            mtu=port.mtu,
+            vrf=port.vrf,
+            allowed_prefixes=port.allowed_prefixes,
+            vnis=port.vnis,
+        )
+    for vrf in state.vrfs:
+        message.vrfs.add(name=vrf.name, vni=vrf.vni, vlan=vrf.vlan)
+    return message
+
+
+def digest_of(message: DesiredState) -> str:
+    """SHA-256, hexadecimal, over a desired state without generation and hash. There is no map in it, so equal states
+    have equal bytes."""
+    bare = DesiredState()
+    bare.CopyFrom(message)
+    bare.ClearField("generation")
+    bare.ClearField("hash")
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def cable_message(cable: Cable) -> cabling_pb2.Cable:
+    """The message of a cable."""
+    return cabling_pb2.Cable(machine=cable.machine, nic_mac=cable.nic_mac, switch_id=cable.switch_id, port=cable.port)
+
+
+def attachment_message(attachment: Attachment) -> switch_pb2.Attachment:
+    """The message of an attachment, one leaf entry a port."""
+    message = switch_pb2.Attachment(
+        machine=attachment.machine,
+        allocation=attachment.held_by,
+        role=ROLES[attachment.wish.role],
+        vrf=attachment.wish.vrf,
+        allowed_prefixes=attachment.wish.allowed_prefixes,
+        vnis=attachment.wish.vnis,
+        confirmed=attachment.confirmed,
+    )
+    for leaf in attachment.leaves:
+        for port in leaf.ports:
+            message.leaves.add(
+                switch_id=leaf.switch_id,
+                port=port,
+                wanted_generation=leaf.wanted,
+                applied_generation=leaf.applied,
+                confirmed=leaf.confirmed,
+                connected=leaf.connected,
+                seen_time=to_timestamp(leaf.seen),
+                error=leaf.error,
+            )
+    return message
+
+
+def switch_message(view: SwitchView) -> switch_pb2.Switch:
+    """The message of a switch, its ports by lane."""
+    facts = view.facts
+    message = switch_pb2.Switch(
+        id=view.id,
+        partition=facts.partition,
+        rack=facts.rack,
+        os=SYSTEMS[facts.os],
+        os_version=facts.os_version,
+        core_version=facts.core_version,
+        management_address=facts.management_address,
+        loopback=facts.loopback,
+        asn=facts.asn,
+        sync=_sync_message(view.sync),
+        description=view.description,
+        etag=str(view.version),
+        create_time=to_timestamp(view.create_time),
+        update_time=to_timestamp(view.update_time),
+    )
+    for use in sorted(view.ports, key=lambda each: sort_key(each.port.name, facts.os)):
+        message.ports.append(_port_message(use))
+    return message
+
+
+def _port_message(use: PortUse) -> switch_pb2.Port:
+    return switch_pb2.Port(
+        name=use.port.name,
+        alias=use.port.alias,
+        role=ROLES[use.role],
+        desired_state=STATES[use.port.admin.wish or LinkState.UNKNOWN],
+        reported_state=STATES[use.port.admin.actual],
+        vrf=vrf_name(use.vrf),
+        machine=use.machine,
+        nic_mac=use.nic_mac,
+    )
+
+
+def _sync_message(sync: Sync) -> switch_pb2.SyncStatus:
+    return switch_pb2.SyncStatus(
+        desired_generation=sync.desired,
+        applied_generation=sync.applied,
+        applied_hash=sync.applied_hash,
+        apply_time=to_timestamp(sync.apply_time),
+        error=sync.error,
+        notes=sync.notes,
+        seen_time=to_timestamp(sync.seen),
+        connected=sync.connected,
+    )

@@ -1,0 +1,117 @@
+"""From what the plane knows to generations of desired state, and from applied generations to confirmed attachments.
+
+Both happen in the caller's transaction. The planner decides nothing by itself: the state is the pure function of
+`desired`, and what is new about it is whether its hash differs from the newest generation's.
+"""
+
+from __future__ import annotations
+
+from metal_kit.db import Connection
+from metal_kit.outbox import emit
+from metalplane.fabric.v1.agent_pb2 import PhoneHome
+from metalplane.fabric.v1.events_pb2 import AttachmentConfirmed, MachineSeen, SwitchChanged, SwitchDeleted
+
+from metal_fabric import vlans
+from metal_fabric.desired import desired_state, vnis_needed
+from metal_fabric.messages import attachment_message, desired_message, digest_of, switch_message
+from metal_fabric.store import AttachmentStore, GenerationStore, SwitchStore, SwitchView, ViewStore
+
+
+class Planner:
+    """Makes generations, and tells of what has become true."""
+
+    def __init__(self) -> None:
+        self._switches = SwitchStore()
+        self._generations = GenerationStore()
+        self._attachments = AttachmentStore()
+        self._views = ViewStore()
+
+    async def plan(self, conn: Connection, switch_id: str, *, beyond: int = 0) -> int:
+        """Bring the desired state of a switch up to date; gives its newest generation. The switch must be locked.
+
+        A new generation is made only when the state differs from the newest one, or when that is not above `beyond`:
+        a leaf ignores what is older than what it has.
+
+        Raises Exhausted when the leaf has no VLAN left.
+        """
+        switch = (await self._switches.load(conn, [switch_id]))[switch_id]
+        newest = await self._generations.newest(conn, switch_id)
+        if newest is None:
+            raise RuntimeError(f"switch {switch_id} vanished under its lock")
+        wishes = await self._attachments.wishes(conn, switch_id)
+        number = max(newest.number, beyond) + 1
+        known = await self._generations.vlans(conn, switch_id)
+        assigned = vlans.assign(known, vnis_needed(wishes), generation=number, applied=newest.applied)
+        message = desired_message(desired_state(switch, wishes, vlans.in_use(assigned)))
+        digest = digest_of(message)
+        if digest == newest.hash and newest.number > beyond:
+            return newest.number
+        message.generation, message.hash = number, digest
+        await self._generations.put_vlans(conn, switch_id, assigned.values())
+        await self._generations.add(conn, switch_id, number, digest, message.SerializeToString())
+        return number
+
+    async def announce(self, conn: Connection, switch_id: str, applied: int) -> list[str]:
+        """Publish the attachments that are confirmed now that a switch has applied a generation; gives the machines."""
+        machines = await self._attachments.lock_unannounced(conn, switch_id, applied)
+        return [machine for machine in machines if await self.announce_attachment(conn, machine)]
+
+    async def announce_attachment(self, conn: Connection, machine: str) -> bool:
+        """Publish the machine's attachment if it is confirmed and that is news. The attachment must be locked."""
+        attachment = await self._attachments.get(conn, machine)
+        if attachment.announced or not attachment.confirmed:
+            return False
+        version = await self._attachments.mark_announced(conn, machine)
+        await emit(
+            conn,
+            subject="metalplane.fabric.attachment.confirmed",
+            entity="attachment",
+            entity_id=machine,
+            version=version,
+            payload=AttachmentConfirmed(attachment=attachment_message(attachment), allocation=attachment.owner),
+        )
+        return True
+
+    async def switch_changed(self, conn: Connection, switch_id: str) -> SwitchView:
+        """Publish a switch that has changed; gives it as it is now."""
+        await self._switches.touch(conn, switch_id)
+        view = await self._views.get(conn, switch_id)
+        if view is None:
+            raise RuntimeError(f"switch {switch_id} vanished under its lock")
+        await emit(
+            conn,
+            subject="metalplane.fabric.switch.changed",
+            entity="switch",
+            entity_id=switch_id,
+            version=view.version,
+            partition=view.facts.partition,
+            payload=SwitchChanged(switch=switch_message(view)),
+        )
+        return view
+
+    async def switch_deleted(self, conn: Connection, view: SwitchView, version: int) -> None:
+        """Publish that a switch is gone."""
+        await emit(
+            conn,
+            subject="metalplane.fabric.switch.deleted",
+            entity="switch",
+            entity_id=view.id,
+            version=version,
+            partition=view.facts.partition,
+            payload=SwitchDeleted(switch=switch_message(view)),
+            deleted=True,
+        )
+
+    async def machine_seen(
+        self, conn: Connection, switch_id: str, partition: str, phone_home: PhoneHome, version: int
+    ) -> None:
+        """Publish that an installed system announced itself."""
+        await emit(
+            conn,
+            subject="metalplane.fabric.machine.seen",
+            entity="sighting",
+            entity_id=phone_home.machine,
+            version=version,
+            partition=partition,
+            payload=MachineSeen(switch_id=switch_id, partition=partition, phone_home=phone_home),
+        )

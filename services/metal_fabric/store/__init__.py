@@ -1,0 +1,23 @@
+"""SQL of fabric, one class an aggregate; every method joins the caller's connection."""
+
+from __future__ import annotations
+
+from metal_fabric.store.attachments import AttachmentStore
+from metal_fabric.store.cables import CableStore
+from metal_fabric.store.generations import Generation, GenerationStore
+from metal_fabric.store.switches import SwitchStore
+from metal_fabric.store.syncs import Sync, SyncStore
+from metal_fabric.store.views import PortUse, SwitchView, ViewStore
+
+__all__ = [
+    "AttachmentStore",
+    "CableStore",
+    "Generation",
+    "GenerationStore",
+    "PortUse",
+    "SwitchStore",
+    "SwitchView",
+    "Sync",
+    "SyncStore",
+    "ViewStore",
+]

@@ -1,0 +1,91 @@
+"""Generations of a leaf's desired state, and the VLAN numbers that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from metal_kit.db import Connection
+
+from metal_fabric.vlans import Vlan
+
+# A report about an older one cannot be checked any more; the leaf gets the newest anyway.
+KEPT = 32
+
+_NEWEST = """
+    SELECT s.desired_generation, g.hash, g.state, y.applied_generation
+    FROM switch s
+    LEFT JOIN switch_generation g ON g.switch_id = s.id AND g.generation = s.desired_generation
+    LEFT JOIN leaf_sync y ON y.switch_id = s.id
+    WHERE s.id = $1
+"""
+_PRUNE = """
+    DELETE FROM switch_generation WHERE switch_id = $1 AND generation <= (
+        SELECT generation FROM switch_generation WHERE switch_id = $1 ORDER BY generation DESC OFFSET $2 LIMIT 1
+    )
+"""
+_INSERT = """
+    WITH newest AS (UPDATE switch SET desired_generation = $2 WHERE id = $1)
+    INSERT INTO switch_generation (switch_id, generation, hash, state) VALUES ($1, $2, $3, $4)
+"""
+_HASH = "SELECT hash FROM switch_generation WHERE switch_id = $1 AND generation = $2"
+_DROP_VLANS = "DELETE FROM vlan WHERE switch_id = $1 AND vni <> ALL ($2::int[])"
+_PUT_VLANS = """
+    INSERT INTO vlan (switch_id, vni, vlan, released)
+    SELECT $1, * FROM unnest($2::int[], $3::int[], $4::bigint[])
+    ON CONFLICT (switch_id, vni) DO UPDATE SET released = excluded.released WHERE vlan.released <> excluded.released
+"""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The newest generation of a switch (0 and empty before the first) and the one that its leaf has applied."""
+
+    number: int = 0
+    hash: str = ""
+    state: bytes = b""
+    applied: int = 0
+
+
+class GenerationStore:
+    """Generations, by switch id."""
+
+    async def newest(self, conn: Connection, switch_id: str) -> Generation | None:
+        """The newest generation; None when the switch does not exist."""
+        row = await conn.fetchrow(_NEWEST, switch_id)
+        if row is None:
+            return None
+        return Generation(
+            row["desired_generation"], row["hash"] or "", row["state"] or b"", row["applied_generation"] or 0
+        )
+
+    async def hash_of(self, conn: Connection, switch_id: str, generation: int) -> str:
+        """The hash of a generation; empty when there is no such one, or not any more."""
+        return await conn.fetchval(_HASH, switch_id, generation) or ""
+
+    async def add(self, conn: Connection, switch_id: str, generation: int, digest: str, state: bytes) -> None:
+        """Make `state` the newest generation. Its leaf's stream, on whichever replica, looks once this is committed."""
+        await conn.execute(_PRUNE, switch_id, KEPT - 1)
+        await conn.execute(_INSERT, switch_id, generation, digest, state)
+        await self.wake(conn, switch_id)
+
+    async def wake(self, conn: Connection, switch_id: str) -> None:
+        """Have the streams of this leaf look at the database once this is committed."""
+        await conn.execute("SELECT pg_notify('metalplane_' || current_schema(), $1)", topic_of(switch_id))
+
+    async def vlans(self, conn: Connection, switch_id: str) -> list[Vlan]:
+        """VLANs that the leaf has or had."""
+        rows = await conn.fetch("SELECT vni, vlan, released FROM vlan WHERE switch_id = $1", switch_id)
+        return [Vlan(row["vni"], row["vlan"], row["released"]) for row in rows]
+
+    async def put_vlans(self, conn: Connection, switch_id: str, vlans: Iterable[Vlan]) -> None:
+        """Make the VLANs of the leaf the given ones."""
+        every = list(vlans)
+        vnis = [vlan.vni for vlan in every]
+        await conn.execute(_DROP_VLANS, switch_id, vnis)
+        await conn.execute(_PUT_VLANS, switch_id, vnis, [vlan.id for vlan in every], [vlan.released for vlan in every])
+
+
+def topic_of(switch_id: str) -> str:
+    """Topic on which the streams of a leaf are woken."""
+    return f"leaf/{switch_id}"

@@ -1,0 +1,116 @@
+"""How far leaves have followed their desired state, their streams, and which machines they saw."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from metal_kit.db import Connection
+
+# Leaves send a sign of life every 5 s; after three missed ones a stream counts as gone, whatever TCP says.
+SILENCE = timedelta(seconds=15)
+# Of `leaf_sync y`: its stream is open, and not only because nobody noticed its end. By the database's clock.
+CONNECTED = (
+    "(y.session IS NOT NULL AND coalesce(y.seen_time > clock_timestamp() - interval "
+    f"'{SILENCE.total_seconds():g} seconds', false))"
+)
+
+_OPEN = """
+    INSERT INTO leaf_sync (switch_id, session, seen_time, applied_generation, applied_hash)
+    VALUES ($1, $2, clock_timestamp(), $3, $4)
+    ON CONFLICT (switch_id) DO UPDATE
+    SET session = excluded.session, seen_time = excluded.seen_time,
+        applied_generation = excluded.applied_generation, applied_hash = excluded.applied_hash, error = ''
+"""
+_APPLIED = """
+    UPDATE leaf_sync SET applied_generation = $2, applied_hash = $3, apply_time = coalesce($4, clock_timestamp()),
+                         error = '', notes = $5
+    WHERE switch_id = $1 AND applied_generation <= $2
+    RETURNING switch_id
+"""
+_FAILED = "UPDATE leaf_sync SET error = $3, notes = $4 WHERE switch_id = $1 AND applied_generation < $2"
+_REFUSED = "UPDATE leaf_sync SET error = $2 WHERE switch_id = $1"
+_CHECK = """
+    SELECT s.desired_generation, y.session FROM switch s JOIN leaf_sync y ON y.switch_id = s.id WHERE s.id = $1
+"""
+_SEEN = "UPDATE leaf_sync SET seen_time = clock_timestamp() WHERE switch_id = $1 AND session = $2"
+_CLOSE = "UPDATE leaf_sync SET session = NULL WHERE switch_id = $1 AND session = $2"
+_HOLD = "SELECT switch_id FROM leaf_sync WHERE switch_id = ANY ($1) ORDER BY switch_id FOR SHARE"
+_SIGHT = """
+    INSERT INTO sighting (machine, emit_time) VALUES ($1, clock_timestamp())
+    ON CONFLICT (machine) DO UPDATE SET emit_time = excluded.emit_time
+    WHERE sighting.emit_time <= excluded.emit_time - $2::interval
+    RETURNING nextval('version')
+"""
+
+
+@dataclass(frozen=True)
+class Sync:
+    """How far a leaf has followed, as `SyncStatus` of the contract shows it."""
+
+    desired: int
+    applied: int = 0
+    applied_hash: str = ""
+    apply_time: datetime | None = None
+    error: str = ""
+    notes: tuple[str, ...] = ()
+    seen: datetime | None = None
+    connected: bool = False
+
+
+class SyncStore:
+    """The leaves' half of the story, by switch id."""
+
+    async def open(self, conn: Connection, switch_id: str, session: str, *, applied: int, digest: str) -> None:
+        """Let `session` speak for the leaf, which says that it has applied this generation (0 for none)."""
+        await conn.execute(_OPEN, switch_id, session, applied, digest)
+
+    async def check(self, conn: Connection, switch_id: str, session: str) -> int | None:
+        """The newest generation wanted; None when another session speaks for the leaf, or the switch is gone."""
+        row = await conn.fetchrow(_CHECK, switch_id)
+        return row["desired_generation"] if row is not None and str(row["session"]) == session else None
+
+    async def seen(self, conn: Connection, switch_id: str, session: str) -> None:
+        """Record that the leaf was heard of."""
+        await conn.execute(_SEEN, switch_id, session)
+
+    async def close(self, conn: Connection, switch_id: str, session: str) -> None:
+        """Record that the session has ended, unless another one has taken its place."""
+        await conn.execute(_CLOSE, switch_id, session)
+
+    async def applied(
+        self,
+        conn: Connection,
+        switch_id: str,
+        generation: int,
+        *,
+        digest: str,
+        at: datetime | None,
+        notes: Sequence[str],
+    ) -> bool:
+        """Record that the leaf has applied a generation; False when it is older than what is known."""
+        return bool(await conn.fetchval(_APPLIED, switch_id, generation, digest, at, list(notes)))
+
+    async def failed(
+        self, conn: Connection, switch_id: str, generation: int, *, error: str, notes: Sequence[str]
+    ) -> None:
+        """Record why the leaf could not apply a generation, unless it has applied it or a later one since."""
+        await conn.execute(_FAILED, switch_id, generation, error, list(notes))
+
+    async def refused(self, conn: Connection, switch_id: str, error: str) -> None:
+        """Record why the leaf's registration was refused."""
+        await conn.execute(_REFUSED, switch_id, error)
+
+    async def hold(self, conn: Connection, switch_ids: Collection[str]) -> None:
+        """Keep reports of these leaves out until the transaction ends."""
+        await conn.execute(_HOLD, sorted(switch_ids))
+
+    async def sight(self, conn: Connection, machine: str, every: timedelta) -> int | None:
+        """Whether a sighting of the machine is due to be published: its version, or None within `every` of the last."""
+        version = await conn.fetchval(_SIGHT, machine, every)
+        return None if version is None else int(version)
+
+    async def forget_sightings(self, conn: Connection, machine: str) -> None:
+        """Have the next sighting of the machine published at once."""
+        await conn.execute("DELETE FROM sighting WHERE machine = $1", machine)

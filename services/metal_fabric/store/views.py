@@ -1,0 +1,111 @@
+"""Switches as they are shown: with what their ports are used for and how far the leaf has followed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import asyncpg
+from metal_kit.db import Connection
+
+from metal_fabric.filters import PortRole
+from metal_fabric.store.switches import facts_of, port_of
+from metal_fabric.store.syncs import CONNECTED, Sync
+from metal_fabric.switch import Port, SwitchFacts
+
+_SWITCHES = f"""
+    SELECT s.*, y.applied_generation, y.applied_hash, y.apply_time, y.error, y.notes, y.seen_time,
+           coalesce({CONNECTED}, false) AS connected
+    FROM switch s LEFT JOIN leaf_sync y ON y.switch_id = s.id
+    WHERE s.id = ANY ($1)
+    ORDER BY s.id
+"""
+_PORTS = """
+    SELECT p.*, c.machine, c.nic_mac, a.role, coalesce(a.vrf, 0) AS vrf
+    FROM port p
+    LEFT JOIN cable c ON c.switch_id = p.switch_id AND c.port = p.name
+    LEFT JOIN attachment a ON a.machine = c.machine
+    WHERE p.switch_id = ANY ($1)
+"""
+_PAGE = """
+    SELECT id FROM switch
+    WHERE id > $1 AND ($2 = '' OR partition = $2) AND ($3 = '' OR rack = $3)
+    ORDER BY id LIMIT $4
+"""
+
+
+@dataclass(frozen=True)
+class PortUse:
+    """A port and what it is used for; `machine` and `nic_mac` are empty when nothing hangs on it, `vrf` 0 for none."""
+
+    port: Port
+    role: PortRole
+    vrf: int = 0
+    machine: str = ""
+    nic_mac: str = ""
+
+
+@dataclass(frozen=True)
+class SwitchView:
+    """A switch as it is shown."""
+
+    id: str
+    facts: SwitchFacts
+    description: str
+    version: int
+    create_time: datetime
+    update_time: datetime
+    sync: Sync
+    ports: list[PortUse] = field(default_factory=list)
+
+
+class ViewStore:
+    """Reads only."""
+
+    async def get(self, conn: Connection, switch_id: str) -> SwitchView | None:
+        """One switch."""
+        views = await self.load(conn, [switch_id])
+        return views[0] if views else None
+
+    async def page(self, conn: Connection, *, after: str, partition: str, rack: str, limit: int) -> list[SwitchView]:
+        """Switches after an id, by id, of one partition and rack if given."""
+        rows = await conn.fetch(_PAGE, after, partition, rack, limit)
+        return await self.load(conn, [row["id"] for row in rows])
+
+    async def load(self, conn: Connection, ids: Collection[str]) -> list[SwitchView]:
+        """These switches, by id."""
+        views = {row["id"]: _view(row) for row in await conn.fetch(_SWITCHES, list(ids))}
+        for row in await conn.fetch(_PORTS, list(views)):
+            views[row["switch_id"]].ports.append(
+                PortUse(
+                    port=port_of(row),
+                    role=PortRole.UPLINK if row["uplink"] else PortRole(row["role"] or "unprovisioned"),
+                    vrf=row["vrf"],
+                    machine=str(row["machine"]) if row["machine"] else "",
+                    nic_mac=row["nic_mac"] or "",
+                )
+            )
+        return list(views.values())
+
+
+def _view(row: asyncpg.Record) -> SwitchView:
+    sync = Sync(
+        desired=row["desired_generation"],
+        applied=row["applied_generation"] or 0,
+        applied_hash=row["applied_hash"] or "",
+        apply_time=row["apply_time"],
+        error=row["error"] or "",
+        notes=tuple(row["notes"] or ()),
+        seen=row["seen_time"],
+        connected=row["connected"],
+    )
+    return SwitchView(
+        id=row["id"],
+        facts=facts_of(row),
+        description=row["description"],
+        version=row["version"],
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        sync=sync,
+    )

@@ -1,0 +1,191 @@
+"""Composition of the agent: settings, the parts, and the three loops that run until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from metal_kit import agent as frame
+from metal_kit import logs
+from metal_kit.agent import Agent
+from metal_kit.backoff import pause
+from metal_kit.process import StartError
+from metal_kit.settings import AgentSettings
+from metalplane.fabric.v1.agent_pb2 import Hello
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from metal_core import databases, identity, vtysh
+from metal_core.apply import Applier
+from metal_core.following import RETRY, Following
+from metal_core.identity import IdentityError, LeafIdentity, Told
+from metal_core.known_good import KnownGoodFile
+from metal_core.observe import Observer
+from metal_core.plane import PlaneStream
+from metal_core.reports import Reports
+from metal_core.sonic import Sonic, SonicUnavailable
+from metal_core.wire import hello_of
+
+NAME = "metal-core"
+_LOOK_AGAIN = 1.0
+_log = logs.get_logger("metal_core.service")
+
+
+class CoreSettings(AgentSettings):
+    """Settings of the agent. What is empty or 0 is taken from SONiC's own configuration."""
+
+    partition: str = Field(min_length=1, max_length=63, description="partition that the leaf is in")
+    rack: str = Field(min_length=1, max_length=63, description="rack that the leaf is in")
+    uplinks: Annotated[tuple[str, ...], NoDecode] = Field(
+        min_length=1, description="ports to the spines: `Ethernet120,Ethernet124`"
+    )
+    switch_id: str = Field("", max_length=63, description="host name; empty: DEVICE_METADATA|localhost hostname")
+    asn: int = Field(0, ge=0, lt=1 << 32, description="ASN; 0: DEVICE_METADATA|localhost bgp_asn")
+    loopback: str = Field("", description="loopback address; empty: that of Loopback0")
+    pxe_vlan: int = Field(4000, ge=1, le=4094, description="VLAN that machines boot in")
+    management_address: str = ""
+    state_directory: Path = Field(Path("/etc/sonic/metal_core"), description="where the last known good state is kept")
+    frr_conf: Path = Field(Path("/etc/sonic/frr/frr.conf"), description="where FRR reads its configuration at boot")
+    vtysh: str = Field("vtysh", description="command that is FRR's vtysh; empty: there is no FRR")
+    database_config: Path = Path("/var/run/redis/sonic-db/database_config.json")
+    redis_password_file: Path | None = None
+    wait_seconds: float = Field(10.0, gt=0, le=300, description="how long the switch may take to follow one step")
+    init_seconds: float = Field(120.0, ge=0, le=3600, description="how long to wait for the switch's ports at start")
+    observe_seconds: float = Field(1.0, ge=0.05, le=60, description="time between two looks at ports and neighbours")
+    compare_seconds: float = Field(60.0, ge=0.1, le=3600, description="time between two comparisons with the leaf")
+
+    @field_validator("uplinks", mode="before")
+    @classmethod
+    def _read_uplinks(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class Core:
+    """The agent's parts on one leaf."""
+
+    def __init__(self, agent: Agent[CoreSettings]) -> None:
+        settings = agent.settings
+        self._settings, self._stopping, self._peers = settings, agent.stopping, agent.peers
+        self._sonic = _sonic(settings)
+        self._known_good = KnownGoodFile(settings.state_directory)
+        frr = vtysh.find(shlex.split(settings.vtysh), settings.state_directory)
+        self._applier = Applier(self._sonic, frr, self._known_good, settings.frr_conf, wait_limit=settings.wait_seconds)
+        self._reports = Reports()
+        self._os_version = ""
+        _log.info("core.start", frr="vtysh" if frr.present else "not present", state=str(settings.state_directory))
+
+    async def run(self) -> None:
+        """Restore, then follow the plane. Returns when the agent is told to stop."""
+        self._os_version = await asyncio.to_thread(identity.sonic_version)
+        try:
+            leaf = await self._identify_patiently()
+            if leaf is None:
+                return
+            following = Following(
+                self._applier,
+                self._reports,
+                switch_id=leaf.switch_id,
+                compare_every=self._settings.compare_seconds,
+            )
+            await self._restore(following)
+            stream = PlaneStream(self._peers, lambda: self._introduce(following), following, self._reports)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(following.run(self._stopping), name="following")
+                group.create_task(stream.run(self._stopping), name="plane")
+                group.create_task(self._observe(), name="observe")
+        finally:
+            await self._sonic.close()
+
+    async def _identify(self) -> LeafIdentity:
+        settings = self._settings
+        told = Told(
+            partition=settings.partition,
+            rack=settings.rack,
+            uplinks=settings.uplinks,
+            switch_id=settings.switch_id,
+            asn=settings.asn,
+            loopback=settings.loopback,
+            pxe_vlan=settings.pxe_vlan,
+            management_address=settings.management_address,
+        )
+        return identity.identify(told, await self._sonic.config(identity.TABLES), os_version=self._os_version)
+
+    async def _identify_patiently(self) -> LeafIdentity | None:
+        """Redis may come up after the agent, and CONFIG_DB be filled after that. None when told to stop meanwhile."""
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                return await self._identify()
+            except (SonicUnavailable, IdentityError) as error:
+                _log.warning("core.not_ready", error=str(error))
+            await pause(self._stopping, RETRY.delay(attempt))
+            attempt += 1
+        return None
+
+    async def _introduce(self, following: Following) -> Hello:
+        leaf = await self._identify()
+        return hello_of(leaf, await self._sonic.oper_states(leaf.ports), following.applied)
+
+    async def _restore(self, following: Following) -> None:
+        """Bring back the last known good state before the plane is asked: it may be out of reach."""
+        good = await self._known_good.load()
+        if good is None:
+            _log.info("restore.nothing_known")
+            return
+        await self._ports_created()
+        outcome = await self._applier.restore(good)
+        # A failure is not the end: the loop tries again, and the plane may meanwhile say something newer.
+        following.resume(good, outcome)
+        _log.info("restore.ended", generation=good.desired.generation, applied=outcome.applied, error=outcome.error)
+
+    async def _ports_created(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._settings.init_seconds
+        while not self._stopping.is_set() and loop.time() < end:
+            try:
+                if await self._sonic.port_init_done():
+                    return
+            except SonicUnavailable as error:
+                _log.warning("core.not_ready", error=str(error))
+            await asyncio.sleep(_LOOK_AGAIN)
+        _log.error("core.ports_not_created", waited=self._settings.init_seconds)
+
+    async def _observe(self) -> None:
+        observer = Observer()
+        reachable = True
+        while not self._stopping.is_set():
+            try:
+                ports = (await self._identify()).ports
+                states, neighbours = await self._sonic.oper_states(ports), await self._sonic.lldp_neighbours(ports)
+                self._reports.seen(observer.look(states, neighbours, time.time()))
+                reachable = True
+            except (SonicUnavailable, IdentityError) as error:
+                if reachable:
+                    _log.warning("observe.failed", error=str(error))
+                reachable = False
+            await pause(self._stopping, timedelta(seconds=self._settings.observe_seconds))
+
+
+async def run(agent: Agent[CoreSettings]) -> None:
+    """The agent's body; raises StartError for settings that cannot work."""
+    await Core(agent).run()
+
+
+def main() -> NoReturn:
+    """Run the agent until a signal."""
+    frame.main(NAME, CoreSettings, run)
+
+
+def _sonic(settings: CoreSettings) -> Sonic:
+    try:
+        locations = databases.read(settings.database_config)
+        password = settings.redis_password_file.read_text().strip() if settings.redis_password_file else ""
+    except databases.DatabaseConfigError as error:
+        raise StartError(str(error)) from error
+    except OSError as error:
+        raise StartError(f"METALPLANE_REDIS_PASSWORD_FILE: {error}") from error
+    return Sonic(locations, password)

@@ -1,0 +1,136 @@
+"""Messages of the contract ⇄ the agent's own values. No rules: whether a state makes sense is for `checks` to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from metalplane.fabric.v1.agent_pb2 import (
+    ApplyReport,
+    DesiredPort,
+    DesiredState,
+    Hello,
+    HelloPort,
+    Observations,
+    ObservedPort,
+    PhoneHome,
+)
+from metalplane.fabric.v1.switch_pb2 import PortRole as WireRole
+from metalplane.fabric.v1.switch_pb2 import PortState as WireState
+from metalplane.fabric.v1.switch_pb2 import SwitchOs
+
+from metal_core.apply import Outcome
+from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.identity import LeafIdentity
+from metal_core.observe import Announcement
+
+# Limits of the contract, so that a long complaint or a chatty machine does not cost the whole stream.
+_ERROR, _MESSAGE, _NOTES = 4096, 1024, 32
+
+_ROLES: Mapping[WireRole.ValueType, PortRole] = {
+    WireRole.PORT_ROLE_UPLINK: PortRole.UPLINK,
+    WireRole.PORT_ROLE_UNPROVISIONED: PortRole.UNPROVISIONED,
+    WireRole.PORT_ROLE_MACHINE: PortRole.MACHINE,
+    WireRole.PORT_ROLE_FIREWALL: PortRole.FIREWALL,
+}
+_ADMIN: Mapping[WireState.ValueType, Admin] = {
+    WireState.PORT_STATE_UNSPECIFIED: Admin.KEEP,
+    WireState.PORT_STATE_UP: Admin.UP,
+    WireState.PORT_STATE_DOWN: Admin.DOWN,
+}
+_STATES: Mapping[str, WireState.ValueType] = {
+    "up": WireState.PORT_STATE_UP,
+    "down": WireState.PORT_STATE_DOWN,
+}
+
+
+class UnknownState(ValueError):
+    """The message says something that this version of the agent does not understand, and so must not act upon."""
+
+
+def desired_of(message: DesiredState) -> Desired:
+    """The state that a message describes. Raises UnknownState for roles and admin states of a newer contract."""
+    return Desired(
+        switch_id=message.switch_id,
+        generation=message.generation,
+        digest=message.hash,
+        asn=message.asn,
+        loopback=message.loopback,
+        pxe_vlan=message.pxe_vlan,
+        ports=tuple(_port_of(port) for port in message.ports),
+        vrfs=tuple(Vrf(vrf.name, vrf.vni, vrf.vlan) for vrf in message.vrfs),
+    )
+
+
+def hello_of(leaf: LeafIdentity, states: Mapping[str, str], applied: Desired | None) -> Hello:
+    """Who the leaf is, what it has, and what it last applied."""
+    return Hello(
+        switch_id=leaf.switch_id,
+        partition=leaf.partition,
+        rack=leaf.rack,
+        os=SwitchOs.SWITCH_OS_SONIC,
+        os_version=leaf.os_version,
+        core_version=leaf.core_version,
+        management_address=leaf.management_address,
+        loopback=leaf.loopback,
+        asn=leaf.asn,
+        pxe_vlan=leaf.pxe_vlan,
+        ports=[
+            HelloPort(name=name, alias=alias, uplink=name in leaf.uplinks, state=state_of(states.get(name, "")))
+            for name, alias in leaf.ports.items()
+        ],
+        applied_generation=applied.generation if applied else 0,
+        applied_hash=applied.digest if applied else "",
+    )
+
+
+def apply_report_of(report_id: str, generation: int, digest: str, outcome: Outcome, ended: float) -> ApplyReport:
+    """How a run ended; `ended` is in seconds since the epoch."""
+    report = ApplyReport(
+        id=report_id,
+        generation=generation,
+        hash=digest,
+        applied=outcome.applied,
+        error=outcome.error[:_ERROR],
+        notes=outcome.notes[:_NOTES],
+    )
+    for phase, seconds in outcome.durations.items():
+        report.durations[phase].FromNanoseconds(int(seconds * 1e9))
+    report.time.FromNanoseconds(int(ended * 1e9))
+    return report
+
+
+def observations_of(report_id: str, states: Mapping[str, str], announcements: Iterable[Announcement]) -> Observations:
+    """Changed port states and installed systems that announced themselves."""
+    observations = Observations(
+        id=report_id, ports=[ObservedPort(name=name, state=state_of(state)) for name, state in states.items()]
+    )
+    for seen in announcements:
+        home = PhoneHome(port=seen.port, machine=seen.machine, message=seen.description[:_MESSAGE])
+        home.time.FromNanoseconds(int(seen.time * 1e9))
+        observations.phone_homes.append(home)
+    return observations
+
+
+def state_of(oper_status: str) -> WireState.ValueType:
+    """`oper_status` of SONiC's PORT_TABLE; unspecified for anything but up and down."""
+    return _STATES.get(oper_status, WireState.PORT_STATE_UNSPECIFIED)
+
+
+def _port_of(message: DesiredPort) -> Port:
+    admin = _ADMIN.get(message.admin_state)
+    role = _ROLES.get(message.role)
+    if role is None and message.role == WireRole.PORT_ROLE_UNSPECIFIED and admin is Admin.DOWN:
+        role = PortRole.DOWN
+    if role is None or admin is None:
+        raise UnknownState(
+            f"ports[{message.name!r}]: role {message.role} with admin state {message.admin_state} is not known here"
+        )
+    return Port(
+        name=message.name,
+        role=role,
+        admin=admin,
+        mtu=message.mtu,
+        vrf=message.vrf,
+        allowed_prefixes=tuple(message.allowed_prefixes),
+        vnis=tuple(message.vnis),
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import nats
 import pytest
 from metal_lab.servers import Nats, Postgres, Redis
 
@@ -51,9 +52,16 @@ async def nats_server(server_directory: Path) -> AsyncIterator[Nats]:
     await server.stop()
 
 
-@pytest.fixture(scope="session")
-def nats_url(nats_server: Nats) -> str:
-    """URL of the session's NATS. Tests share the stream METALPLANE: use names of your own for consumers."""
+@pytest.fixture
+async def nats_url(nats_server: Nats) -> str:
+    """URL of the session's NATS, without any stream: the events and consumers of earlier tests are gone."""
+    client = await nats.connect(nats_server.url)
+    try:
+        manager = client.jetstream()
+        for stream in await manager.streams_info():
+            await manager.delete_stream(str(stream.config.name))
+    finally:
+        await client.close()
     return nats_server.url
 
 

@@ -61,6 +61,7 @@ class Bus:
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
         self._stream_checked = False
+        self._ensuring = asyncio.Lock()
         self._complained_at = float("-inf")
         self.fatal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Gets the text of a failure that no retry repairs."""
@@ -129,8 +130,25 @@ class Bus:
             raise BusUnavailable(str(error) or type(error).__name__) from error
 
     async def ensure_stream(self) -> None:
-        """Create the stream if there is none; the settings of one that exists are left to its administrator."""
+        """Create the stream if there is none; the settings of one that exists are left to its administrator.
+
+        Raises BusUnavailable.
+        """
         if self._stream_checked:
+            return
+        # One after the other, so that those who wait here go on in the order in which they came.
+        async with self._ensuring:
+            if not self._stream_checked:
+                try:
+                    await self._create_stream()
+                except (NatsError, OSError, TimeoutError) as error:
+                    raise BusUnavailable(str(error) or type(error).__name__) from error
+                self._stream_checked = True
+
+    async def _create_stream(self) -> None:
+        manager = self.jetstream
+        with suppress(NotFoundError):
+            await manager.stream_info(STREAM)
             return
         config = StreamConfig(
             name=STREAM,
@@ -142,13 +160,8 @@ class Bus:
             max_bytes=MAX_BYTES,
             duplicate_window=DUPLICATE_WINDOW.total_seconds(),
         )
-        manager = self.jetstream
-        try:
-            await manager.stream_info(STREAM)
-        except NotFoundError:
-            with suppress(BadRequestError):  # "name already in use": another replica was faster
-                await manager.add_stream(config)
-        self._stream_checked = True
+        with suppress(BadRequestError):  # "name already in use": another replica was faster
+            await manager.add_stream(config)
 
     def forget_stream(self) -> None:
         """Look for the stream again before the next use; for consumers that find it gone."""

@@ -161,7 +161,7 @@ class Database:
             raise Aborted("CONCURRENT_CHANGE", "lost against a concurrent change; try again") from error
         except _UNREACHABLE as error:
             # An InterfaceError on a living connection is a defect of ours (wrong arguments), not an outage.
-            if isinstance(error, asyncpg.InterfaceError) and not connection.is_closed():
+            if isinstance(error, asyncpg.InterfaceError) and not _is_dead(connection):
                 raise
             raise _unavailable() from error
         finally:
@@ -192,6 +192,13 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, Problem):
         return isinstance(error, Unavailable | Aborted)
     return isinstance(error, (*_UNREACHABLE, *_CONFLICT, OSError, TimeoutError))
+
+
+def _is_dead(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # the pool has taken it back, which it does when the server hangs up
+        return True
 
 
 def _unavailable() -> Unavailable:

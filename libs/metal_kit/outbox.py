@@ -188,6 +188,7 @@ class Relay:
             rows = await connection.fetch(_READ, self._batch)
         if not rows or not self._lease.leads:
             return 0
+        await self._bus.ensure_stream()  # else the first of them would be overtaken while it looks
         results = await asyncio.gather(*(self._publish(row) for row in rows), return_exceptions=True)
         sent = [row["id"] for row, result in zip(rows, results, strict=True) if result is None]
         if sent:

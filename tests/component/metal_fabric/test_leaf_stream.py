@@ -1,0 +1,226 @@
+"""The stream of a leaf: who may speak, what it gets, and what becomes of what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from metal_kit import identity
+from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Problem
+from metalplane.fabric.v1 import switch_pb2
+from metalplane.fabric.v1.agent_pb2 import Heartbeat
+from metalplane.fabric.v1.switch_pb2 import GetSwitchRequest
+
+
+async def refused(leaf: Any, eventually: Any) -> Problem:
+    """The failure of a stream that must not be served."""
+    await leaf.open()
+    await eventually(lambda: leaf.ended)
+    assert not leaf.states
+    assert leaf.failure is not None
+    return leaf.failure
+
+
+async def test_a_leaf_registers_and_gets_its_whole_desired_state(fabric: Any, eventually: Any) -> None:
+    leaf = await fabric.leaf("leaf01").open()
+    await eventually(lambda: leaf.states)
+    state = leaf.states[0]
+    assert (state.switch_id, state.generation, state.asn, state.pxe_vlan) == ("leaf01", 1, 4200000011, 4000)
+    roles = {port.name: port.role for port in state.ports}
+    assert roles["Ethernet0"] == switch_pb2.PORT_ROLE_UNPROVISIONED
+    assert roles["Ethernet196"] == switch_pb2.PORT_ROLE_UPLINK
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.connected
+    assert (shown.sync.desired_generation, shown.sync.applied_generation) == (1, 0)
+    assert [port.name for port in shown.ports][:3] == ["Ethernet0", "Ethernet4", "Ethernet8"]
+
+
+async def test_a_leaf_speaks_only_for_itself(fabric: Any, eventually: Any) -> None:
+    other = fabric.leaf("leaf02", certificate=identity.leaf_id("mini", "leaf01"))
+    problem = await refused(other, eventually)
+    assert (type(problem), problem.reason) == (PermissionDenied, "NOT_THIS_LEAF")
+    elsewhere = fabric.leaf("leaf01", certificate=identity.leaf_id("other", "leaf01"))
+    problem = await refused(elsewhere, eventually)
+    assert (type(problem), problem.reason) == (PermissionDenied, "NOT_THIS_PARTITION")
+    assert not await fabric.rows("SELECT 1 FROM switch")
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [
+        identity.service_id("allocation"),
+        identity.machine_id("4c4c4544-0051-3510-8052-b4c04f4e3132"),
+        identity.partition_agent_id("mini", "boot"),
+        identity.client_id("tool"),
+    ],
+)
+async def test_nobody_but_a_leaf_opens_a_stream(fabric: Any, eventually: Any, certificate: str) -> None:
+    problem = await refused(fabric.leaf("leaf01", certificate=certificate), eventually)
+    assert problem.code.name in {"PERMISSION_DENIED", "UNAUTHENTICATED"}
+    assert not await fabric.rows("SELECT 1 FROM switch")
+
+
+@pytest.mark.parametrize(
+    ("hello", "reason", "field"),
+    [
+        ({"pxe_vlan": 1500}, "PXE_VLAN_RESERVED", "hello.pxe_vlan"),
+        ({"asn": 0}, "INVALID_FIELD", "hello.asn"),
+        ({"loopback": "nowhere"}, "INVALID_FIELD", "hello.loopback"),
+        ({"applied_generation": 1 << 60}, "GENERATION_INVALID", "hello.applied_generation"),
+    ],
+)
+async def test_a_bad_hello_is_named_and_changes_nothing(
+    fabric: Any, eventually: Any, hello: dict[str, Any], reason: str, field: str
+) -> None:
+    problem = await refused(fabric.leaf("leaf01", **hello), eventually)
+    assert (type(problem), problem.reason, problem.field) == (InvalidArgument, reason, field)
+    assert not await fabric.rows("SELECT 1 FROM switch")
+
+
+async def test_a_stream_begins_with_a_hello_and_has_only_one(fabric: Any, eventually: Any) -> None:
+    leaf = await fabric.leaf("leaf01").open()
+    await eventually(lambda: leaf.states)
+    await leaf.send(hello=leaf.hello)
+    await eventually(lambda: leaf.ended)
+    assert leaf.failure.reason == "HELLO_TWICE"
+
+
+async def test_an_applied_generation_is_shown_and_acknowledged(fabric: Any, pair: Any) -> None:
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.applied_generation == shown.sync.desired_generation == 1
+    assert shown.sync.applied_hash == pair[0].states[0].hash
+
+
+async def test_a_failed_attempt_is_shown_until_one_succeeds(fabric: Any, eventually: Any) -> None:
+    leaf = await fabric.leaf("leaf01").open()
+    await eventually(lambda: leaf.states)
+    report = await leaf.apply(error="vtysh says no")
+    await eventually(lambda: report in leaf.acks)
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert (shown.sync.applied_generation, shown.sync.error) == (0, "vtysh says no")
+    report = await leaf.apply()
+    await eventually(lambda: report in leaf.acks)
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert (shown.sync.applied_generation, shown.sync.error) == (1, "")
+
+
+@pytest.mark.parametrize(("generation", "digest"), [(1, "0" * 64), (1, ""), (7, "0" * 64), (7, "")])
+async def test_a_report_about_what_was_never_sent_confirms_nothing(
+    fabric: Any, eventually: Any, generation: int, digest: str
+) -> None:
+    leaf = await fabric.leaf("leaf01").open()
+    await eventually(lambda: leaf.states)
+    forged = type(leaf.states[0])(generation=generation, hash=digest)
+    report = await leaf.apply(forged)
+    await eventually(lambda: report in leaf.acks, what="the leaf may forget the report all the same")
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.applied_generation == 0
+
+
+async def test_reports_that_arrive_late_do_not_take_a_generation_back(fabric: Any, pair: Any, eventually: Any) -> None:
+    leaf, other = pair
+    machine = await fabric.machine()
+    await fabric.switches().AttachMachine(fabric.attaching(machine, "0198c1d2-0000-7000-8000-000000000001"))
+    await eventually(lambda: leaf.generation == 2)
+    await leaf.apply()
+    late = await leaf.apply(leaf.states[0])
+    await eventually(lambda: late in leaf.acks)
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.applied_generation == 2
+    assert other.generation >= 1
+
+
+async def test_a_leaf_that_reconnects_gets_its_state_again_and_the_same_generation(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    leaf = pair[0]
+    before = leaf.states[-1]
+    await leaf.close()
+    leaf.states.clear()
+    await leaf.open()
+    await eventually(lambda: leaf.states)
+    assert leaf.states[-1] == before
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.applied_generation == 1
+
+
+async def test_a_leaf_that_lost_its_state_has_applied_nothing(fabric: Any, pair: Any, eventually: Any) -> None:
+    leaf = pair[0]
+    await leaf.close()
+    leaf.hello.applied_generation, leaf.hello.applied_hash = 0, ""
+    leaf.states.clear()
+    await leaf.open()
+    await eventually(lambda: leaf.states)
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.applied_generation == 0
+
+
+async def test_a_leaf_ahead_of_a_restored_database_gets_a_later_generation(fabric: Any, eventually: Any) -> None:
+    leaf = await fabric.leaf("leaf01", applied_generation=57, applied_hash="0" * 64).open()
+    await eventually(lambda: leaf.states)
+    assert leaf.generation == 58
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert (shown.sync.desired_generation, shown.sync.applied_generation) == (58, 0)
+
+
+async def test_a_newer_stream_ends_the_older_one_on_another_replica(fabric: Any, pair: Any, eventually: Any) -> None:
+    await fabric.replica()
+    newer = await fabric.leaf("leaf01", replica=1).open()
+    await eventually(lambda: newer.states)
+    await eventually(lambda: pair[0].ended)
+    assert (type(pair[0].failure), pair[0].failure.reason) == (Aborted, "STREAM_SUPERSEDED")
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.connected
+
+
+async def test_a_leaf_that_hangs_up_is_shown_as_such(fabric: Any, pair: Any, eventually: Any) -> None:
+    await pair[0].close()
+
+    async def gone() -> bool:
+        shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+        return not shown.sync.connected and shown.sync.HasField("seen_time")
+
+    await eventually(gone)
+
+
+async def test_a_stopping_replica_sends_its_leaves_elsewhere(fabric: Any, pair: Any, eventually: Any) -> None:
+    await fabric.replicas[0].stop()
+    await eventually(lambda: pair[0].ended and pair[1].ended)
+    assert pair[0].failure.code.name == "UNAVAILABLE"
+    rows = await fabric.rows("SELECT session FROM leaf_sync")
+    assert [row["session"] for row in rows] == [None, None]
+
+
+async def test_a_registration_without_a_connected_port_is_refused_and_says_why(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    await fabric.machine("Ethernet0")
+    leaf = pair[0]
+    await leaf.close()
+    del leaf.hello.ports[0]
+    leaf.states.clear()
+    problem = await refused(leaf, eventually)
+    assert (type(problem), problem.reason) == (FailedPrecondition, "CONNECTED_PORT_REMOVED")
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.error.startswith("CONNECTED_PORT_REMOVED")
+    assert shown.ports[0].machine
+
+
+async def test_only_real_changes_make_a_generation(fabric: Any, pair: Any, eventually: Any) -> None:
+    leaf = pair[0]
+    await leaf.send(heartbeat=Heartbeat())
+    report = await leaf.observe(down=["Ethernet0"], up=["Ethernet4"])
+    await eventually(lambda: report in leaf.acks)
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.desired_generation == 1
+    assert shown.ports[0].reported_state == switch_pb2.PORT_STATE_DOWN
+    leaf.hello.loopback = "10.0.0.99"
+    await leaf.close()
+    await leaf.open()
+    await eventually(lambda: leaf.generation == 2)
+    assert leaf.states[-1].loopback == "10.0.0.99"
+
+
+async def test_two_leaves_cannot_share_a_name_in_other_letters(fabric: Any, pair: Any, eventually: Any) -> None:
+    problem = await refused(fabric.leaf("Leaf01"), eventually)
+    assert problem.reason == "HOST_NAME_TAKEN"

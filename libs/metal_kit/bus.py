@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
@@ -126,6 +128,24 @@ class Bus:
         except NoStreamResponseError as error:
             self._stream_checked = False  # somebody removed it; the next attempt makes it anew
             raise BusUnavailable("the stream is missing") from error
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BusUnavailable(str(error) or type(error).__name__) from error
+
+    async def listen(self, subject: str, handler: Callable[[bytes], Awaitable[None]]) -> None:
+        """Hand every message of `subject` from now on to `handler`, for hints: what comes while this process is away,
+        or while a thousand wait, is lost. The subscription lasts as long as the connection object.
+
+        Raises:
+            BusUnavailable: not connected.
+        """
+        if not self.connected:
+            raise BusUnavailable(f"not connected to NATS at {self._where}")
+
+        async def pass_on(message: Msg) -> None:
+            await handler(message.data)
+
+        try:
+            await self._client.subscribe(subject, cb=pass_on, pending_msgs_limit=1000)
         except (NatsError, OSError, TimeoutError) as error:
             raise BusUnavailable(str(error) or type(error).__name__) from error
 

@@ -1,0 +1,45 @@
+"""Certificates for machines: a good token and a signing request in, a short-lived client certificate out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from metal_kit.ca import Authority
+from metal_kit.errors import Unauthenticated
+from metal_kit.identity import machine_id as machine_spiffe_id
+from metal_kit.ids import parse_uuid
+from metal_kit.logs import get_logger
+
+from metal_boot.tokens import RamdiskTokens, TokenRefused
+
+log = get_logger(__name__)
+
+LIFETIME = timedelta(hours=72)
+"""Longer than an installer waits before it starts anew; there is no renewal and no revocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCertificates:
+    """Issues certificates. `root` is what machines verify boot with (PEM); `lifetime` bounds each certificate."""
+
+    authority: Authority
+    tokens: RamdiskTokens
+    root: bytes
+    lifetime: timedelta = LIFETIME
+
+    def issue(self, machine: str, token: str, csr: bytes) -> bytes:
+        """A certificate chain (PEM) for the machine that the token was issued to.
+
+        The request is checked before the token is used up, so that a broken request can be sent again. Raises
+        InvalidArgument for `machine` or `csr`, and Unauthenticated, which does not say why.
+        """
+        uuid = parse_uuid(machine, field="machine")
+        chain = self.authority.sign_request(csr, uuid, machine_spiffe_id(uuid), self.lifetime)
+        try:
+            redeemed = self.tokens.redeem(token, uuid)
+        except TokenRefused as refused:
+            log.warning("token.refused", machine=uuid, refusal=refused.refusal)
+            raise Unauthenticated("TOKEN_REFUSED", "the token is not good for this machine") from refused
+        log.info("certificate.issued", machine=uuid, session=redeemed.session)
+        return chain

@@ -1,0 +1,91 @@
+"""Telling inventory that a machine asked for something to boot, beside the answer and never in front of it.
+
+The queue is bounded: in a storm that inventory cannot take, late reports are dropped and counted, and boots go on. A
+report is repeated with back-off for about a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from metal_kit.backoff import Backoff, pause
+from metal_kit.errors import DeadlineExceeded, Problem, ResourceExhausted, Unavailable
+from metal_kit.logs import get_logger
+from metalplane.inventory.v1 import machine_pb2
+
+log = get_logger(__name__)
+
+QUEUE = 10_000
+WORKERS = 8
+ATTEMPTS = 8
+_BACKOFF = Backoff(first=timedelta(seconds=0.5), most=timedelta(seconds=15))
+
+Record = Callable[[str, list[machine_pb2.ReportedEvent]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Reports boots with a few workers. `dropped` counts the reports that did not get through."""
+
+    record: Record
+    stopping: asyncio.Event
+    queue_size: int = QUEUE
+    dropped: int = 0
+    _queue: asyncio.Queue[tuple[str, machine_pb2.ReportedEvent]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._queue = asyncio.Queue(self.queue_size)
+
+    def booted(self, machine_id: str, message: str) -> None:
+        """Report PXE Booting of a machine soon. Never waits."""
+        stamp = Timestamp()
+        stamp.GetCurrentTime()
+        event = machine_pb2.ReportedEvent(
+            id=str(uuid.uuid4()),
+            type=machine_pb2.PROVISIONING_EVENT_TYPE_PXE_BOOTING,
+            reported_time=stamp,
+            message=message[:1024],
+        )
+        try:
+            self._queue.put_nowait((machine_id, event))
+        except asyncio.QueueFull:
+            self._drop(machine_id, "queue full")
+
+    async def run(self) -> None:
+        """Report until the service stops."""
+        workers = [asyncio.create_task(self._work(), name=f"boot-report-{number}") for number in range(WORKERS)]
+        try:
+            await self.stopping.wait()
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            machine_id, event = await self._queue.get()
+            await self._report(machine_id, event)
+
+    async def _report(self, machine_id: str, event: machine_pb2.ReportedEvent) -> None:
+        reason = ""
+        for attempt in range(ATTEMPTS):
+            try:
+                await self.record(machine_id, [event])
+            except (Unavailable, DeadlineExceeded, ResourceExhausted) as problem:
+                reason = problem.reason
+                await pause(self.stopping, _BACKOFF.delay(attempt))
+            except Problem as problem:
+                reason = problem.reason
+                break
+            else:
+                return
+        self._drop(machine_id, reason)
+
+    def _drop(self, machine_id: str, reason: str) -> None:
+        self.dropped += 1
+        log.warning("boot.not_reported", machine=machine_id, reason=reason, dropped=self.dropped)

@@ -84,7 +84,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One running call: what its log line and its metrics need."""
 
-    __slots__ = ("caller", "code", "failure", "request_id", "started")
+    __slots__ = ("caller", "code", "failure", "limited", "request_id", "started")
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -92,6 +92,7 @@ class _Call:
         self.request_id = ""
         self.code = "OK"
         self.failure: Problem | None = None
+        self.limited = False
 
 
 class _Method:
@@ -122,7 +123,7 @@ class _Method:
         call = self._begin()
         try:
             request = await self._admit(call, raw, context)
-            if context.time_remaining() is None:
+            if not call.limited:
                 async with asyncio.timeout(LONGEST_UNARY):
                     return self._serialize(await self._behavior(request, context))
             return self._serialize(await self._behavior(request, context))
@@ -178,7 +179,7 @@ class _Method:
     # Before the handler
 
     def _begin(self) -> _Call:
-        self._metrics.running.inc()
+        self._metrics.running += 1
         return _Call()
 
     async def _admit(self, call: _Call, raw: bytes, context: Context) -> Any:
@@ -237,12 +238,14 @@ class _Method:
             request_id = uuid7()
         call.request_id = request_id
         ambient.request_id.set(request_id)
-        ambient.traceparent.set(traceparent if ambient.acceptable_traceparent(traceparent) else "")
+        if traceparent and ambient.acceptable_traceparent(traceparent):
+            ambient.traceparent.set(traceparent)
         remaining = context.time_remaining()
         if remaining is not None:
             if remaining <= 0:
                 raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline had passed when the call arrived")
             ambient.deadline.set(call.started + remaining)
+            call.limited = True
         caller = self._certificates.caller(context.auth_context())
         if authorization:
             caller = await self._person(caller, authorization)
@@ -302,7 +305,7 @@ class _Method:
 
     def _end(self, call: _Call) -> None:
         seconds = time.monotonic() - call.started
-        self._metrics.running.dec()
+        self._metrics.running -= 1
         self._metrics.ended(call.code, seconds)
         failure = call.failure
         if failure is None:

@@ -39,7 +39,9 @@ class MethodMetrics:
 
     def __init__(self, method: str) -> None:
         self._method = method
-        self.running = RPC_RUNNING.labels(method)
+        self.running = 0
+        # Counted in a plain number and read when somebody looks: a gauge costs a lock at each step.
+        RPC_RUNNING.labels(method).set_function(lambda: self.running)
         self.seconds = RPC_SECONDS.labels(method)
         self._codes: dict[str, Counter] = {}
 

@@ -239,3 +239,22 @@ def message() -> Any:
 def names() -> dict[str, str]:
     """Names of the services, and ids that the tests use."""
     return {"echo": ECHO, "bare": BARE, "project": PROJECT, "machine": MACHINE}
+
+
+@dataclass(frozen=True)
+class EchoParts:
+    """What a test composes a service from."""
+
+    add: Callable[[Any, Any], None] = add_echo
+    stub: type = EchoStub
+    full_name: str = ECHO
+
+    @staticmethod
+    def servicer(stopping: asyncio.Event) -> EchoServicer:
+        """A servicer whose watch streams end with `stopping`."""
+        return EchoServicer(stopping)
+
+
+@pytest.fixture
+def echo() -> EchoParts:
+    return EchoParts()

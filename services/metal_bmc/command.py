@@ -163,12 +163,16 @@ class Finish:
 Verdict = Advance | Again | Finish
 
 
+NEVER_BEGUN = Finish(State.EXPIRED, "DEADLINE", "the deadline passed before it was begun")
+
+
 def expired(command: Command, now: datetime) -> Finish | None:
     """The end of a command whose deadline has passed, None while it has time."""
     if now < command.deadline:
         return None
-    before = "before it was begun" if command.state is State.PENDING else f"during {command.current_step}"
-    return Finish(State.EXPIRED, "DEADLINE", f"the deadline passed {before}")
+    if command.state is State.PENDING:
+        return NEVER_BEGUN
+    return Finish(State.EXPIRED, "DEADLINE", f"the deadline passed during {command.current_step}")
 
 
 def done(command: Command) -> Verdict:

@@ -119,7 +119,7 @@ async def compose(rt: Runtime) -> Parts:
         deadline=settings.exchange_seconds,
     )
     poller = Poller(db, exchange, rt.clock, partition=partition, plan=plan)
-    upkeep = Upkeep(db, ring, rt.clock, keep=timedelta(days=settings.keep_commands_days))
+    upkeep = Upkeep(db, ring, rt.clock, partition=partition, keep=timedelta(days=settings.keep_commands_days))
     background = [
         Background("poller", lambda: poller.run(rt.stopping)),
         Background("upkeep", lambda: upkeep.run(rt.stopping)),

@@ -1,4 +1,4 @@
-"""Housekeeping: passwords move to the ring's newest key, and commands that ended long ago are forgotten."""
+"""Housekeeping: waiting commands expire, old ones are forgotten, passwords move to the newest key of the ring."""
 
 from __future__ import annotations
 
@@ -12,31 +12,48 @@ from metal_kit.db import Connection, Database
 from metal_kit.errors import Problem
 from metal_kit.logs import get_logger
 
+from metal_bmc import events
+from metal_bmc.command import NEVER_BEGUN
 from metal_bmc.credentials import CredentialError, KeyRing
 from metal_bmc.store import CommandStore, EndpointStore
 
 log = get_logger(__name__)
 
-_EVERY = timedelta(hours=1)
+_EXPIRE_EVERY = timedelta(seconds=2)
+_REST_EVERY = timedelta(hours=1)
 _BATCH = 500
 
 
 class Upkeep:
     """`run` it as a task in every replica; what one has done, another finds done."""
 
-    def __init__(self, db: Database, ring: KeyRing, clock: Clock, *, keep: timedelta) -> None:
-        self._db, self._ring, self._clock, self._keep = db, ring, clock, keep
+    def __init__(self, db: Database, ring: KeyRing, clock: Clock, *, partition: str, keep: timedelta) -> None:
+        self._db, self._ring, self._clock = db, ring, clock
+        self._partition, self._keep = partition, keep
         self._endpoints, self._commands = EndpointStore(), CommandStore()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Now and every hour, until `stopping` is set."""
+        """Expire commands every few seconds and do the rest every hour, until `stopping` is set."""
+        loop = asyncio.get_running_loop()
+        rest_at = 0.0
         while not stopping.is_set():
             try:
-                await self.reseal()
-                await self.forget()
+                await self.expire()
+                if loop.time() >= rest_at:
+                    await self.reseal()
+                    await self.forget()
+                    rest_at = loop.time() + _REST_EVERY.total_seconds()
             except (Problem, asyncpg.PostgresError, OSError) as error:
                 log.warning("bmc.upkeep.waits", cause=type(error).__name__)
-            await pause(stopping, _EVERY)
+            await pause(stopping, _EXPIRE_EVERY)
+
+    async def expire(self) -> int:
+        """End commands that waited behind others for longer than their deadline; returns how many."""
+        async with self._db.transaction(purpose="expire commands") as connection:
+            ended = await self._commands.expire_waiting(connection, self._partition, NEVER_BEGUN)
+            for command in ended:
+                await events.command_finished(connection, command)
+        return len(ended)
 
     async def reseal(self) -> int:
         """Seal every password with the newest key; returns how many changed. An old key can be removed after it."""

@@ -138,6 +138,18 @@ class CommandStore:
         )
         return [_from_row(row) for row in rows]
 
+    async def expire_waiting(self, connection: Connection, partition: str, end: Finish) -> list[Command]:
+        """End the commands whose deadline passed before they were begun."""
+        rows = await connection.fetch(
+            f"""UPDATE command SET state = $2, reason = $3, error = $4, ended_at = now(), version = version + 1
+            WHERE partition = $1 AND state = 'pending' AND deadline <= now() RETURNING {_COLUMNS}""",
+            partition,
+            end.state,
+            end.reason,
+            end.message,
+        )
+        return [_from_row(row) for row in rows]
+
     async def forget_ended(self, connection: Connection, before: datetime, *, most: int) -> int:
         """Remove commands that ended before a time; returns how many."""
         status = await connection.execute(

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from metal_bmc.drivers.interface import Target
 from metal_bmc.drivers.pool import WorkerPool
 from metal_bmc.drivers.pyghmi import PyghmiDriver
+from metal_bmc.service import SPEC
+from metal_kit import identity
+from metal_kit.ca import Authority
+from metal_kit.client import Peers
+from metal_kit.errors import Unauthenticated, Unavailable
+from metal_kit.identity import current_caller
+from metal_kit.runtime import RunningService, Servicer, start
+from metal_kit.server import Server
+from metal_kit.tls import Identity
 from metal_sim.bmc import SimulatedBmc
+from metalplane.bmc.v1 import bmc_pb2 as pb
+from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
+from metalplane.common.v1.access_pb2 import PlaneRole
+from metalplane.inventory.v1.machine_pb2 import BmcReport, ReportBmcsRequest, ReportBmcsResponse
+from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceServicer, add_MachineServiceServicer_to_server
+from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse, Token
+from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer, add_TokenServiceServicer_to_server
 
 PASSWORD = "pw-Tr0ub4dor-do-leak"
 NewBmc = Callable[..., Awaitable[SimulatedBmc]]
@@ -53,3 +75,140 @@ def target() -> Callable[..., Target]:
         return Target(bmc.address[0], bmc.address[1], user, password)
 
     return of
+
+
+class Inventory(MachineServiceServicer):
+    """Takes in reports and keeps them; `away` makes it fail as a peer that is restarting."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, list[BmcReport]] = {}
+        self.away = False
+
+    async def ReportBmcs(self, request: ReportBmcsRequest, context: Any) -> ReportBmcsResponse:
+        assert current_caller().partition == request.partition
+        if self.away:
+            raise Unavailable("RESTARTING", "come back later")
+        for report in request.reports:
+            self.reports.setdefault(report.machine, []).append(report)
+        return ReportBmcsResponse()
+
+
+class Tenancy(TokenServiceServicer):
+    """Knows two tokens: of an operator and of a viewer of the plane."""
+
+    async def CheckToken(self, request: CheckTokenRequest, context: Any) -> CheckTokenResponse:
+        roles = {"operator": PlaneRole.PLANE_ROLE_OPERATOR, "viewer": PlaneRole.PLANE_ROLE_VIEWER}
+        if request.secret not in roles:
+            raise Unauthenticated("TOKEN_INVALID", "the token does not hold")
+        return CheckTokenResponse(token=Token(id="t1", user=request.secret, plane_role=roles[request.secret]))
+
+
+@dataclass
+class Plane:
+    """metal-bmc on a real database, its peers over real gRPC, and stubs of any identity."""
+
+    authority: Authority
+    directory: Path
+    database_url: str
+    nats_url: str
+    stack: AsyncExitStack
+    inventory: Inventory = field(default_factory=Inventory)
+    peers: dict[str, str] = field(default_factory=dict)
+    keys: str = "k1:" + base64.b64encode(bytes(range(32))).decode()
+    running: RunningService | None = None
+
+    def files(self, spiffe_id: str, *dns: str) -> dict[str, str]:
+        name = f"c{len(list(self.directory.iterdir()))}"
+        cert, key = self.authority.issue(name, spiffe_id, dns=list(dns)).save(self.directory, name)
+        return {"tls_ca": str(self.directory / "ca.crt"), "tls_cert": str(cert), "tls_key": str(key)}
+
+    async def serve(self, name: str, servicer: Servicer) -> None:
+        files = self.files(identity.service_id(name), f"{name}.metalplane")
+        server = Server([servicer])
+        self.peers[name] = await server.start(
+            "127.0.0.1:0", Identity(files["tls_ca"], files["tls_cert"], files["tls_key"])
+        )
+        self.stack.push_async_callback(server.stop, 0)
+
+    async def start(self, **options: Any) -> RunningService:
+        settings: dict[str, Any] = {
+            "database_url": self.database_url,
+            "nats_url": self.nats_url,
+            "peers": self.peers,
+            "partition": "fra1",
+            "credential_keys": self.keys,
+            "driver_processes": 2,
+            "exchange_seconds": 10,
+            "confirm_seconds": 2,
+            "rest_seconds": 0.05,
+            "poll_seconds": 3600,
+            **self.files(identity.partition_agent_id("fra1", "bmc"), "bmc.metalplane"),
+        }
+        self.running = await start(SPEC, SPEC.settings(**{**settings, **options}))
+        self.stack.push_async_callback(self.running.stop, 0)
+        return self.running
+
+    def stub(self, token: str = "operator") -> Any:
+        """A stub with a bearer token, or as the service allocation for an empty one."""
+        assert self.running is not None
+        spiffe_id = identity.client_id("tool") if token else identity.service_id("allocation")
+        files = self.files(spiffe_id)
+        who = Identity(files["tls_ca"], files["tls_cert"], files["tls_key"])
+        peers = Peers({"bmc": self.running.address}, who, token=(lambda: token) if token else None)
+        self.stack.push_async_callback(peers.close)
+        return peers.stub(BmcServiceStub, "bmc")
+
+    async def register(self, bmc: SimulatedBmc, *, password: str = PASSWORD, **more: Any) -> pb.Bmc:
+        """Register a simulated BMC with the service."""
+        host, port = bmc.address
+        message = pb.Bmc(
+            machine=bmc.machine, partition="fra1", address=f"{host}:{port}", user="metal", password=password, **more
+        )
+        registered: pb.Bmc = await self.stub().RegisterBmc(pb.RegisterBmcRequest(bmc=message))
+        return registered
+
+    async def command(self, bmc: SimulatedBmc, name: str, **more: Any) -> pb.Command:
+        """Give a command and wait for its end."""
+        stub = self.stub("")
+        action = pb.CommandAction.Value(f"COMMAND_ACTION_{name}")
+        given = await stub.CreateCommand(pb.CreateCommandRequest(machine=bmc.machine, action=action, **more))
+        return await self.ended(given.id)
+
+    async def ended(self, command_id: str, seconds: float = 60) -> pb.Command:
+        """The command once it has ended."""
+        stub = self.stub("")
+        async with asyncio.timeout(seconds):
+            while True:
+                command: pb.Command = await stub.GetCommand(pb.GetCommandRequest(id=command_id))
+                if command.state not in (pb.COMMAND_STATE_PENDING, pb.COMMAND_STATE_RUNNING):
+                    return command
+                await asyncio.sleep(0.02)
+
+    async def rows(self, query: str, *values: Any) -> list[Any]:
+        """What the service's schema holds."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            await connection.execute("SET search_path TO bmc")
+            return list(await connection.fetch(query, *values))
+        finally:
+            await connection.close()
+
+
+@pytest.fixture(scope="module")
+def own_authority() -> Authority:
+    return Authority.create("test")
+
+
+@pytest.fixture
+async def plane(own_authority: Authority, tmp_path: Path, database_url: str, nats_url: str) -> AsyncIterator[Plane]:
+    """The service's surroundings; tests start the service itself."""
+    directory = tmp_path / "tls"
+    directory.mkdir()
+    own_authority.save(directory, "ca")
+    async with AsyncExitStack() as stack:
+        made = Plane(own_authority, directory, database_url, nats_url, stack)
+        machines = "metalplane.inventory.v1.MachineService"
+        await made.serve("inventory", Servicer(add_MachineServiceServicer_to_server, made.inventory, machines))
+        tokens = "metalplane.tenancy.v1.TokenService"
+        await made.serve("tenancy", Servicer(add_TokenServiceServicer_to_server, Tenancy(), tokens))
+        yield made

@@ -8,7 +8,7 @@
 Any IPMI client can log in; nothing here is special to metalplane's own driver.
 """
 
-from metal_sim.bmc.chassis import BootDevice, BootOverride, Chassis, PowerAction, PowerHook
+from metal_sim.bmc.chassis import BootDevice, BootOverride, Chassis, ChassisControl, PowerAction, PowerHook
 from metal_sim.bmc.endpoint import SimulatedBmc
 from metal_sim.bmc.faults import BmcFault, Faults
 from metal_sim.bmc.fru import FruInfo
@@ -18,6 +18,7 @@ __all__ = [
     "BootDevice",
     "BootOverride",
     "Chassis",
+    "ChassisControl",
     "Faults",
     "FruInfo",
     "PowerAction",

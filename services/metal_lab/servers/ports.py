@@ -28,3 +28,15 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Different free ports: all are held until the last has been found."""
+    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

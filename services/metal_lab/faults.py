@@ -1,0 +1,84 @@
+"""Faults of the simulated rack, switched on and off by name while the lab runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from metal_lab.rack.leaf import LabLeaf
+from metal_lab.rack.machine import LabMachine
+
+
+class UnknownFault(Exception):
+    """No fault of that name, or nothing of that name to have it; the text lists what there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: what it does, and whether a machine or a leaf has it."""
+
+    name: str
+    target: str
+    text: str
+
+
+FAULTS = (
+    Fault("bmc-hangs", "machine", "the BMC no longer answers"),
+    Fault("bmc-does-nothing", "machine", "the BMC accepts power commands and does nothing"),
+    Fault("wipe-fails", "machine", "every disk answers an erase with an I/O error"),
+    Fault("crash-during-install", "machine", "the installer crashes once while it unpacks the image"),
+    Fault("no-lldp", "machine", "neither installer nor system speak or hear LLDP"),
+    Fault("leaf-dead", "leaf", "the leaf has no power"),
+)
+
+
+async def switch(
+    machines: Mapping[str, LabMachine], leaves: Mapping[str, LabLeaf], name: str, target: str, *, on: bool
+) -> str:
+    """Switch a fault on or off; answers what is the case now. Raises UnknownFault."""
+    fault = next((each for each in FAULTS if each.name == name), None)
+    if fault is None:
+        raise UnknownFault(f"no fault {name!r}; there are: {', '.join(each.name for each in FAULTS)}")
+    known: Mapping[str, object] = leaves if fault.target == "leaf" else machines
+    if target not in known:
+        raise UnknownFault(f"no {fault.target} {target!r}; there are: {', '.join(sorted(known))}")
+    if fault.target == "leaf":
+        await leaves[target].set_dead(on)
+    else:
+        await _MACHINE_FAULTS[name](machines[target], on)
+    return f"{target}: {fault.text}" if on else f"{target}: no longer {name}"
+
+
+async def _bmc_hangs(machine: LabMachine, on: bool) -> None:
+    _switch_bmc(machine, "hang", on)
+
+
+async def _bmc_does_nothing(machine: LabMachine, on: bool) -> None:
+    _switch_bmc(machine, "does-nothing", on)
+
+
+def _switch_bmc(machine: LabMachine, name: str, on: bool) -> None:
+    faults = machine.bmc.faults
+    (faults.switch_on if on else faults.switch_off)(name)
+
+
+async def _wipe_fails(machine: LabMachine, on: bool) -> None:
+    machine.hardware.faults.wipe_fails = {disk.serial for disk in machine.placed.facts.disks} if on else set()
+
+
+async def _crash(machine: LabMachine, on: bool) -> None:
+    machine.hardware.faults.crash_at = "unpack" if on else ""
+
+
+async def _no_lldp(machine: LabMachine, on: bool) -> None:
+    machine.no_lldp = on
+    machine.hardware.faults.no_lldp = {nic.mac for nic in machine.placed.facts.nics} if on else set()
+
+
+_MACHINE_FAULTS: Mapping[str, Callable[[LabMachine, bool], Awaitable[None]]] = {
+    "bmc-hangs": _bmc_hangs,
+    "bmc-does-nothing": _bmc_does_nothing,
+    "wipe-fails": _wipe_fails,
+    "crash-during-install": _crash,
+    "no-lldp": _no_lldp,
+}

@@ -1,0 +1,38 @@
+"""How much memory the lab takes: the resident sets of its processes, shared pages counted once as far as is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory in MiB and the number of processes."""
+
+    rss_mib: float
+    processes: int
+
+
+def measure(pid: int) -> Footprint:
+    """Sum over a process and its descendants. Proportional set size where the kernel tells it: Postgres' backends share
+    their buffers, and each of them would count them again."""
+    try:
+        root = psutil.Process(pid)
+        family = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return Footprint(0, 0)
+    total = count = 0
+    for process in family:
+        try:
+            memory = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        except psutil.AccessDenied:
+            memory = process.memory_info()
+        total += getattr(memory, "pss", memory.rss)
+        count += 1
+    return Footprint(total / MIB, count)

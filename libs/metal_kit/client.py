@@ -68,7 +68,7 @@ class Peers:
             self._endpoints[service] = endpoint
             self._retire(service)
 
-    def stub(self, stub_class: Callable[[Any], Stub], service: str) -> Stub:
+    def stub(self, stub_class: Callable[[grpc.aio.Channel], Stub], service: str) -> Stub:
         """A stub of the service. It connects on its first call; a peer that is missing fails that call alone."""
         # The generated stub only asks its channel for multi-callables, which is what _Channel has.
         return stub_class(cast("grpc.aio.Channel", _Channel(self, service)))

@@ -32,15 +32,16 @@ class Settings(ServiceSettings):
 async def compose(rt: Runtime) -> Parts:
     """Wire stores, servicers, the controller, consumers and the resync."""
     settings = rt.settings
-    if not isinstance(settings, Settings) or rt.db is None:
-        raise TypeError("allocation needs its own settings and a database")
+    if not isinstance(settings, Settings):
+        raise TypeError("allocation needs its own settings")
+    db = rt.require_db()
     clients = Clients.of(rt.peers)
     store = AllocationStore()
-    claimer = Claimer(rt.db, clients, rt.clock)
-    api = AllocationApi(rt.db, clients, claimer, rt.paging, rt.clock, rt.stopping, store)
-    installations = InstallationApi(rt.db, rt.clock, store)
+    claimer = Claimer(db, clients, rt.clock)
+    api = AllocationApi(db, clients, claimer, rt.paging, rt.clock, rt.stopping, store)
+    installations = InstallationApi(db, rt.clock, store)
     resync = Resync(
-        rt.db, clients, rt.stopping,
+        db, clients, rt.stopping,
         interval=timedelta(seconds=settings.resync_seconds),
         keep_released=timedelta(days=settings.keep_released_days),
     )  # fmt: skip
@@ -53,7 +54,7 @@ async def compose(rt: Runtime) -> Parts:
                 "metalplane.allocation.v1.InstallationService",
             ),
         ],
-        controllers=[Controller(AllocationReconciler(clients, rt.clock), rt.db, workers=settings.workers)],
+        controllers=[Controller(AllocationReconciler(clients, rt.clock), db, workers=settings.workers)],
         consumers=consumers(),
         background=[Background("resync", resync.run)],
     )

@@ -25,14 +25,20 @@ def measure(pid: int) -> Footprint:
         family = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return Footprint(0, 0)
-    total = count = 0
+    total = 0
+    count = 0
     for process in family:
         try:
-            memory = process.memory_full_info()
+            total += _resident(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-        except psutil.AccessDenied:
-            memory = process.memory_info()
-        total += getattr(memory, "pss", memory.rss)
         count += 1
     return Footprint(total / MIB, count)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        full = process.memory_full_info()
+    except psutil.AccessDenied:
+        return int(process.memory_info().rss)
+    return int(getattr(full, "pss", full.rss))

@@ -69,8 +69,8 @@ class Seed:
             await _once(images.CreateImage(image_pb2.CreateImageRequest(image=await self._image(image))))
         layouts = self.peers.stub(FilesystemLayoutServiceStub, "inventory")
         for layout in file.layouts:
-            request = layout_pb2.CreateFilesystemLayoutRequest(filesystem_layout=_layout(layout))
-            await _once(layouts.CreateFilesystemLayout(request))
+            wanted = layout_pb2.CreateFilesystemLayoutRequest(filesystem_layout=_layout(layout))
+            await _once(layouts.CreateFilesystemLayout(wanted))
         networks = self.peers.stub(NetworkServiceStub, "ipam")
         for network in file.networks:
             request = network_pb2.CreateNetworkRequest(network=_network(network, file.partition))

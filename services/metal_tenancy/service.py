@@ -10,7 +10,7 @@ from metal_kit.db import Database
 from metal_kit.identity import Caller
 from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
 from metal_kit.settings import ServiceSettings
-from metal_kit.tokens import TokenVerifier, caller_of
+from metal_kit.tokens import caller_of
 from metalplane.tenancy.v1.project_pb2_grpc import add_ProjectServiceServicer_to_server
 from metalplane.tenancy.v1.tenant_pb2_grpc import add_TenantServiceServicer_to_server
 from metalplane.tenancy.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
@@ -39,11 +39,10 @@ class Settings(ServiceSettings):
 async def compose(rt: Runtime) -> Parts:
     """Wire stores and servicers. Tenancy checks tokens itself: it has nobody to ask."""
     settings = rt.settings
-    if not isinstance(settings, Settings) or rt.db is None:
-        raise TypeError("tenancy needs its own settings and a database")
-    db = rt.db
+    if not isinstance(settings, Settings):
+        raise TypeError("tenancy needs its own settings")
+    db = rt.require_db()
     issuer = Issuer(db, Signer.load(settings.token_key, settings.token_old_keys), rt.clock)
-    rt.use_tokens(TokenVerifier(LocalChecker(issuer)))
     tenants, projects = TenantApi(db, rt.paging), ProjectApi(db, rt.paging)
     tokens = TokenApi(db, rt.paging, issuer)
     return Parts(
@@ -52,6 +51,7 @@ async def compose(rt: Runtime) -> Parts:
             Servicer(add_ProjectServiceServicer_to_server, projects, "metalplane.tenancy.v1.ProjectService"),
             Servicer(add_TokenServiceServicer_to_server, tokens, "metalplane.tenancy.v1.TokenService"),
         ],
+        token_checker=LocalChecker(issuer),
         background=[Background("forget expired tokens", lambda: forget_expired(db, rt.stopping))],
     )
 

@@ -65,11 +65,11 @@ class AllocationApi(AllocationServiceServicer):
             phase=phase if request.phase else None,
             released=request.include_released or phase == Phase.RELEASED,
         )
-        size = self.paging.size(request.page_size)
+        size = self.paging.page_size(request.page_size)
         filter_key = _filter_key(which)
         key = self.paging.parse(request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
-            records = await self.allocations.page(conn, which, after=key[0] if key else FIRST_ID, limit=size + 1)
+            records = await self.allocations.page(conn, which, after=str(key[0]) if key else FIRST_ID, limit=size + 1)
             page = records[:size]
             lines = await self.allocations.timelines(conn, [record.id for record in page])
         more = len(records) > size

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-from metal_hammer.agent import Agent, Rules
+from metal_hammer.agent import Agent
 from metal_hammer.client import BootClient
+from metal_hammer.contact import Rules
 from metal_hammer.enrol import enrol, parse_command_line
 from metal_hammer.failure import StepFailed
 from metal_kit.logs import get_logger

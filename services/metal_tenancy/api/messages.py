@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import cast
+
+from metal_kit.identity import PlaneRoleValue, RoleValue
 from metal_kit.timestamps import to_timestamp
 from metalplane.tenancy.v1.project_pb2 import Project
 from metalplane.tenancy.v1.tenant_pb2 import Tenant
@@ -31,8 +35,15 @@ def project_message(row: ProjectRow) -> Project:
 def token_message(row: TokenRow, grants: Grants | None = None) -> Token:
     """A token for clients, without its secret; with `grants` instead of the roles it was made with."""
     shown = grants or row.grants
+    # Stored as numbers; the database's constraints and the contract's rules keep them within the enums.
     return Token(
-        id=row.id, user=row.username, description=row.description, project_roles=shown.projects,
-        tenant_roles=shown.tenants, plane_role=shown.plane, create_time=to_timestamp(row.create_time),
-        expire_time=to_timestamp(row.expire_time), revoke_time=to_timestamp(row.revoke_time),
-    )  # fmt: skip
+        id=row.id,
+        user=row.username,
+        description=row.description,
+        project_roles=cast("Mapping[str, RoleValue]", shown.projects),
+        tenant_roles=cast("Mapping[str, RoleValue]", shown.tenants),
+        plane_role=cast("PlaneRoleValue", shown.plane),
+        create_time=to_timestamp(row.create_time),
+        expire_time=to_timestamp(row.expire_time),
+        revoke_time=to_timestamp(row.revoke_time),
+    )

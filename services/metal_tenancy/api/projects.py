@@ -74,11 +74,11 @@ class ProjectApi(ProjectServiceServicer):
         only = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
         who = caller.label if only is not None else ""
         filter_key = f"projects:{request.tenant}:{request.name}:{who}"
-        size = self.paging.size(request.page_size)
+        size = self.paging.page_size(request.page_size)
         key = self.paging.parse(request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
             rows = await self.projects.page(
-                conn, only, request.tenant, request.name, after=key[0] if key else FIRST_ID, limit=size + 1
+                conn, only, request.tenant, request.name, after=str(key[0]) if key else FIRST_ID, limit=size + 1
             )
         page = rows[:size]
         more = len(rows) > size
@@ -133,11 +133,11 @@ class ProjectApi(ProjectServiceServicer):
         self, request: pb.ListProjectMembersRequest, context: Any
     ) -> pb.ListProjectMembersResponse:
         filter_key = f"project-members:{request.project}"
-        size = self.paging.size(request.page_size)
+        size = self.paging.page_size(request.page_size)
         key = self.paging.parse(request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
             found = await self.members.page(
-                conn, "project", request.project, after=key[0] if key else "", limit=size + 1
+                conn, "project", request.project, after=str(key[0]) if key else "", limit=size + 1
             )
         page = found[:size]
         more = len(found) > size

@@ -59,10 +59,10 @@ class TenantApi(TenantServiceServicer):
         caller = current_caller()
         only = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.tenants)
         filter_key = f"tenants:{caller.label if only is not None else ''}"
-        size = self.paging.size(request.page_size)
+        size = self.paging.page_size(request.page_size)
         key = self.paging.parse(request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
-            rows = await self.tenants.page(conn, only, after=key[0] if key else FIRST_ID, limit=size + 1)
+            rows = await self.tenants.page(conn, only, after=str(key[0]) if key else FIRST_ID, limit=size + 1)
         page = rows[:size]
         more = len(rows) > size
         return pb.ListTenantsResponse(
@@ -108,10 +108,12 @@ class TenantApi(TenantServiceServicer):
         self, request: pb.ListTenantMembersRequest, context: Any
     ) -> pb.ListTenantMembersResponse:
         filter_key = f"tenant-members:{request.tenant}"
-        size = self.paging.size(request.page_size)
+        size = self.paging.page_size(request.page_size)
         key = self.paging.parse(request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
-            found = await self.members.page(conn, "tenant", request.tenant, after=key[0] if key else "", limit=size + 1)
+            found = await self.members.page(
+                conn, "tenant", request.tenant, after=str(key[0]) if key else "", limit=size + 1
+            )
         page = found[:size]
         more = len(found) > size
         return pb.ListTenantMembersResponse(

@@ -69,10 +69,10 @@ class TokenApi(TokenServiceServicer):
         if not every and request.user not in {"", caller.name}:
             raise PermissionDenied("TOKENS_OF_OTHERS", "you see only your own tokens; leave the user out", field="user")
         filter_key = f"tokens:{user or ''}"
-        size = self.paging.size(request.page_size)
+        size = self.paging.page_size(request.page_size)
         key = self.paging.parse(request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
-            rows = await self.tokens.page(conn, user, after=key[0] if key else FIRST_ID, limit=size + 1)
+            rows = await self.tokens.page(conn, user, after=str(key[0]) if key else FIRST_ID, limit=size + 1)
         page = rows[:size]
         more = len(rows) > size
         return pb.ListTokensResponse(

@@ -58,23 +58,16 @@ class ProjectRow(NewProject):
 class ProjectStore:
     """Projects, by id."""
 
-    async def insert(
-        self,
-        conn: Connection,
-        id_: str,
-        tenant: str,
-        name: str,
-        description: str,
-        labels: Mapping[str, str],
-        quota: int,
-    ) -> ProjectRow:
+    async def insert(self, conn: Connection, new: NewProject) -> ProjectRow:
         """Insert a project. NotFound without its tenant, AlreadyExists when the tenant has one of that name."""
         try:
-            row = await conn.fetchrow(INSERT, id_, tenant, name, description, dict(labels), quota)
+            row = await conn.fetchrow(
+                INSERT, new.id, new.tenant, new.name, new.description, dict(new.labels), new.machine_quota
+            )
         except asyncpg.UniqueViolationError:
-            raise _taken(name) from None
+            raise _taken(new.name) from None
         except asyncpg.ForeignKeyViolationError:
-            raise NotFound("NOT_FOUND", f"tenant {tenant} does not exist", field="project.tenant") from None
+            raise NotFound("NOT_FOUND", f"tenant {new.tenant} does not exist", field="project.tenant") from None
         return ProjectRow(**_there(row))
 
     async def get(self, conn: Connection, project: str, *, lock: bool = False) -> ProjectRow | None:

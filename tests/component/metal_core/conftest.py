@@ -28,6 +28,7 @@ SPEC = LeafSpec(
 class Bench:
     """Everything that a test of the applier handles."""
 
+    server: Redis
     leaf: SimLeaf
     sonic: Sonic
     known_good: KnownGoodFile
@@ -44,5 +45,5 @@ async def bench(redis_server: Callable[[], Awaitable[Redis]], tmp_path: Path) ->
     server = await redis_server()
     async with SimLeaf(SPEC, server.socket, tmp_path / "leaf") as leaf:
         sonic = Sonic(databases.read(leaf.database_config))
-        yield Bench(leaf, sonic, KnownGoodFile(tmp_path / "state"), tmp_path / "frr" / "frr.conf")
+        yield Bench(server, leaf, sonic, KnownGoodFile(tmp_path / "state"), tmp_path / "frr" / "frr.conf")
         await sonic.close()

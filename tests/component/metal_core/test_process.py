@@ -1,0 +1,44 @@
+"""The agent as a process: what it may import, and how it says what is wrong with its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+SERVER_ONLY = ["asyncpg", "nats", "aiohttp", "prometheus_client", "joserfc", "grpc_reflection", "pyghmi", "uvloop"]
+BLOCKED = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {SERVER_ONLY}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from metal_core.service import main
+main()
+"""
+
+
+async def run(**settings: str) -> tuple[int | None, str]:
+    """Exit code and standard error of the agent on a leaf, where none of the servers' packages is installed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("METALPLANE_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", BLOCKED, env=environment | settings, stderr=asyncio.subprocess.PIPE
+    )
+    _, output = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, output.decode()
+
+
+async def test_the_agent_needs_no_package_of_the_servers_and_names_missing_settings() -> None:
+    code, output = await run()
+    assert code == os.EX_CONFIG
+    assert output.startswith("metal-core: ")
+    assert len(output.splitlines()) == 1
+    for name in ("METALPLANE_PARTITION", "METALPLANE_RACK", "METALPLANE_UPLINKS"):
+        assert name in output
+
+
+async def test_a_missing_certificate_is_said_in_one_line() -> None:
+    code, output = await run(METALPLANE_PARTITION="p", METALPLANE_RACK="r", METALPLANE_UPLINKS="Ethernet120")
+    assert code == os.EX_CONFIG
+    assert "METALPLANE_TLS_CA is not set" in output

@@ -1,8 +1,8 @@
 """Prefixes and addresses as text, read strictly.
 
-Only the canonical form of a prefix is accepted, so that one prefix has one spelling everywhere; the error names the form
-that was probably meant. Nothing is corrected silently: 10.0.0.1/24 may be a slip in the length as well as in the host
-bits. This module knows nothing of networks or of what is free.
+Only the canonical form of a prefix is accepted, so that one prefix has one spelling everywhere; the error names the
+form that was probably meant. Nothing is corrected silently: 10.0.0.1/24 may be a slip in the length as well as in the
+host bits. This module knows nothing of networks or of what is free.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def overlaps(prefixes: Sequence[Prefix]) -> list[tuple[Prefix, Prefix]]:
     for family in (4, 6):
         # Sorted by address and then by length, an overlapping pair implies one between the outermost prefix so far and
         # the next: a prefix is inside another or apart from it, there is nothing in between.
-        members = sorted((p for p in prefixes if p.version == family), key=lambda p: (int(p.network_address), p.prefixlen))
+        members = sorted((p for p in prefixes if p.version == family), key=_by_address)
         outer: Prefix | None = None
         for prefix in members:
             if outer is not None and int(prefix.network_address) <= int(outer.broadcast_address):
@@ -91,6 +91,10 @@ def overlaps(prefixes: Sequence[Prefix]) -> list[tuple[Prefix, Prefix]]:
             else:
                 outer = prefix
     return pairs
+
+
+def _by_address(prefix: Prefix) -> tuple[int, int]:
+    return int(prefix.network_address), prefix.prefixlen
 
 
 def contains(prefix: Prefix, address: Address) -> bool:

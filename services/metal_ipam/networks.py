@@ -134,7 +134,9 @@ def check_new(network: Network, length: Lengths) -> None:
     found = _presence(network, length) + _values(network)
     if network.type.is_child and bool(network.parent) == bool(network.partition):
         found.append(
-            Violation("network.parent", "name either the parent or the partition whose super network shall be the parent")
+            Violation(
+                "network.parent", "name either the parent, or the partition whose super network is to be the parent"
+            )
         )
     _raise(network.type, found)
 
@@ -147,8 +149,9 @@ def check_updated(before: Network, after: Network) -> None:
     """
     found: list[Violation] = []
     if after.type.is_child:
+        inherits = f"a {label(after.type)} network has them from its parent; they cannot be changed"
         found += [
-            Violation(f"network.{name}", f"a {label(after.type)} network has them from its parent; they cannot be changed")
+            Violation(f"network.{name}", inherits)
             for name in ("prefixes", "destination_prefixes", "additional_announcable_prefixes")
             if getattr(after, name) != getattr(before, name)
         ]

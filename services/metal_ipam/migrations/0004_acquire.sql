@@ -3,7 +3,7 @@
 -- waited sees what the one before it did. No EXCEPTION blocks: each costs a subtransaction.
 --
 -- `entries` are JSON objects: project_id, owner_kind, owner_id, kind, name, description, dns_name, labels,
--- request_hash; all optional.
+-- request_hash, actor (instead of the call's p_actor); all optional.
 
 -- Takes one address out of the free ranges: false when it is not free. The caller holds the prefix row.
 CREATE FUNCTION take_address(p_prefix bigint, p_addr inet) RETURNS boolean
@@ -104,21 +104,26 @@ CREATE FUNCTION put_addresses(
     p_entries jsonb, p_actor text
 ) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    WITH put AS (
-        INSERT INTO ip (namespace_id, addr, prefix_id, project_id, owner_kind, owner_id, kind, state, name, description,
-                        dns_name, labels, request_id, request_hash)
-        SELECT p_namespace, t.addr, p_prefix, coalesce(e.project_id, ''), coalesce(e.owner_kind, ''),
-               coalesce(e.owner_id, ''), coalesce(e.kind, 'ephemeral'), p_state, coalesce(e.name, ''),
-               coalesce(e.description, ''), coalesce(e.dns_name, ''), coalesce(e.labels, '{}'),
-               p_requests[t.ord], coalesce(e.request_hash, '')
+    WITH wanted AS (
+        SELECT t.addr, p_requests[t.ord] AS request_id, coalesce(e.project_id, '') AS project_id,
+               coalesce(e.owner_kind, '') AS owner_kind, coalesce(e.owner_id, '') AS owner_id,
+               coalesce(e.kind, 'ephemeral') AS kind, coalesce(e.name, '') AS name,
+               coalesce(e.description, '') AS description, coalesce(e.dns_name, '') AS dns_name,
+               coalesce(e.labels, '{}') AS labels, coalesce(e.request_hash, '') AS request_hash,
+               coalesce(e.actor, p_actor) AS actor
         FROM unnest(p_addrs, p_ords) AS t (addr, ord)
         CROSS JOIN LATERAL jsonb_to_record(p_entries -> (t.ord - 1)) AS e (
             project_id text, owner_kind text, owner_id text, kind text, name text, description text, dns_name text,
-            labels jsonb, request_hash text)
-        RETURNING addr, owner_kind, owner_id, project_id
+            labels jsonb, request_hash text, actor text)
+    ), put AS (
+        INSERT INTO ip (namespace_id, addr, prefix_id, project_id, owner_kind, owner_id, kind, state, name, description,
+                        dns_name, labels, request_id, request_hash)
+        SELECT p_namespace, w.addr, p_prefix, w.project_id, w.owner_kind, w.owner_id, w.kind, p_state, w.name,
+               w.description, w.dns_name, w.labels, w.request_id, w.request_hash
+        FROM wanted w
     )
     INSERT INTO history (actor, operation, namespace_id, object, owner_kind, owner_id, project_id)
-    SELECT p_actor, 'acquire', p_namespace, put.addr, put.owner_kind, put.owner_id, put.project_id FROM put
+    SELECT w.actor, 'acquire', p_namespace, w.addr, w.owner_kind, w.owner_id, w.project_id FROM wanted w
 $$;
 
 -- The next free addresses for a list of entries, in their order: `ok`, or per entry `full`, `unknown_prefix`,

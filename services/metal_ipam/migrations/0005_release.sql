@@ -30,8 +30,8 @@ END
 $$;
 
 -- Releases a list of addresses. Per entry, in any order: `ok`, `unknown` (not in use, or resting already), `foreign`
--- (the owner is another than p_owner_kinds/p_owner_ids say; null expects nothing), `moved` (lost a race with a
--- re-creation of the prefix; to be called again).
+-- (the owner is another than p_owner_kinds/p_owner_ids say; null expects nothing), `moved` (lost a race with another
+-- change of it; to be called again).
 CREATE FUNCTION release_n(
     p_namespaces integer[], p_addrs inet[], p_owner_kinds text[], p_owner_ids text[], p_actor text
 ) RETURNS TABLE (ord integer, outcome text)
@@ -77,19 +77,25 @@ BEGIN
             IF rest > '0' AND w.state = 'active' THEN
                 UPDATE ip i SET state = 'quarantine', release_after = now() + rest, owner_kind = '', owner_id = '',
                                 request_id = NULL, version = i.version + 1, updated_at = now()
-                WHERE i.namespace_id = w.namespace_id AND i.addr = w.addr AND i.state = 'active';
+                WHERE i.namespace_id = w.namespace_id AND i.addr = w.addr AND i.state = 'active'
+                  AND (i.owner_kind, i.owner_id) = (w.owner_kind, w.owner_id);
                 gone := FOUND;
                 rests := rests + gone::integer;
             ELSE
-                DELETE FROM ip i WHERE i.namespace_id = w.namespace_id AND i.addr = w.addr AND i.state = w.state;
+                DELETE FROM ip i
+                WHERE i.namespace_id = w.namespace_id AND i.addr = w.addr AND i.state = w.state
+                  AND (i.owner_kind, i.owner_id) = (w.owner_kind, w.owner_id);
                 gone := FOUND;
                 IF gone AND w.state = 'active' THEN
                     PERFORM give_range(w.prefix_id, w.addr, w.addr);
                     used_by := used_by + 1;
                 END IF;
             END IF;
-            -- Not found means that the call names the address twice.
-            outcome := CASE WHEN gone THEN 'ok' ELSE 'unknown' END;
+            -- Not gone: the call names the address twice, or it was given to another owner since it was read.
+            outcome := CASE WHEN gone THEN 'ok'
+                            WHEN EXISTS (SELECT FROM ip i WHERE i.namespace_id = w.namespace_id AND i.addr = w.addr
+                                                            AND i.state <> 'quarantine') THEN 'moved'
+                            ELSE 'unknown' END;
             IF gone THEN
                 IF w.request_id IS NOT NULL THEN
                     INSERT INTO spent_request (request_id) VALUES (w.request_id) ON CONFLICT DO NOTHING;

@@ -21,7 +21,8 @@ _SELECT = """
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is written with an acquired address. `request_id` is unique over all addresses; None: none."""
+    """What is written with an acquired address. `request_id` is unique over all addresses; None: none. `actor` is who
+    acquires, for the history."""
 
     project: str = ""
     owner: Owner = field(default_factory=Owner)
@@ -31,6 +32,7 @@ class Entry:
     labels: Mapping[str, str] = field(default_factory=dict)
     request_id: str | None = None
     request_hash: str = ""
+    actor: str = ""
 
     def as_json(self) -> dict[str, object]:
         """The form that the SQL functions read."""
@@ -43,6 +45,7 @@ class Entry:
             "description": self.description,
             "labels": dict(self.labels),
             "request_hash": self.request_hash,
+            "actor": self.actor,
         }
 
 
@@ -60,13 +63,11 @@ class Acquired:
     holder_project: str = ""
 
 
-async def acquire_next(
-    connection: Connection, prefix_id: int, entries: Sequence[Entry], *, actor: str
-) -> list[Acquired]:
+async def acquire_next(connection: Connection, prefix_id: int, entries: Sequence[Entry]) -> list[Acquired]:
     """The next free addresses of a prefix for the entries, in their order; those beyond what is free get `full`."""
     rows = await connection.fetch(
         "SELECT ord, outcome, address, acquired_at FROM acquire_n($1, $2, $3, $4)",
-        *(prefix_id, [e.request_id for e in entries], [e.as_json() for e in entries], actor),
+        *(prefix_id, [e.request_id for e in entries], [e.as_json() for e in entries], ""),
     )
     by_ord = {row["ord"]: row for row in rows}
     return [
@@ -76,12 +77,12 @@ async def acquire_next(
 
 
 async def acquire_specific(
-    connection: Connection, prefix_id: int, address: Address, entry: Entry, *, actor: str, take: Sequence[str] = ()
+    connection: Connection, prefix_id: int, address: Address, entry: Entry, *, take: Sequence[str] = ()
 ) -> Acquired:
     """The given address. `take` may allow `reserved` and `quarantine`, which are refused otherwise."""
     row = await connection.fetchrow(
         "SELECT * FROM acquire_specific($1, $2, $3, $4, $5, $6)",
-        *(prefix_id, address, entry.request_id, entry.as_json(), list(take), actor),
+        *(prefix_id, address, entry.request_id, entry.as_json(), list(take), ""),
     )
     assert row is not None
     return Acquired(
@@ -96,7 +97,7 @@ async def acquire_specific(
 async def by_requests(connection: Connection, request_ids: Sequence[str]) -> tuple[dict[str, tuple[Ip, str]], bool]:
     """Addresses that these requests got, by request id and with the hash of the request; and whether some are gone."""
     rows = await connection.fetch(
-        f"SELECT q.*, i.request_hash FROM ({_SELECT} WHERE i.request_id = ANY ($1::text[])) AS q"  # noqa: S608
+        f"SELECT q.*, i.request_hash FROM ({_SELECT} WHERE i.request_id = ANY ($1::text[])) AS q"
         " JOIN ip i ON i.request_id = q.request_id",
         list(request_ids),
     )
@@ -106,9 +107,7 @@ async def by_requests(connection: Connection, request_ids: Sequence[str]) -> tup
     return {row["request_id"]: (_ip(row), row["request_hash"]) for row in rows}, bool(spent)
 
 
-async def release(
-    connection: Connection, ips: Sequence[Ip], *, actor: str, owner: Owner | None = None
-) -> list[str]:
+async def release(connection: Connection, ips: Sequence[Ip], *, actor: str, owner: Owner | None = None) -> list[str]:
     """Release addresses; per address `ok`, `unknown`, `foreign` or `moved`. `owner`: what all must belong to."""
     rows = await connection.fetch(
         "SELECT ord, outcome FROM release_n($1, $2, $3, $4, $5) ORDER BY ord",
@@ -134,9 +133,9 @@ async def find(connection: Connection, address: Address, network: str) -> list[I
 
 
 async def owned(connection: Connection, owner: Owner, *, limit: int) -> list[Ip]:
-    """Addresses that the owner uses."""
+    """Ephemeral addresses that the owner uses."""
     rows = await connection.fetch(
-        f"{_SELECT} WHERE i.owner_kind = $1 AND i.owner_id = $2 AND i.owner_id <> '' LIMIT $3",
+        f"{_SELECT} WHERE i.owner_kind = $1 AND i.owner_id = $2 AND i.owner_id <> '' AND i.kind = 'ephemeral' LIMIT $3",
         *(owner.kind, owner.id, limit),
     )
     return [_ip(row) for row in rows]

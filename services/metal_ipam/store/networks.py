@@ -41,7 +41,7 @@ async def get(connection: Connection, network_id: str, *, lock: str = "") -> Net
     if lock:
         assert lock in {"FOR UPDATE", "FOR KEY SHARE"}
         # A statement of its own, since the one that waits for a lock may read other tables as they were before.
-        found = await connection.fetchval(f"SELECT 1 FROM network WHERE id = $1 {lock}", network_id)  # noqa: S608
+        found = await connection.fetchval(f"SELECT 1 FROM network WHERE id = $1 {lock}", network_id)
         if not found:
             return None
     row = await connection.fetchrow(f"{_SELECT} WHERE n.id = $1", network_id)
@@ -114,6 +114,11 @@ async def insert(connection: Connection, network: Network) -> None:
         )
     except asyncpg.UniqueViolationError as error:
         raise _taken(network, error) from error
+
+
+async def set_vrf(connection: Connection, network_id: str, number: int) -> None:
+    """Note the VRF number that was taken for a new network."""
+    await connection.execute("UPDATE network SET vrf = $2, vrf_owned = true WHERE id = $1", network_id, number)
 
 
 async def update(connection: Connection, network: Network, *, seen: int) -> bool:

@@ -40,9 +40,12 @@ async def new_prefix(connection: asyncpg.Connection, cidr: str, kind: str = "lea
     """A root prefix in a namespace and network of its own."""
     name = uuid4().hex
     namespace = await connection.fetchval("INSERT INTO namespace (name) VALUES ($1) RETURNING id", name)
-    await connection.execute("INSERT INTO network (id, namespace_id, type) VALUES ($1, $2, 'external')", name, namespace)
+    await connection.execute(
+        "INSERT INTO network (id, namespace_id, type) VALUES ($1, $2, 'external')", name, namespace
+    )
     row = await connection.fetchrow(
-        "SELECT * FROM create_root($1, $2, $3::text::cidr, $4, $5, '0', 'test')", namespace, name, cidr, kind, all_usable
+        "SELECT * FROM create_root($1, $2, $3::text::cidr, $4, $5, '0', 'test')",
+        *(namespace, name, cidr, kind, all_usable),
     )
     assert row is not None
     assert row["outcome"] == "ok"

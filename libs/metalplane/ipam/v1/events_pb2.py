@@ -22,23 +22,18 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from metalplane.ipam.v1 import ip_pb2 as metalplane_dot_ipam_dot_v1_dot_ip__pb2
 from metalplane.ipam.v1 import network_pb2 as metalplane_dot_ipam_dot_v1_dot_network__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetalplane/ipam/v1/events.proto\x12\x12metalplane.ipam.v1\x1a\x1bmetalplane/ipam/v1/ip.proto\x1a metalplane/ipam/v1/network.proto\">\n\x0eNetworkChanged\x12,\n\x07network\x18\x01 \x01(\x0b\x32\x1b.metalplane.ipam.v1.Network\">\n\x0eNetworkDeleted\x12,\n\x07network\x18\x01 \x01(\x0b\x32\x1b.metalplane.ipam.v1.Network\"0\n\nIpAcquired\x12\"\n\x02ip\x18\x01 \x01(\x0b\x32\x16.metalplane.ipam.v1.Ip\"0\n\nIpReleased\x12\"\n\x02ip\x18\x01 \x01(\x0b\x32\x16.metalplane.ipam.v1.Ipb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetalplane/ipam/v1/events.proto\x12\x12metalplane.ipam.v1\x1a metalplane/ipam/v1/network.proto\">\n\x0eNetworkChanged\x12,\n\x07network\x18\x01 \x01(\x0b\x32\x1b.metalplane.ipam.v1.Network\">\n\x0eNetworkDeleted\x12,\n\x07network\x18\x01 \x01(\x0b\x32\x1b.metalplane.ipam.v1.Networkb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metalplane.ipam.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NETWORKCHANGED']._serialized_start=118
-  _globals['_NETWORKCHANGED']._serialized_end=180
-  _globals['_NETWORKDELETED']._serialized_start=182
-  _globals['_NETWORKDELETED']._serialized_end=244
-  _globals['_IPACQUIRED']._serialized_start=246
-  _globals['_IPACQUIRED']._serialized_end=294
-  _globals['_IPRELEASED']._serialized_start=296
-  _globals['_IPRELEASED']._serialized_end=344
+  _globals['_NETWORKCHANGED']._serialized_start=89
+  _globals['_NETWORKCHANGED']._serialized_end=151
+  _globals['_NETWORKDELETED']._serialized_start=153
+  _globals['_NETWORKDELETED']._serialized_end=215
 # @@protoc_insertion_point(module_scope)

@@ -5,7 +5,6 @@ Events of ipam, on `metalplane.ipam.…`."""
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from metalplane.ipam.v1 import ip_pb2 as _ip_pb2
 from metalplane.ipam.v1 import network_pb2 as _network_pb2
 import builtins as _builtins
 import sys
@@ -65,51 +64,3 @@ class NetworkDeleted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NetworkDeleted: _TypeAlias = NetworkDeleted  # noqa: Y015
-
-@_typing.final
-class IpAcquired(_message.Message):
-    """`metalplane.ipam.ip.acquired`: an address is in use."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    IP_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def ip(self) -> _ip_pb2.Ip:
-        """The address."""
-
-    def __init__(
-        self,
-        *,
-        ip: _ip_pb2.Ip | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___IpAcquired: _TypeAlias = IpAcquired  # noqa: Y015
-
-@_typing.final
-class IpReleased(_message.Message):
-    """`metalplane.ipam.ip.released`: an address is no longer in use."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    IP_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def ip(self) -> _ip_pb2.Ip:
-        """Its last state."""
-
-    def __init__(
-        self,
-        *,
-        ip: _ip_pb2.Ip | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___IpReleased: _TypeAlias = IpReleased  # noqa: Y015

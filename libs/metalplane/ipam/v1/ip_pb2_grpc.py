@@ -93,7 +93,7 @@ class IpServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListIps(self, request, context):
-        """Lists the addresses in use that the caller may see, by network and address.
+        """Lists the addresses in use that the caller may see, by prefix (the oldest first) and address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +114,8 @@ class IpServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AttachIp(self, request, context):
-        """Gives a static address of the project to an owner. FAILED_PRECONDITION when another has it.
+        """Gives an address that only the project holds to an owner. FAILED_PRECONDITION when another has it; without effect
+        when this one has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,13 +41,15 @@ class IpServiceStub:
     GetIp: _grpc.UnaryUnaryMultiCallable[_ip_pb2.GetIpRequest, _ip_pb2.Ip]
     """Returns one address in use."""
     ListIps: _grpc.UnaryUnaryMultiCallable[_ip_pb2.ListIpsRequest, _ip_pb2.ListIpsResponse]
-    """Lists the addresses in use that the caller may see, by network and address."""
+    """Lists the addresses in use that the caller may see, by prefix (the oldest first) and address."""
     UpdateIp: _grpc.UnaryUnaryMultiCallable[_ip_pb2.UpdateIpRequest, _ip_pb2.Ip]
     """Changes name, description, labels, or type from ephemeral to static."""
     ReleaseIp: _grpc.UnaryUnaryMultiCallable[_ip_pb2.ReleaseIpRequest, _empty_pb2.Empty]
     """Lets one address go. FAILED_PRECONDITION while something uses it."""
     AttachIp: _grpc.UnaryUnaryMultiCallable[_ip_pb2.AttachIpRequest, _ip_pb2.Ip]
-    """Gives a static address of the project to an owner. FAILED_PRECONDITION when another has it."""
+    """Gives an address that only the project holds to an owner. FAILED_PRECONDITION when another has it; without effect
+    when this one has.
+    """
     ReleaseOwned: _grpc.UnaryUnaryMultiCallable[_ip_pb2.ReleaseOwnedRequest, _ip_pb2.ReleaseOwnedResponse]
     """Lets go of everything that an owner has: ephemeral addresses and numbers are released, static addresses stay with
     their project. Repeating it changes nothing.
@@ -65,13 +67,15 @@ class IpServiceAsyncStub(IpServiceStub):
     GetIp: _aio.UnaryUnaryMultiCallable[_ip_pb2.GetIpRequest, _ip_pb2.Ip]  # type: ignore[assignment]
     """Returns one address in use."""
     ListIps: _aio.UnaryUnaryMultiCallable[_ip_pb2.ListIpsRequest, _ip_pb2.ListIpsResponse]  # type: ignore[assignment]
-    """Lists the addresses in use that the caller may see, by network and address."""
+    """Lists the addresses in use that the caller may see, by prefix (the oldest first) and address."""
     UpdateIp: _aio.UnaryUnaryMultiCallable[_ip_pb2.UpdateIpRequest, _ip_pb2.Ip]  # type: ignore[assignment]
     """Changes name, description, labels, or type from ephemeral to static."""
     ReleaseIp: _aio.UnaryUnaryMultiCallable[_ip_pb2.ReleaseIpRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Lets one address go. FAILED_PRECONDITION while something uses it."""
     AttachIp: _aio.UnaryUnaryMultiCallable[_ip_pb2.AttachIpRequest, _ip_pb2.Ip]  # type: ignore[assignment]
-    """Gives a static address of the project to an owner. FAILED_PRECONDITION when another has it."""
+    """Gives an address that only the project holds to an owner. FAILED_PRECONDITION when another has it; without effect
+    when this one has.
+    """
     ReleaseOwned: _aio.UnaryUnaryMultiCallable[_ip_pb2.ReleaseOwnedRequest, _ip_pb2.ReleaseOwnedResponse]  # type: ignore[assignment]
     """Lets go of everything that an owner has: ephemeral addresses and numbers are released, static addresses stay with
     their project. Repeating it changes nothing.
@@ -104,7 +108,7 @@ class IpServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ip_pb2.ListIpsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ip_pb2.ListIpsResponse, _abc.Awaitable[_ip_pb2.ListIpsResponse]]:
-        """Lists the addresses in use that the caller may see, by network and address."""
+        """Lists the addresses in use that the caller may see, by prefix (the oldest first) and address."""
 
     @_abc_1.abstractmethod
     def UpdateIp(
@@ -128,7 +132,9 @@ class IpServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ip_pb2.AttachIpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ip_pb2.Ip, _abc.Awaitable[_ip_pb2.Ip]]:
-        """Gives a static address of the project to an owner. FAILED_PRECONDITION when another has it."""
+        """Gives an address that only the project holds to an owner. FAILED_PRECONDITION when another has it; without effect
+        when this one has.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseOwned(

@@ -302,8 +302,8 @@ class CreateNetworkRequest(_message.Message):
 
     @_builtins.property
     def length(self) -> Global___PrefixLengths:
-        """For children: wanted length; 0 in a family takes the parent's default. Both 0 asks for each family that the
-        parent has.
+        """For children: wanted length. A family that is 0 while the other is not is left out; both 0 asks for each family
+        that the parent has, in the parent's default length.
         """
 
     def __init__(

@@ -1,0 +1,238 @@
+"""Acquiring and releasing addresses: from a call to transactions. All of a call or none of it.
+
+The rules are in `addresses` and `networks`, the SQL in `store`; this module puts them in the order that keeps a retry
+harmless: what the request got before is looked up first, then a plan is made and carried out, and made anew when others
+were faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import asyncpg
+from metal_kit.db import Connection, Database
+from metal_kit.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument
+from metal_kit.identity import missing
+
+from metal_ipam.addresses import Ip, IpType, Leaf, Owner, Share, Unit, Wish, expand, spread
+from metal_ipam.cidr import Address, contains
+from metal_ipam.coalescer import Coalescer
+from metal_ipam.networks import Network, check_acquire, serves
+from metal_ipam.store import addresses, networks, numbers, prefixes
+from metal_ipam.store.addresses import Acquired, Entry
+
+# How often a plan may be outrun by other calls before the caller is told to come again.
+ATTEMPTS = 5
+_RELEASE_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call for addresses. `plane` tells services and plane operators from projects; `request_hash` tells two requests
+    with one id apart."""
+
+    project: str
+    wishes: Sequence[Wish]
+    owner: Owner = field(default_factory=Owner)
+    type: IpType = IpType.EPHEMERAL
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    request_hash: str = ""
+    plane: bool = False
+    actor: str = ""
+
+    def key(self, index: int) -> str | None:
+        """Request id of the unit with this index; of the project's, so that no project can ask for another's."""
+        return f"{self.project}/{self.request_id}/{index}" if self.request_id else None
+
+    def entry(self, index: int) -> Entry:
+        """What is written with the address of the unit."""
+        return Entry(
+            project=self.project,
+            owner=self.owner,
+            type=self.type,
+            name=self.name,
+            labels=self.labels,
+            request_id=self.key(index),
+            request_hash=self.request_hash,
+            actor=self.actor,
+        )
+
+
+class _Outrun(Exception):
+    """The plan did not hold: prefixes filled up or went while it was carried out."""
+
+
+class Acquisition:
+    """Addresses for calls, and back."""
+
+    def __init__(self, db: Database, coalescer: Coalescer) -> None:
+        self._db = db
+        self._coalescer = coalescer
+
+    async def acquire(self, call: Call) -> list[Ip]:
+        """The addresses that the call wishes for, in the order of `addresses.expand`.
+
+        Raises:
+            NotFound: a network that does not exist, or that the project may not know of.
+            FailedPrecondition: the network gives none, or none to this project; the address is reserved or rests.
+            OutOfRange, ResourceExhausted, AlreadyExists: the address is outside, there are not enough, it is taken.
+            InvalidArgument: contradicting wishes, or a request id that came with another request.
+            Aborted: outrun ATTEMPTS times.
+        """
+        async with self._db.connection() as connection:
+            known = await networks.get_many(connection, list({wish.network for wish in call.wishes}))
+            _check_networks(call, known)
+            units = expand(call.wishes, known)
+            if call.request_id and (earlier := await _earlier(connection, call, len(units))):
+                return earlier
+        for _ in range(ATTEMPTS):
+            async with self._db.connection() as connection:
+                leaves = await prefixes.leaves(connection, list(known))
+            shares = spread(units, leaves)
+            try:
+                if len(units) == 1 and not shares[0].specific:
+                    results = [await self._coalescer.acquire(shares[0].prefix_id, call.entry(0))]
+                    _check(call, units[0], results[0])
+                else:
+                    results = await self._all_or_none(call, units, shares)
+            except (_Outrun, asyncpg.UniqueViolationError):  # The latter: a twin of this request is just faster.
+                continue
+            return [_ip(call, unit, result, leaves) for unit, result in zip(units, results, strict=True)]
+        raise Aborted("CONCURRENT_CHANGE", "other calls were faster each time; try again")
+
+    async def release(self, ip: Ip, *, actor: str) -> None:
+        """Release an address that nobody uses.
+
+        Raises:
+            FailedPrecondition: IP_IN_USE, naming the owner.
+            NotFound: it was released meanwhile.
+        """
+        if ip.owner:
+            raise in_use(ip)
+        async with self._db.transaction(purpose="release an address") as connection:
+            [outcome] = await addresses.release(connection, [ip], actor=actor, owner=Owner())
+        if outcome == "unknown":
+            raise missing(f"address {ip.address}")
+        if outcome != "ok":
+            raise Aborted("CONCURRENT_CHANGE", f"{ip.address} was given to somebody meanwhile; read it again")
+
+    async def release_owned(self, owner: Owner, *, actor: str) -> tuple[int, int, int]:
+        """Let go of all that the owner has: released addresses, detached static addresses, released numbers."""
+        released = 0
+        async with self._db.transaction(purpose="release what an owner has") as connection:
+            released_numbers = await numbers.release(connection, owner, actor=actor)
+            while batch := await addresses.owned(connection, owner, limit=_RELEASE_BATCH):
+                outcomes = await addresses.release(connection, batch, actor=actor, owner=owner)
+                if set(outcomes) - {"ok", "unknown"}:
+                    raise Aborted("CONCURRENT_CHANGE", f"addresses of {owner} changed meanwhile; try again")
+                released += outcomes.count("ok")
+            detached = await addresses.detach_static(connection, owner, actor=actor)
+        return released, detached, released_numbers
+
+    async def _all_or_none(self, call: Call, units: Sequence[Unit], shares: Sequence[Share]) -> list[Acquired]:
+        results: dict[int, Acquired] = {}
+        async with self._db.transaction(purpose="acquire addresses") as connection:
+            for share in shares:
+                for index in share.specific:
+                    address = units[index].address
+                    assert address is not None
+                    results[index] = await addresses.acquire_specific(
+                        connection, share.prefix_id, address, call.entry(index)
+                    )
+                if share.next_free:
+                    entries = [call.entry(index) for index in share.next_free]
+                    got = await addresses.acquire_next(connection, share.prefix_id, entries)
+                    results.update(zip(share.next_free, got, strict=True))
+                for index in (*share.specific, *share.next_free):
+                    _check(call, units[index], results[index])  # Raises, and with that nothing of the call is kept.
+        return [results[index] for index in range(len(units))]
+
+
+def in_use(ip: Ip) -> FailedPrecondition:
+    """The error for an address that somebody uses."""
+    return FailedPrecondition(
+        "IP_IN_USE",
+        f"{ip.address} is in use by {ip.owner}",
+        metadata={"owner_kind": ip.owner.kind, "owner": ip.owner.id},
+    )
+
+
+def _check_networks(call: Call, known: Mapping[str, Network]) -> None:
+    for index, wish in enumerate(call.wishes):
+        network = known.get(wish.network)
+        if network is None or not (call.plane or serves(network, call.project)):
+            problem = missing(f"network {wish.network}")
+            problem.field = f"wishes[{index}].network"
+            raise problem
+        check_acquire(network, call.project, plane=call.plane)
+
+
+async def _earlier(connection: Connection, call: Call, count: int) -> list[Ip]:
+    """What this request got before; empty when it is new."""
+    keys = [key for index in range(count) if (key := call.key(index))]
+    found, spent = await addresses.by_requests(connection, keys)
+    if any(request_hash != call.request_hash for _, request_hash in found.values()):
+        raise _reused()
+    if spent or (found and len(found) < count):
+        raise _spent()
+    return [found[key][0] for key in keys] if found else []
+
+
+def _check(call: Call, unit: Unit, result: Acquired) -> None:
+    match result.outcome:
+        case "ok":
+            return
+        case "request_reused":
+            raise _reused()
+        case "request_spent":
+            raise _spent()
+        case "taken":
+            # Who has it is for those to know who may see it.
+            tell = call.plane or result.holder_project == call.project
+            holder = result.holder if tell else Owner()
+            raise AlreadyExists(
+                "ADDRESS_TAKEN",
+                f"{unit.address} of network {unit.network} is taken" + (f" by {holder}" if holder else ""),
+                metadata={"address": str(unit.address), "owner_kind": holder.kind, "owner": holder.id},
+            )
+        case "reserved":
+            raise FailedPrecondition("ADDRESS_RESERVED", f"{unit.address} is reserved in network {unit.network}")
+        case "quarantine":
+            raise FailedPrecondition("ADDRESS_RESTS", f"{unit.address} was released a short while ago and rests still")
+        case _:
+            raise _Outrun
+
+
+def _ip(call: Call, unit: Unit, result: Acquired, leaves: Sequence[Leaf]) -> Ip:
+    address: Address | None = result.address
+    assert address is not None
+    home = next(leaf for leaf in leaves if leaf.network == unit.network and contains(leaf.cidr, address))
+    return Ip(
+        address=address,
+        namespace_id=home.namespace_id,
+        network=home.network,
+        prefix=home.cidr,
+        project=call.project,
+        type=call.type,
+        owner=call.owner,
+        name=call.name,
+        labels=call.labels,
+        create_time=result.time,
+    )
+
+
+def _reused() -> InvalidArgument:
+    return InvalidArgument(
+        "REQUEST_ID_REUSED", "was used with a different request; use a new id for a new request", field="request_id"
+    )
+
+
+def _spent() -> FailedPrecondition:
+    return FailedPrecondition(
+        "REQUEST_SPENT",
+        "what this request got was released since; use a new request id to acquire anew",
+        metadata={"field": "request_id"},
+    )

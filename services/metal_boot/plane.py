@@ -6,7 +6,7 @@ Every call has a deadline and raises the kit's problems. Nothing is cached here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
 from metal_kit.client import Peers
@@ -57,9 +57,9 @@ class Plane:
 
     def __init__(self, peers: Peers, partition: str) -> None:
         self.partition = partition
-        self._machines = cast("MachineServiceAsyncStub", peers.stub(MachineServiceStub, "inventory"))
-        self._partitions = cast("PartitionServiceAsyncStub", peers.stub(PartitionServiceStub, "inventory"))
-        self._installations = cast("InstallationServiceAsyncStub", peers.stub(InstallationServiceStub, "allocation"))
+        self._machines: MachineServiceAsyncStub = peers.stub(MachineServiceStub, "inventory")
+        self._partitions: PartitionServiceAsyncStub = peers.stub(PartitionServiceStub, "inventory")
+        self._installations: InstallationServiceAsyncStub = peers.stub(InstallationServiceStub, "allocation")
 
     async def view(self, machine_id: str, *, deadline: float = CALL_DEADLINE) -> View:
         """What both services say of one machine; a machine that inventory does not know is a situation, not an error.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from metal_kit.client import Peers
@@ -37,8 +36,7 @@ class BootClient:
     def __init__(self, enrolment: Enrolment, machine_id: str, session: str) -> None:
         identity = Identity(enrolment.ca, enrolment.cert, enrolment.key)
         self._peers = Peers({"boot": enrolment.endpoint}, identity)
-        stub = self._peers.stub(boot_pb2_grpc.BootServiceStub, "boot")
-        self._boot = cast("boot_pb2_grpc.BootServiceAsyncStub", stub)
+        self._boot: boot_pb2_grpc.BootServiceAsyncStub = self._peers.stub(boot_pb2_grpc.BootServiceStub, "boot")
         self._machine = machine_id
         self._session = session
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -14,13 +13,9 @@ import asyncpg
 import pytest
 from metal_fabric.service import SPEC
 from metal_kit import identity
-from metal_kit.ca import Authority
 from metal_kit.client import Peers, StreamCall
 from metal_kit.errors import Problem, Unauthenticated
-from metal_kit.runtime import RunningService, start
-from metal_kit.server import Server, Servicer
-from metal_kit.settings import ServiceSettings
-from metal_kit.tls import Identity
+from metal_kit.runtime import RunningService
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.common.v1.event_pb2 import Event
 from metalplane.fabric.v1 import agent_pb2, cabling_pb2, switch_pb2
@@ -57,16 +52,19 @@ class Leaf:
     states: list[DesiredState] = field(default_factory=list)
     acks: list[str] = field(default_factory=list)
     failure: Problem | None = None
-    _call: StreamCall | None = None
+    _call: Any = None
     _reader: asyncio.Task[None] | None = None
 
     async def open(self) -> Leaf:
-        self._call = self.peers.stub(SwitchAgentServiceStub, "fabric").Connect()
-        await self.send(hello=self.hello)
-        self._reader = asyncio.create_task(self._read(self._call))
+        stub: Any = self.peers.stub(SwitchAgentServiceStub, "fabric")
+        self._call = call = stub.Connect()
+        self._reader = asyncio.create_task(self._read(call))
+        with suppress(Problem):  # a refusal may overtake the hello; the reader has it too
+            await self.send(hello=self.hello)
         return self
 
     async def _read(self, call: StreamCall) -> None:
+        self.failure = None
         try:
             async for response in call:
                 if response.HasField("desired_state"):
@@ -77,7 +75,6 @@ class Leaf:
             self.failure = problem
 
     async def send(self, **message: Any) -> None:
-        assert self._call is not None
         await self._call.write(ConnectRequest(**message))
 
     @property
@@ -127,52 +124,26 @@ class Leaf:
 class Fabric:
     """A running fabric with one or more replicas, and clients of any identity."""
 
-    authority: Authority
-    directory: Path
-    database_url: str
-    nats_url: str
-    tenancy: str
+    start_service: Any
+    stub: Any
+    new_identity: Any
+    settings: dict[str, Any]
     stack: AsyncExitStack
     replicas: list[RunningService] = field(default_factory=list)
 
-    def identity(self, spiffe_id: str, *, dns: Iterable[str] = ()) -> Identity:
-        name = f"c{uuid4().hex[:12]}"
-        cert, key = self.authority.issue(name, spiffe_id, dns=list(dns)).save(self.directory, name)
-        return Identity(self.directory / "ca.crt", cert, key)
-
     async def replica(self) -> RunningService:
         """One more replica."""
-        name = f"s{uuid4().hex[:12]}"
-        issued = self.authority.issue(name, identity.service_id("fabric"), dns=["fabric.metalplane"])
-        cert, key = issued.save(self.directory, name)
-        settings = ServiceSettings(
-            listen="127.0.0.1:0",
-            database_url=self.database_url,
-            nats_url=self.nats_url,
-            tls_ca=str(self.directory / "ca.crt"),
-            tls_cert=str(cert),
-            tls_key=str(key),
-            peers={"tenancy": self.tenancy},
-            drain_seconds=3,
-        )
-        running = await start(SPEC, settings)
-        self.stack.push_async_callback(running.stop)
+        running: RunningService = await self.start_service(SPEC, **self.settings)
         self.replicas.append(running)
         return running
 
-    def peers(self, spiffe_id: str, *, token: str = "", replica: int = 0) -> Peers:
-        known = {"fabric": self.replicas[replica].address}
-        peers = Peers(known, self.identity(spiffe_id), token=(lambda: token) if token else None)
-        self.stack.push_async_callback(peers.close)
-        return peers
-
     def switches(self, *, as_: str = "allocation", token: str = "", replica: int = 0) -> Any:
-        spiffe_id = identity.client_id("tool") if token else identity.service_id(as_)
-        return self.peers(spiffe_id, token=token, replica=replica).stub(SwitchServiceStub, "fabric")
+        bearer = "" if token else identity.service_id(as_)
+        return self.stub(self.replicas[replica], SwitchServiceStub, as_=bearer, token=token)
 
     def cabling(self, *, as_: str = "inventory", token: str = "") -> Any:
-        spiffe_id = identity.client_id("tool") if token else identity.service_id(as_)
-        return self.peers(spiffe_id, token=token).stub(CablingServiceStub, "fabric")
+        bearer = "" if token else identity.service_id(as_)
+        return self.stub(self.replicas[0], CablingServiceStub, as_=bearer, token=token)
 
     def leaf(self, host: str, *, rack: str = "r1", certificate: str = "", replica: int = 0, **hello: Any) -> Leaf:
         """A leaf that has not connected yet; `certificate` is a SPIFFE id other than its own."""
@@ -191,7 +162,11 @@ class Fabric:
             message.ports.add(name=name, alias=f"alias-{name}", uplink=name in UPLINKS, state=switch_pb2.PORT_STATE_UP)
         for name, value in hello.items():
             setattr(message, name, value)
-        leaf = Leaf(self.peers(certificate or identity.leaf_id(PARTITION, host), replica=replica), message)
+        bearer = certificate or identity.leaf_id(PARTITION, host)
+        # A channel of its own, as each leaf has.
+        peers = Peers({"fabric": self.replicas[replica].address}, self.new_identity(bearer))
+        self.stack.push_async_callback(peers.close)
+        leaf = Leaf(peers, message)
         self.stack.push_async_callback(leaf.close)
         return leaf
 
@@ -221,34 +196,25 @@ class Fabric:
         return machine
 
     async def rows(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.database_url, server_settings={"search_path": "fabric"})
+        connection = await asyncpg.connect(self.settings["database_url"], server_settings={"search_path": "fabric"})
         try:
             return await connection.fetch(query, *args)
         finally:
             await connection.close()
 
 
-@pytest.fixture(scope="session")
-def fabric_authority() -> Authority:
-    return Authority.create("fabric tests")
-
-
 @pytest.fixture
 async def fabric(
-    fabric_authority: Authority, tmp_path: Path, database_url: str, nats_url: str
+    start_service: Any, start_peer: Any, stub: Any, new_identity: Any, database_url: str, nats_url: str
 ) -> AsyncIterator[Fabric]:
     """A fabric with one replica."""
-    fabric_authority.save(tmp_path)
+    servicer: Any = Tenancy  # the stubs of the contract take what is not implemented for abstract
+    tenancy = await start_peer(
+        "tenancy", (add_TokenServiceServicer_to_server, servicer(), "metalplane.tenancy.v1.TokenService")
+    )
+    settings = {"database_url": database_url, "nats_url": nats_url, "peers": {"tenancy": tenancy}}
     async with AsyncExitStack() as stack:
-        cert, key = fabric_authority.issue("tenancy", identity.service_id("tenancy"), dns=["tenancy.metalplane"]).save(
-            tmp_path, "tenancy"
-        )
-        tenancy = Server(
-            [Servicer(add_TokenServiceServicer_to_server, Tenancy(), "metalplane.tenancy.v1.TokenService")]
-        )
-        address = await tenancy.start("127.0.0.1:0", Identity(tmp_path / "ca.crt", cert, key))
-        stack.push_async_callback(tenancy.stop, 0)
-        made = Fabric(fabric_authority, tmp_path, database_url, nats_url, address, stack)
+        made = Fabric(start_service, stub, new_identity, settings, stack)
         await made.replica()
         yield made
 
@@ -278,7 +244,7 @@ class Events:
 async def events(fabric: Fabric) -> AsyncIterator[Events]:
     import nats
 
-    client = await nats.connect(fabric.nats_url)
+    client = await nats.connect(fabric.settings["nats_url"])
     collected = Events()
 
     async def take(message: Any) -> None:

@@ -17,7 +17,7 @@ async def refused(leaf: Any, eventually: Any) -> Problem:
     await leaf.open()
     await eventually(lambda: leaf.ended)
     assert not leaf.states
-    assert leaf.failure is not None
+    assert isinstance(leaf.failure, Problem)
     return leaf.failure
 
 

@@ -8,27 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import nats
 import pytest
+from metal_kit.migrations import migrate
 from metal_lab.servers import Nats, Postgres, Redis
 
-NewDatabase = Callable[[], Awaitable[str]]
+NewDatabase = Callable[..., Awaitable[str]]
+_MEMORY = Path("/dev/shm")
+_MEMORY_NEEDED = 2 << 30
+_PREFIX = "metalplane-test-"
+
 Eventually = Callable[..., Awaitable[None]]
 NewRedis = Callable[[], Awaitable[Redis]]
 
 
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Path]:
-    """A short path, as Unix sockets need, that the server's user can enter when the tests run as root."""
-    directory = Path(tempfile.mkdtemp(prefix="metalplane-test-"))
+    """A short path, as Unix sockets need, that the server's user can enter when the tests run as root.
+
+    In memory where there is room: creating a database means hundreds of small files, ten times as fast there.
+    """
+    parent = Path(tempfile.gettempdir())
+    with suppress(OSError):
+        if shutil.disk_usage(_MEMORY).free >= _MEMORY_NEEDED and os.access(_MEMORY, os.W_OK):
+            parent = _MEMORY
+    _remove_left_overs(parent)
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
     directory.chmod(0o711)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -81,14 +95,29 @@ async def redis_server(server_directory: Path) -> AsyncIterator[NewRedis]:
         yield start
 
 
+@pytest.fixture(scope="session")
+def templates() -> dict[tuple[str, str], str]:
+    """Names of the migrated databases that tests get clones of, by schema and package."""
+    return {}
+
+
 @pytest.fixture
-async def new_database(postgres: Postgres) -> AsyncIterator[NewDatabase]:
-    """Creates an empty database at each call and gives its URL; they are dropped after the test."""
+async def new_database(postgres: Postgres, templates: dict[tuple[str, str], str]) -> AsyncIterator[NewDatabase]:
+    """`await new_database()` creates an empty database, `await new_database("ipam", "metal_ipam")` one that has the
+    schema `ipam` with that package's migrations; both give the URL. They are dropped after the test."""
     names: list[str] = []
 
-    async def create() -> str:
+    async def create(schema: str = "", package: str = "") -> str:
+        template = "template0"
+        if schema:
+            if (schema, package) not in templates:
+                made = f"template_{uuid4().hex}"
+                await _on_server(postgres, _create(made, "template0"))
+                await migrate(postgres.database_url(made), schema, package)
+                templates[schema, package] = made
+            template = templates[schema, package]
         name = f"test_{uuid4().hex}"
-        await _on_server(postgres, f'CREATE DATABASE "{name}" TEMPLATE template0')
+        await _on_server(postgres, _create(name, template))
         names.append(name)
         return postgres.database_url(name)
 
@@ -121,6 +150,21 @@ def eventually() -> Eventually:
             await asyncio.sleep(0.02)
 
     return wait
+
+
+def _create(name: str, template: str) -> str:
+    # Copying the files beats writing them to the log, where both are in memory.
+    return f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy'
+
+
+def _remove_left_overs(parent: Path) -> None:
+    """Directories of test runs that were killed; in memory they would stay until the next boot."""
+    if not Path("/proc/self").exists():
+        return
+    for directory in parent.glob(f"{_PREFIX}*-*"):
+        owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _on_server(server: Postgres, statement: str) -> None:

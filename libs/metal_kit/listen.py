@@ -56,6 +56,12 @@ class Listener:
         self._server_settings = dict(server_settings)
         self._waiters: dict[str, set[Wakeup]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._listening = False
+
+    @property
+    def listening(self) -> bool:
+        """Whether notifications arrive right now."""
+        return self._listening
 
     def start(self) -> None:
         """Begin to listen, in a task that `close` ends."""
@@ -104,6 +110,7 @@ class Listener:
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("listener.lost", channel=self._channel, error=str(error))
             finally:
+                self._listening = False
                 connection.terminate()
             await asyncio.sleep(_BACKOFF_FIRST)
 
@@ -111,6 +118,7 @@ class Listener:
         gone = asyncio.Event()
         connection.add_termination_listener(lambda _connection: gone.set())
         await connection.add_listener(self._channel, self._on_notification)
+        self._listening = True
         for topic in self._waiters:
             self.wake(topic)
         while not gone.is_set():

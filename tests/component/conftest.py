@@ -24,7 +24,7 @@ NewIdentity = Callable[..., Identity]
 StartService = Callable[..., Awaitable[RunningService]]
 StartPeer = Callable[..., Awaitable[str]]
 MakeStub = Callable[..., Any]
-NewDatabase = Callable[[], Awaitable[str]]
+NewDatabase = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ async def start_service(new_identity: NewIdentity, new_database: NewDatabase) ->
         async def start_one(spec: ServiceSpec, **settings: Any) -> RunningService:
             mine = new_identity(identity.service_id(spec.name), dns=[f"{spec.name}.metalplane"])
             if spec.package and "database_url" not in settings:
-                settings["database_url"] = await new_database()
+                settings["database_url"] = await new_database(spec.name, spec.package)
             defaults: dict[str, Any] = {"listen": "127.0.0.1:0", "drain_seconds": 3}
             files = {"tls_ca": str(mine.ca), "tls_cert": str(mine.cert), "tls_key": str(mine.key)}
             running = await start(spec, spec.settings(**(defaults | files | settings)))

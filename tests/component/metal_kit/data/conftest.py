@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from metal_kit.db import Database
-from metal_kit.migrations import migrate
 
 SCHEMA = "kit"
 
 
 @pytest.fixture
-async def kit_url(database_url: str) -> str:
+async def kit_url(new_database: Callable[..., Awaitable[str]]) -> str:
     """URL of a fresh database whose schema `kit` has the kit's tables."""
-    await migrate(database_url, SCHEMA, "")
-    return database_url
+    return await new_database(SCHEMA)
 
 
 @pytest.fixture

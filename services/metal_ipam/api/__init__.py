@@ -1,0 +1,1 @@
+"""gRPC servicers of ipam: messages to domain and back, field masks, paging, and who may see what. No SQL, no rules."""

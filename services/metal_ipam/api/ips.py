@@ -1,0 +1,154 @@
+"""IpService."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from metal_kit.db import Connection, Database
+from metal_kit.errors import Aborted, FailedPrecondition, PermissionDenied
+from metal_kit.etag import check_etag
+from metal_kit.fieldmask import apply_update
+from metal_kit.identity import current_caller, missing, require_project
+from metal_kit.paging import Paging
+from metal_kit.validation import check
+from metalplane.common.v1.access_pb2 import PlaneRole, Role
+from metalplane.ipam.v1 import ip_pb2 as pb
+from metalplane.ipam.v1.ip_pb2_grpc import IpServiceServicer
+
+from metal_ipam.acquisition import Acquisition, Call, in_use
+from metal_ipam.addresses import Ip, IpType
+from metal_ipam.api.messages import ip_message, ip_type_of, owner_of, wish_of
+from metal_ipam.cidr import parse_address
+from metal_ipam.store import addresses
+
+MUTABLE = ("name", "description", "labels", "type")
+
+
+@dataclass(slots=True)
+class IpApi(IpServiceServicer):
+    """Addresses."""
+
+    db: Database
+    paging: Paging
+    acquisition: Acquisition
+
+    async def AcquireIps(self, request: pb.AcquireIpsRequest, context: Any) -> pb.AcquireIpsResponse:
+        caller = current_caller()
+        owner = owner_of(request.owner, field="owner")
+        if owner and not caller.is_service:
+            raise PermissionDenied("OWNER_NOT_ALLOWED", "only services acquire for an owner; leave it out")
+        ips = await self.acquisition.acquire(
+            Call(
+                project=request.project,
+                wishes=[wish_of(wish, index) for index, wish in enumerate(request.wishes)],
+                owner=owner,
+                type=ip_type_of(request.type),
+                name=request.name,
+                labels=dict(request.labels),
+                request_id=request.request_id,
+                request_hash=_hash(request) if request.request_id else "",
+                plane=caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR),
+                actor=caller.label,
+            )
+        )
+        return pb.AcquireIpsResponse(ips=[ip_message(ip) for ip in ips])
+
+    async def GetIp(self, request: pb.GetIpRequest, context: Any) -> pb.Ip:
+        async with self.db.connection() as connection:
+            ip = await _find(connection, request.address, request.network, Role.ROLE_VIEWER)
+        return ip_message(ip)
+
+    async def ListIps(self, request: pb.ListIpsRequest, context: Any) -> pb.ListIpsResponse:
+        caller = current_caller()
+        visible_to = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
+        owner = owner_of(request.owner, field="owner")
+        filters = (request.project, request.network, owner.kind, owner.id)
+        filter_key = f"ips:{filters}:{'' if visible_to is None else caller.label}"
+        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        size = self.paging.page_size(request.page_size)
+        async with self.db.connection() as connection:
+            rows = await addresses.page(
+                connection,
+                visible_to=visible_to,
+                project=request.project,
+                network=request.network,
+                owner=owner,
+                after=None if key is None else (int(str(key[0])), str(key[1])),
+                limit=size + 1,
+            )
+        token = self.paging.token(rows[size - 1][0], filter_key=filter_key) if len(rows) > size else ""
+        return pb.ListIpsResponse(ips=[ip_message(ip) for _, ip in rows[:size]], next_page_token=token)
+
+    async def UpdateIp(self, request: pb.UpdateIpRequest, context: Any) -> pb.Ip:
+        wanted = request.ip
+        async with self.db.transaction(purpose="update an address") as connection:
+            before = await _find(connection, wanted.address, wanted.network, Role.ROLE_EDITOR)
+            check_etag(wanted.etag, before.version, what=f"address {before.address}")
+            target = ip_message(before)
+            # The address as the caller spells it chooses it, and is no change.
+            wanted.address, wanted.network = target.address, target.network
+            apply_update(target, wanted, request.update_mask, mutable=MUTABLE)
+            check(target, field="ip")
+            after = replace(
+                before,
+                name=target.name,
+                description=target.description,
+                labels=dict(target.labels),
+                type=ip_type_of(target.type),
+            )
+            if before.type is IpType.STATIC and after.type is not IpType.STATIC:
+                raise FailedPrecondition("IP_IS_STATIC", f"{before.address} is static and stays so; release it instead")
+            written = await addresses.update(connection, after, seen=before.version)
+            if written is None:
+                raise Aborted("CONCURRENT_CHANGE", f"{before.address} changed meanwhile; read it again")
+        return ip_message(written)
+
+    async def ReleaseIp(self, request: pb.ReleaseIpRequest, context: Any) -> Empty:
+        async with self.db.connection() as connection:
+            ip = await _find(connection, request.address, request.network, Role.ROLE_EDITOR)
+        await self.acquisition.release(ip, actor=current_caller().label)
+        return Empty()
+
+    async def AttachIp(self, request: pb.AttachIpRequest, context: Any) -> pb.Ip:
+        owner = owner_of(request.owner, field="owner", required=True)
+        async with self.db.transaction(purpose="attach an address") as connection:
+            ip = await _find(connection, request.address, request.network, Role.ROLE_EDITOR)
+            if ip.project != request.project:
+                raise missing(f"address {request.address} of project {request.project}")
+            if ip.owner == owner:
+                return ip_message(ip)
+            if ip.owner:
+                raise in_use(ip)
+            if not await addresses.attach(connection, ip, owner, actor=current_caller().label):
+                raise Aborted("CONCURRENT_CHANGE", f"{ip.address} changed meanwhile; read it again")
+        return ip_message(replace(ip, owner=owner, version=ip.version + 1))
+
+    async def ReleaseOwned(self, request: pb.ReleaseOwnedRequest, context: Any) -> pb.ReleaseOwnedResponse:
+        owner = owner_of(request.owner, field="owner", required=True)
+        released, detached, numbers = await self.acquisition.release_owned(owner, actor=current_caller().label)
+        return pb.ReleaseOwnedResponse(released_ips=released, detached_ips=detached, released_numbers=numbers)
+
+
+async def _find(connection: Connection, address: str, network: str, role: Role.ValueType) -> Ip:
+    """The one address in use that is meant, if the caller may see it and has the role."""
+    what = f"address {address}" + (f" in network {network}" if network else "")
+    found = await addresses.find(connection, parse_address(address, field="address"), network)
+    if not found:
+        raise missing(what)
+    for ip in found:
+        require_project(ip.project, Role.ROLE_VIEWER, what=what)
+    if len(found) > 1:
+        raise FailedPrecondition("ADDRESS_AMBIGUOUS", f"{address} exists more than once; name the network")
+    require_project(found[0].project, role, what=what)
+    return found[0]
+
+
+def _hash(request: pb.AcquireIpsRequest) -> str:
+    """What tells two requests with one request id apart; the id itself is not in it."""
+    plain = pb.AcquireIpsRequest()
+    plain.CopyFrom(request)
+    plain.request_id = ""
+    return hashlib.sha256(plain.SerializeToString(deterministic=True)).hexdigest()[:32]

@@ -1,0 +1,183 @@
+"""NetworkService."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from metal_kit import idempotency
+from metal_kit.db import Connection, Database
+from metal_kit.errors import PermissionDenied
+from metal_kit.etag import check_etag
+from metal_kit.fieldmask import apply_update
+from metal_kit.identity import Caller, current_caller, missing
+from metal_kit.ids import uuid7
+from metal_kit.outbox import emit
+from metal_kit.paging import Paging
+from metal_kit.validation import check
+from metalplane.common.v1.access_pb2 import PlaneRole, Role
+from metalplane.ipam.v1 import events_pb2
+from metalplane.ipam.v1 import network_pb2 as pb
+from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceServicer
+
+from metal_ipam import network_changes
+from metal_ipam.api.messages import lengths_of, network_message, network_of, network_type
+from metal_ipam.networks import Network, NetworkType
+from metal_ipam.store import networks, prefixes
+
+CREATE = "/metalplane.ipam.v1.NetworkService/CreateNetwork"
+MUTABLE = (
+    "name", "description", "labels", "prefixes", "destination_prefixes", "default_child_prefix_length",
+    "min_child_prefix_length", "additional_announcable_prefixes",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class NetworkApi(NetworkServiceServicer):
+    """Networks."""
+
+    db: Database
+    paging: Paging
+    # How long released addresses of new networks rest; children take it from their parent.
+    rest: timedelta = timedelta(0)
+
+    async def CreateNetwork(self, request: pb.CreateNetworkRequest, context: Any) -> pb.Network:
+        caller = current_caller()
+        draft = replace(network_of(request.network), quarantine=self.rest)
+        if not draft.type.is_child:
+            _require_operator(caller, "creating this type of network")
+        call = {"caller": caller.label, "method": CREATE, "request_id": request.request_id}
+        async with self.db.transaction(purpose="create a network") as connection:
+            known = await idempotency.remembered(connection, **call, request=request, response_type=pb.Network)
+            if known is not None:
+                return known
+            network = await network_changes.create(
+                connection, draft, lengths_of(request.length), new_id=uuid7(), actor=caller.label
+            )
+            [message] = await _messages(connection, [network])
+            await _changed(connection, message, network)
+            await idempotency.remember(connection, **call, request=request, response=message)
+        return message
+
+    async def GetNetwork(self, request: pb.GetNetworkRequest, context: Any) -> pb.Network:
+        async with self.db.connection() as connection:
+            network = _visible(await networks.get(connection, request.id), request.id)
+            [message] = await _messages(connection, [network])
+        return message
+
+    async def ListNetworks(self, request: pb.ListNetworksRequest, context: Any) -> pb.ListNetworksResponse:
+        caller = current_caller()
+        visible_to = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
+        kind = network_type(request.type)
+        filters = (request.project, kind or "", request.partition, request.parent)
+        filter_key = f"networks:{filters}:{'' if visible_to is None else caller.label}"
+        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        size = self.paging.page_size(request.page_size)
+        async with self.db.connection() as connection:
+            rows = await networks.page(
+                connection,
+                visible_to=visible_to,
+                project=request.project,
+                kind=kind,
+                partition=request.partition,
+                parent=request.parent,
+                after=str(key[0]) if key else "",
+                limit=size + 1,
+            )
+            messages = await _messages(connection, rows[:size])
+        more = len(rows) > size
+        token = self.paging.token((rows[size - 1].id,), filter_key=filter_key) if more else ""
+        return pb.ListNetworksResponse(networks=messages, next_page_token=token)
+
+    async def UpdateNetwork(self, request: pb.UpdateNetworkRequest, context: Any) -> pb.Network:
+        caller = current_caller()
+        wanted = request.network
+        async with self.db.transaction(purpose="update a network") as connection:
+            before = _visible(await networks.get(connection, wanted.id), wanted.id)
+            _require_editor(caller, before)
+            check_etag(wanted.etag, before.version, what=f"network {before.id}")
+            target = network_message(before)
+            apply_update(target, wanted, request.update_mask, mutable=MUTABLE)
+            check(target, field="network")
+            after = replace(network_of(target), vrf_owned=before.vrf_owned, quarantine=before.quarantine)
+            network = await network_changes.update(connection, before, after, actor=caller.label)
+            [message] = await _messages(connection, [network])
+            await _changed(connection, message, network)
+        return message
+
+    async def DeleteNetwork(self, request: pb.DeleteNetworkRequest, context: Any) -> Empty:
+        caller = current_caller()
+        async with self.db.transaction(purpose="delete a network") as connection:
+            network = _visible(await networks.get(connection, request.id), request.id)
+            _require_editor(caller, network)
+            last = await network_changes.delete(connection, network.id, request.etag, actor=caller.label)
+            await emit(
+                connection,
+                subject="metalplane.ipam.network.deleted",
+                entity="network",
+                entity_id=last.id,
+                version=last.version + 1,
+                payload=events_pb2.NetworkDeleted(network=network_message(last)),
+                partition=last.partition,
+                scope=last.project,
+                deleted=True,
+            )
+        return Empty()
+
+
+def may_see(caller: Caller, network: Network) -> bool:
+    """Whether the caller may know of the network: the plane of all, a user of what one of his projects may use."""
+    if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER):
+        return True
+    if network.type is NetworkType.CHILD_SHARED:
+        return caller.authenticated
+    if network.project:
+        return caller.may_project(network.project, Role.ROLE_VIEWER)
+    return caller.authenticated and network.type in {NetworkType.SUPER, NetworkType.EXTERNAL}
+
+
+def _visible(network: Network | None, network_id: str) -> Network:
+    if network is None or not may_see(current_caller(), network):
+        raise missing(f"network {network_id}")
+    return network
+
+
+def _require_editor(caller: Caller, network: Network) -> None:
+    """Children are their project's to change; everything else is the operators'."""
+    if network.type.is_child:
+        if not caller.may_project(network.project, Role.ROLE_EDITOR):
+            raise PermissionDenied(
+                "ROLE_TOO_SMALL", f"this needs the role editor in the project of network {network.id}"
+            )
+    else:
+        _require_operator(caller, "changing this type of network")
+
+
+def _require_operator(caller: Caller, what: str) -> None:
+    if not caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR):
+        raise PermissionDenied("OPERATOR_NEEDED", f"{what} is for operators of the plane")
+
+
+async def _messages(connection: Connection, rows: Sequence[Network]) -> list[pb.Network]:
+    """Messages with how full each network is: two statements however many networks."""
+    ids = [row.id for row in rows]
+    of_network = await prefixes.of_networks(connection, ids)
+    supers = [row.id for row in rows if row.type is NetworkType.SUPER]
+    blocks = await prefixes.free_blocks(connection, supers) if supers else {}
+    return [network_message(row, of_network.get(row.id, ()), blocks) for row in rows]
+
+
+async def _changed(connection: Connection, message: pb.Network, network: Network) -> None:
+    await emit(
+        connection,
+        subject="metalplane.ipam.network.changed",
+        entity="network",
+        entity_id=network.id,
+        version=network.version,
+        payload=events_pb2.NetworkChanged(network=message),
+        partition=network.partition,
+        scope=network.project,
+    )

@@ -1,0 +1,54 @@
+"""PoolService."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from metal_kit.db import Database
+from metal_kit.errors import NotFound
+from metal_kit.identity import current_caller
+from metal_kit.paging import Paging
+from metalplane.ipam.v1 import pool_pb2 as pb
+from metalplane.ipam.v1.pool_pb2_grpc import PoolServiceServicer
+
+from metal_ipam.api.messages import number_message, owner_of, pool_message
+from metal_ipam.store import numbers
+
+
+@dataclass(slots=True)
+class PoolApi(PoolServiceServicer):
+    """Pools of numbers."""
+
+    db: Database
+    paging: Paging
+
+    async def ListPools(self, request: pb.ListPoolsRequest, context: Any) -> pb.ListPoolsResponse:
+        key = self.paging.parse(request.page_token, filter_key="pools")
+        size = self.paging.page_size(request.page_size)
+        async with self.db.connection() as connection:
+            rows = await numbers.pools(connection, after=str(key[0]) if key else "", limit=size + 1)
+        token = self.paging.token((rows[size - 1].name,), filter_key="pools") if len(rows) > size else ""
+        return pb.ListPoolsResponse(pools=[pool_message(row) for row in rows[:size]], next_page_token=token)
+
+    async def AcquireNumber(self, request: pb.AcquireNumberRequest, context: Any) -> pb.PoolNumber:
+        owner = owner_of(request.owner, field="owner", required=True)
+        async with self.db.transaction(purpose="acquire a number") as connection:
+            number = await numbers.acquire(
+                connection, request.pool, owner, number=request.number, actor=current_caller().label, field="number"
+            )
+        return number_message(request.pool, number, owner)
+
+    async def ListPoolNumbers(self, request: pb.ListPoolNumbersRequest, context: Any) -> pb.ListPoolNumbersResponse:
+        filter_key = f"pool numbers:{request.pool}"
+        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        size = self.paging.page_size(request.page_size)
+        async with self.db.connection() as connection:
+            rows = await numbers.numbers(
+                connection, request.pool, after=int(str(key[0])) if key else -1, limit=size + 1
+            )
+        if rows is None:
+            raise NotFound("POOL_NOT_FOUND", f"there is no pool {request.pool}", field="pool")
+        token = self.paging.token((rows[size - 1][0],), filter_key=filter_key) if len(rows) > size else ""
+        found = [number_message(request.pool, number, owner) for number, owner in rows[:size]]
+        return pb.ListPoolNumbersResponse(numbers=found, next_page_token=token)

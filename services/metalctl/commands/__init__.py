@@ -1,0 +1,1 @@
+"""Commands that do more than list and get: one module a resource."""

@@ -1,0 +1,155 @@
+"""Machines: power, state, history, issues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from metal_kit.client import Peers
+from metal_kit.ids import uuid7
+from metalplane.bmc.v1 import bmc_pb2
+from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
+from metalplane.inventory.v1 import machine_pb2 as pb
+from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
+
+from metalctl.output import enum, show_many, show_one
+from metalctl.session import fail, run
+
+POLL = 0.3
+RUNNING = frozenset({bmc_pb2.CommandState.COMMAND_STATE_PENDING, bmc_pb2.CommandState.COMMAND_STATE_RUNNING})
+PAGE = 500
+
+
+class Power(StrEnum):
+    """What `machine power` can do."""
+
+    ON = "on"
+    OFF = "off"
+    RESET = "reset"
+    CYCLE = "cycle"
+    PXE = "pxe"
+    DISK = "disk"
+    BIOS = "bios"
+    IDENTIFY_ON = "identify-on"
+    IDENTIFY_OFF = "identify-off"
+
+
+ACTIONS = {
+    Power.ON: "POWER_ON",
+    Power.OFF: "POWER_OFF",
+    Power.RESET: "RESET",
+    Power.CYCLE: "CYCLE",
+    Power.PXE: "BOOT_PXE",
+    Power.DISK: "BOOT_DISK",
+    Power.BIOS: "BOOT_BIOS",
+    Power.IDENTIFY_ON: "IDENTIFY_ON",
+    Power.IDENTIFY_OFF: "IDENTIFY_OFF",
+}
+
+
+class State(StrEnum):
+    """What `machine state` can set."""
+
+    AVAILABLE = "available"
+    TAINTED = "tainted"
+    LOCKED = "locked"
+
+
+def add(groups: Mapping[str, typer.Typer]) -> None:
+    """Add this module's commands to their group."""
+    group = groups["machine"]
+    group.command("power", help="power, boot device and identify LED, through the BMC")(power)
+    group.command("state", help="make a machine available, tainted or locked")(state)
+    group.command("events", help="a machine's provisioning events, newest first")(events)
+    group.command("issues", help="what is wrong with machines")(issues)
+
+
+def power(
+    ctx: typer.Context,
+    machine: Annotated[str, typer.Argument(help="UUID of the machine")],
+    action: Annotated[Power, typer.Argument(help="what to do")],
+) -> None:
+    """Give the BMC a command and wait for its result."""
+    request = bmc_pb2.CreateCommandRequest(
+        request_id=uuid7(), machine=machine, action=bmc_pb2.CommandAction.Value(f"COMMAND_ACTION_{ACTIONS[action]}")
+    )
+
+    async def body(peers: Peers) -> bmc_pb2.Command:
+        stub = peers.stub(BmcServiceStub, "bmc")
+        command = await stub.CreateCommand(request)
+        while command.state in RUNNING:
+            await asyncio.sleep(POLL)
+            command = await stub.GetCommand(bmc_pb2.GetCommandRequest(id=command.id))
+        return command
+
+    command = run(ctx.obj, body)
+    show_one(command, ctx.obj.output)
+    if command.state != bmc_pb2.CommandState.COMMAND_STATE_SUCCEEDED:
+        fail(f"{enum(bmc_pb2.CommandState, command.state)}: {command.error} [{command.reason}]")
+
+
+def state(
+    ctx: typer.Context,
+    machine: Annotated[str, typer.Argument(help="UUID of the machine")],
+    wanted: Annotated[State, typer.Argument(help="the state")],
+    reason: Annotated[str, typer.Option(help="why; needed for tainted and locked")] = "",
+) -> None:
+    """Set the state of a machine."""
+    request = pb.SetMachineStateRequest(
+        id=machine, state=pb.MachineState.Value(f"MACHINE_STATE_{wanted.upper()}"), description=reason
+    )
+
+    async def body(peers: Peers) -> pb.Machine:
+        return await peers.stub(MachineServiceStub, "inventory").SetMachineState(request)
+
+    show_one(run(ctx.obj, body), ctx.obj.output)
+
+
+def events(ctx: typer.Context, machine: Annotated[str, typer.Argument(help="UUID of the machine")]) -> None:
+    """Show a machine's history."""
+
+    async def body(peers: Peers) -> list[pb.ProvisioningEvent]:
+        stub = peers.stub(MachineServiceStub, "inventory")
+        page = await stub.ListMachineEvents(pb.ListMachineEventsRequest(machine=machine, page_size=PAGE))
+        return list(page.events)
+
+    columns = (
+        ("SEQ", lambda e: str(e.sequence)),
+        ("TIME", lambda e: e.time.ToJsonString()),
+        ("TYPE", lambda e: enum(pb.ProvisioningEventType, e.type)),
+        ("MESSAGE", lambda e: e.message),
+    )
+    show_many(run(ctx.obj, body), columns, ctx.obj.output)
+
+
+def issues(
+    ctx: typer.Context,
+    partition: Annotated[str, typer.Option(help="only of this partition")] = "",
+) -> None:
+    """Show what is wrong."""
+
+    async def body(peers: Peers) -> list[pb.MachineIssue]:
+        stub = peers.stub(MachineServiceStub, "inventory")
+        found: list[pb.MachineIssue] = []
+        token = ""
+        while True:
+            page = await stub.ListMachineIssues(
+                pb.ListMachineIssuesRequest(
+                    filter=pb.MachineFilter(partition=partition), page_size=PAGE, page_token=token
+                )
+            )
+            found += page.issues
+            token = page.next_page_token
+            if not token:
+                return found
+
+    columns = (
+        ("MACHINE", lambda i: i.machine),
+        ("SEVERITY", lambda i: enum(pb.IssueSeverity, i.severity)),
+        ("RULE", lambda i: i.rule),
+        ("MESSAGE", lambda i: i.message),
+    )
+    show_many(run(ctx.obj, body), columns, ctx.obj.output)

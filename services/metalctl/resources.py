@@ -1,0 +1,292 @@
+"""What `list` and `get` need to know of each resource: which calls, which columns. One entry a resource."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
+from metalplane.allocation.v1 import allocation_pb2, allocation_pb2_grpc
+from metalplane.bmc.v1 import bmc_pb2, bmc_pb2_grpc
+from metalplane.fabric.v1 import cabling_pb2, cabling_pb2_grpc, switch_pb2, switch_pb2_grpc
+from metalplane.inventory.v1 import (
+    image_pb2,
+    image_pb2_grpc,
+    layout_pb2,
+    layout_pb2_grpc,
+    machine_pb2,
+    machine_pb2_grpc,
+    partition_pb2,
+    partition_pb2_grpc,
+    size_pb2,
+    size_pb2_grpc,
+)
+from metalplane.ipam.v1 import (
+    ip_pb2,
+    ip_pb2_grpc,
+    network_pb2,
+    network_pb2_grpc,
+    pool_pb2,
+    pool_pb2_grpc,
+    prefix_pb2,
+    prefix_pb2_grpc,
+)
+from metalplane.tenancy.v1 import (
+    project_pb2,
+    project_pb2_grpc,
+    tenant_pb2,
+    tenant_pb2_grpc,
+    token_pb2,
+    token_pb2_grpc,
+)
+
+from metalctl.output import Columns, age, enum
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """How a resource is listed. `filters` maps an option to a field of the request (dotted) and its help text."""
+
+    method: str
+    request: Callable[..., Message]
+    items: str
+    columns: Columns
+    filters: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Getting:
+    """How one object is fetched by its id."""
+
+    method: str
+    request: Callable[..., Message]
+    key: str = "id"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource of the plane."""
+
+    name: str
+    help: str
+    service: str
+    stub: Callable[..., Any]
+    listing: Listing
+    getting: Getting | None = None
+
+
+PARTITION = ("partition", "only of this partition")
+PROJECT = ("project", "only of this project (id)")
+
+RESOURCES: tuple[Resource, ...] = (
+    Resource(
+        "tenant", "tenants", "tenancy", tenant_pb2_grpc.TenantServiceStub,
+        Listing(
+            "ListTenants", tenant_pb2.ListTenantsRequest, "tenants",
+            (("ID", lambda t: t.id), ("NAME", lambda t: t.name), ("AGE", lambda t: age(t.create_time))),
+        ),
+        Getting("GetTenant", tenant_pb2.GetTenantRequest),
+    ),
+    Resource(
+        "project", "projects of tenants", "tenancy", project_pb2_grpc.ProjectServiceStub,
+        Listing(
+            "ListProjects", project_pb2.ListProjectsRequest, "projects",
+            (
+                ("ID", lambda p: p.id), ("NAME", lambda p: p.name), ("TENANT", lambda p: p.tenant),
+                ("QUOTA", lambda p: str(p.machine_quota or "-")), ("AGE", lambda p: age(p.create_time)),
+            ),
+            {"tenant": ("tenant", "only of this tenant (id)"), "name": ("name", "only of this name")},
+        ),
+        Getting("GetProject", project_pb2.GetProjectRequest),
+    ),
+    Resource(
+        "token", "bearer tokens, without their secrets", "tenancy", token_pb2_grpc.TokenServiceStub,
+        Listing(
+            "ListTokens", token_pb2.ListTokensRequest, "tokens",
+            (
+                ("ID", lambda t: t.id), ("USER", lambda t: t.user), ("DESCRIPTION", lambda t: t.description),
+                ("STATE", lambda t: "revoked" if t.HasField("revoke_time") else "valid"),
+                ("ENDS", lambda t: t.expire_time.ToJsonString()),
+            ),
+            {"user": ("user", "only of this user")},
+        ),
+    ),
+    Resource(
+        "partition", "partitions", "inventory", partition_pb2_grpc.PartitionServiceStub,
+        Listing(
+            "ListPartitions", partition_pb2.ListPartitionsRequest, "partitions",
+            (("ID", lambda p: p.id), ("DESCRIPTION", lambda p: p.description), ("AGE", lambda p: age(p.create_time))),
+        ),
+        Getting("GetPartition", partition_pb2.GetPartitionRequest),
+    ),
+    Resource(
+        "machine", "machines", "inventory", machine_pb2_grpc.MachineServiceStub,
+        Listing(
+            "ListMachines", machine_pb2.ListMachinesRequest, "machines",
+            (
+                ("ID", lambda m: m.id), ("RACK", lambda m: m.rack or "-"), ("SIZE", lambda m: m.size or "-"),
+                ("STATE", lambda m: enum(machine_pb2.MachineState, m.state)),
+                ("LIFECYCLE", lambda m: enum(machine_pb2.LifecycleState, m.lifecycle.state)),
+                ("LIVE", lambda m: enum(machine_pb2.Liveliness, m.lifecycle.liveliness)),
+                ("WAITING", lambda m: "yes" if m.waiting else "-"),
+                ("ALLOCATION", lambda m: m.binding.allocation or "-"),
+            ),
+            {
+                "partition": ("filter.partition", PARTITION[1]), "rack": ("filter.rack", "only of this rack"),
+                "size": ("filter.size", "only of this size"), "project": ("filter.project", PROJECT[1]),
+                "mac": ("filter.mac", "only the one with this MAC address"),
+            },
+        ),
+        Getting("GetMachine", machine_pb2.GetMachineRequest),
+    ),
+    Resource(
+        "size", "classes of hardware", "inventory", size_pb2_grpc.SizeServiceStub,
+        Listing(
+            "ListSizes", size_pb2.ListSizesRequest, "sizes",
+            (("ID", lambda s: s.id), ("DESCRIPTION", lambda s: s.description)),
+        ),
+        Getting("GetSize", size_pb2.GetSizeRequest),
+    ),
+    Resource(
+        "image", "operating system images", "inventory", image_pb2_grpc.ImageServiceStub,
+        Listing(
+            "ListImages", image_pb2.ListImagesRequest, "images",
+            (
+                ("ID", lambda i: i.id),
+                ("FEATURES", lambda i: ", ".join(enum(image_pb2.ImageFeature, each) for each in i.features)),
+                ("CLASS", lambda i: enum(image_pb2.ImageClassification, i.classification)),
+                ("ENDS", lambda i: i.expire_time.ToJsonString()[:10]),
+            ),
+        ),
+        Getting("GetImage", image_pb2.GetImageRequest),
+    ),
+    Resource(
+        "layout", "filesystem layouts", "inventory", layout_pb2_grpc.FilesystemLayoutServiceStub,
+        Listing(
+            "ListFilesystemLayouts", layout_pb2.ListFilesystemLayoutsRequest, "filesystem_layouts",
+            (
+                ("ID", lambda f: f.id), ("SIZES", lambda f: ", ".join(f.size_ids)),
+                ("IMAGES", lambda f: ", ".join(f"{os} {v}" for os, v in sorted(f.image_constraints.items()))),
+            ),
+        ),
+        Getting("GetFilesystemLayout", layout_pb2.GetFilesystemLayoutRequest),
+    ),
+    Resource(
+        "network", "networks", "ipam", network_pb2_grpc.NetworkServiceStub,
+        Listing(
+            "ListNetworks", network_pb2.ListNetworksRequest, "networks",
+            (
+                ("ID", lambda n: n.id), ("NAME", lambda n: n.name or "-"),
+                ("TYPE", lambda n: enum(network_pb2.NetworkType, n.type)), ("PROJECT", lambda n: n.project or "-"),
+                ("PREFIXES", lambda n: ", ".join(n.prefixes)), ("VRF", lambda n: str(n.vrf or "-")),
+                ("USED", lambda n: str(n.ipv4.used_ips + n.ipv6.used_ips)),
+            ),
+            {"project": PROJECT, "partition": PARTITION, "parent": ("parent", "only children of this network")},
+        ),
+        Getting("GetNetwork", network_pb2.GetNetworkRequest),
+    ),
+    Resource(
+        "prefix", "prefixes and how full they are", "ipam", prefix_pb2_grpc.PrefixServiceStub,
+        Listing(
+            "ListPrefixes", prefix_pb2.ListPrefixesRequest, "prefixes",
+            (
+                ("CIDR", lambda p: p.cidr), ("NETWORK", lambda p: p.network), ("SIZE", lambda p: str(p.size)),
+                ("USED", lambda p: str(p.used)), ("RESERVED", lambda p: str(p.reserved)),
+                ("FREE", lambda p: str(p.free)), ("CHILDREN", lambda p: str(p.children)),
+            ),
+            {"network": ("network", "only of this network")},
+        ),
+    ),
+    Resource(
+        "ip", "addresses in use", "ipam", ip_pb2_grpc.IpServiceStub,
+        Listing(
+            "ListIps", ip_pb2.ListIpsRequest, "ips",
+            (
+                ("ADDRESS", lambda i: i.address), ("NETWORK", lambda i: i.network), ("NAME", lambda i: i.name or "-"),
+                ("TYPE", lambda i: enum(ip_pb2.IpType, i.type)), ("PROJECT", lambda i: i.project),
+                ("OWNER", lambda i: f"{enum(ip_pb2.OwnerKind, i.owner.kind)} {i.owner.id}".strip()),
+            ),
+            {"project": PROJECT, "network": ("network", "only of this network")},
+        ),
+        Getting("GetIp", ip_pb2.GetIpRequest, "address"),
+    ),
+    Resource(
+        "pool", "pools of VRFs and ASNs", "ipam", pool_pb2_grpc.PoolServiceStub,
+        Listing(
+            "ListPools", pool_pb2.ListPoolsRequest, "pools",
+            (
+                ("ID", lambda p: p.id), ("MIN", lambda p: str(p.min)), ("MAX", lambda p: str(p.max)),
+                ("USED", lambda p: str(p.used)), ("FREE", lambda p: str(p.free)),
+            ),
+        ),
+    ),
+    Resource(
+        "allocation", "machines in the hands of projects", "allocation", allocation_pb2_grpc.AllocationServiceStub,
+        Listing(
+            "ListAllocations", allocation_pb2.ListAllocationsRequest, "allocations",
+            (
+                ("ID", lambda a: a.id), ("NAME", lambda a: a.spec.name), ("PROJECT", lambda a: a.project),
+                ("PHASE", lambda a: enum(allocation_pb2.AllocationPhase, a.status.phase)),
+                ("MACHINE", lambda a: a.status.machine), ("RACK", lambda a: a.status.rack),
+                ("IPS", lambda a: ", ".join(ip for each in a.status.networks for ip in each.ips) or "-"),
+                ("AGE", lambda a: age(a.create_time)),
+            ),
+            {"project": PROJECT, "machine": ("machine", "only the one on this machine (UUID)")},
+        ),
+        Getting("GetAllocation", allocation_pb2.GetAllocationRequest),
+    ),
+    Resource(
+        "switch", "leaf switches", "fabric", switch_pb2_grpc.SwitchServiceStub,
+        Listing(
+            "ListSwitches", switch_pb2.ListSwitchesRequest, "switches",
+            (
+                ("ID", lambda s: s.id), ("RACK", lambda s: s.rack), ("ASN", lambda s: str(s.asn)),
+                ("LOOPBACK", lambda s: s.loopback), ("CONNECTED", lambda s: "yes" if s.sync.connected else "no"),
+                ("DESIRED", lambda s: str(s.sync.desired_generation)),
+                ("APPLIED", lambda s: str(s.sync.applied_generation)), ("ERROR", lambda s: s.sync.error or "-"),
+            ),
+            {"partition": PARTITION, "rack": ("rack", "only of this rack")},
+        ),
+        Getting("GetSwitch", switch_pb2.GetSwitchRequest),
+    ),
+    Resource(
+        "cable", "cables between machines and leaves", "fabric", cabling_pb2_grpc.CablingServiceStub,
+        Listing(
+            "ListCables", cabling_pb2.ListCablesRequest, "cables",
+            (
+                ("SWITCH", lambda c: c.switch_id), ("PORT", lambda c: c.port), ("MACHINE", lambda c: c.machine),
+                ("NIC", lambda c: c.nic_mac),
+            ),
+            {"switch": ("switch_id", "only of this switch"), "machine": ("machine", "only of this machine (UUID)")},
+        ),
+    ),
+    Resource(
+        "bmc", "BMCs, without their passwords", "bmc", bmc_pb2_grpc.BmcServiceStub,
+        Listing(
+            "ListBmcs", bmc_pb2.ListBmcsRequest, "bmcs",
+            (
+                ("MACHINE", lambda b: b.machine), ("ADDRESS", lambda b: b.address),
+                ("POWER", lambda b: enum(bmc_pb2.Power, b.reported_power)),
+                ("WANTED", lambda b: enum(bmc_pb2.Power, b.desired_power)),
+                ("SEEN", lambda b: age(b.observed_time)), ("ERROR", lambda b: b.error or "-"),
+            ),
+            {"partition": PARTITION},
+        ),
+        Getting("GetBmc", bmc_pb2.GetBmcRequest, "machine"),
+    ),
+    Resource(
+        "command", "commands to BMCs and their results", "bmc", bmc_pb2_grpc.BmcServiceStub,
+        Listing(
+            "ListCommands", bmc_pb2.ListCommandsRequest, "commands",
+            (
+                ("ID", lambda c: c.id), ("MACHINE", lambda c: c.machine),
+                ("ACTION", lambda c: enum(bmc_pb2.CommandAction, c.action)),
+                ("STATE", lambda c: enum(bmc_pb2.CommandState, c.state)), ("BY", lambda c: c.requester),
+                ("AGE", lambda c: age(c.create_time)), ("ERROR", lambda c: c.error or "-"),
+            ),
+            {"machine": ("machine", "only of this machine (UUID)")},
+        ),
+        Getting("GetCommand", bmc_pb2.GetCommandRequest),
+    ),
+)  # fmt: skip

@@ -184,6 +184,21 @@ class Inventory:
     def layouts(self, token: str = "operator") -> Any:
         return self._user(FilesystemLayoutServiceStub, token)
 
+    async def seed(self) -> None:
+        """One partition and one size."""
+        await self.partitions().CreatePartition(
+            partition_pb2.CreatePartitionRequest(partition=partition_pb2.Partition(id=PARTITION))
+        )
+        size = size_pb2.Size(id="c1-medium")
+        size.constraints.add(type=size_pb2.CONSTRAINT_TYPE_CORES, min=16, max=16)
+        size.constraints.add(type=size_pb2.CONSTRAINT_TYPE_MEMORY, min=32 * GIB, max=128 * GIB)
+        size.constraints.add(type=size_pb2.CONSTRAINT_TYPE_STORAGE, min=0, max=10**14)
+        await self.sizes().CreateSize(size_pb2.CreateSizeRequest(size=size))
+
+    def forget_peers_of_other_replicas(self) -> None:
+        for key in [key for key in self._peers if key[2] > 0]:
+            del self._peers[key]
+
     hardware = staticmethod(hardware)
     machine_id = staticmethod(machine_id)
 
@@ -280,30 +295,47 @@ class Inventory:
 
 
 @pytest.fixture(scope="session")
-def inventory_authority() -> Authority:
-    return Authority.create("inventory tests")
-
-
-@pytest.fixture
-async def inventory(inventory_authority: Authority, tmp_path: Path, database_url: str) -> AsyncIterator[Inventory]:
-    """An inventory with one replica and no bus, one partition and one size that fits `hardware()`."""
-    async with _world(inventory_authority, tmp_path, database_url, {}) as made:
+async def shared_inventory(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Inventory]:
+    """One inventory for the session, without a bus: starting a service for each test would be most of the time of these tests."""
+    name = f"inventory_{uuid4().hex}"
+    server = await asyncpg.connect(postgres.url)
+    await server.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    await server.close()
+    url = postgres.database_url(name)
+    async with _world(tmp_path_factory.mktemp("inventory"), url, {}) as made:
         yield made
 
 
 @pytest.fixture
-async def inventory_on_bus(
-    inventory_authority: Authority, tmp_path: Path, database_url: str, nats_url: str
-) -> AsyncIterator[Inventory]:
-    """The same with a bus."""
-    async with _world(inventory_authority, tmp_path, database_url, {"nats_url": nats_url}) as made:
+async def inventory(shared_inventory: Inventory) -> AsyncIterator[Inventory]:
+    """An inventory with one replica, one partition, and one size that fits `hardware()`; nothing else is in it."""
+    made = shared_inventory
+    tables = await made.sql(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'inventory' "
+        "AND tablename NOT IN ('schema_version', 'change_floor', 'lease', 'outbox')"
+    )
+    await made.sql(f"TRUNCATE {', '.join(row['tablename'] for row in tables)}")
+    made.fabric.problem, made.fabric.rack = None, "rack-1"
+    made.fabric.connected.clear()
+    made.fabric.disconnected.clear()
+    await made.seed()
+    yield made
+    while len(made.replicas) > 1:
+        await made.replicas.pop().stop()
+    made.forget_peers_of_other_replicas()
+
+
+@pytest.fixture
+async def inventory_on_bus(tmp_path: Path, database_url: str, nats_url: str) -> AsyncIterator[Inventory]:
+    """An inventory of its own that publishes and consumes."""
+    async with _world(tmp_path, database_url, {"nats_url": nats_url}) as made:
+        await made.seed()
         yield made
 
 
 @asynccontextmanager
-async def _world(
-    authority: Authority, directory: Path, database_url: str, settings: dict[str, Any]
-) -> AsyncIterator[Inventory]:
+async def _world(directory: Path, database_url: str, settings: dict[str, Any]) -> AsyncIterator[Inventory]:
+    authority = Authority.create("inventory tests")
     authority.save(directory)
     async with AsyncExitStack() as stack:
 
@@ -325,12 +357,4 @@ async def _world(
         }
         made = Inventory(authority, directory, database_url, stack, fabric, settings)
         await made.replica()
-        await made.partitions().CreatePartition(
-            partition_pb2.CreatePartitionRequest(partition=partition_pb2.Partition(id=PARTITION))
-        )
-        size = size_pb2.Size(id="c1-medium")
-        size.constraints.add(type=size_pb2.CONSTRAINT_TYPE_CORES, min=16, max=16)
-        size.constraints.add(type=size_pb2.CONSTRAINT_TYPE_MEMORY, min=32 * GIB, max=128 * GIB)
-        size.constraints.add(type=size_pb2.CONSTRAINT_TYPE_STORAGE, min=0, max=10**14)
-        await made.sizes().CreateSize(size_pb2.CreateSizeRequest(size=size))
         yield made

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from metal_kit.errors import Aborted, Problem, Unavailable
+from metal_kit.errors import Aborted, InvalidArgument, Problem, Unavailable
 from metal_kit.guard import in_transaction
 from metal_kit.listen import Listener
 from metal_kit.logs import get_logger
@@ -126,6 +126,7 @@ class Database:
             Unavailable: Postgres is away or all connections are busy. When it goes away during the commit, whether
                 the change happened is unknown; a repeated request with its `request_id` finds out.
             Aborted: lost against a concurrent transaction (deadlock, lock time limit).
+            InvalidArgument: a text with a NUL character, which Postgres cannot store.
         """
         outer = in_transaction.get()
         if outer:
@@ -157,6 +158,9 @@ class Database:
             yield connection
         except (TimeoutError, asyncpg.QueryCanceledError) as error:
             raise Unavailable("DATABASE_SLOW", "the database did not answer in time; try again") from error
+        except asyncpg.CharacterNotInRepertoireError as error:
+            # The one valid string of a contract that Postgres cannot hold. Which field it was, it does not say.
+            raise InvalidArgument("INVALID_TEXT", "a text of the request holds a NUL character") from error
         except _CONFLICT as error:
             raise Aborted("CONCURRENT_CHANGE", "lost against a concurrent change; try again") from error
         except _UNREACHABLE as error:

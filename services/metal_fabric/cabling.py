@@ -7,6 +7,7 @@ switches, other machines) are passed over.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from metal_fabric.problems import Refused
 from metal_fabric.switch import Port, Switch
 
 LEAVES_PER_MACHINE = 2
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _SHOWN_NAMES = 8
 _SHOWN_LENGTH = 64
 
@@ -47,8 +49,12 @@ class Cabling:
 
 
 def host_key(system_name: str) -> str:
-    """What two spellings of a host name share: the first label in lower case (RFC 4343); LLDP may carry a domain."""
-    return system_name.strip().partition(".")[0].casefold()
+    """What two spellings of a host name share: the first label in lower case (RFC 4343); LLDP may carry a domain.
+
+    Empty for what is no host name (RFC 1123 section 2.1).
+    """
+    label = system_name.strip().partition(".")[0].lower()
+    return label if _LABEL.fullmatch(label) else ""
 
 
 def survey(

@@ -73,22 +73,23 @@ class Leaves:
         async with self._db.transaction(purpose="apply report") as conn:
             known = await self._generations.hash_of(conn, switch_id, report.generation)
             confirmed: list[str] = []
+            notes = [_text(note) for note in report.notes]
             if not report.applied:
-                error = report.error[:_MAX_ERROR] or "the leaf gave no reason"
-                await self._syncs.failed(conn, switch_id, report.generation, error=error, notes=report.notes)
+                error = _text(report.error) or "the leaf gave no reason"
+                await self._syncs.failed(conn, switch_id, report.generation, error=error, notes=notes)
             elif not known or known != report.hash:
                 # Not what was sent, or too old to tell. It confirms nothing; the newest state is on its way anyway.
                 log.warning("leaf.applied_unknown", switch=switch_id, generation=report.generation)
                 return
             elif await self._syncs.applied(
-                conn, switch_id, report.generation, digest=known, at=_instant(report), notes=report.notes
+                conn, switch_id, report.generation, digest=known, at=_instant(report), notes=notes
             ):
                 confirmed = await self._planner.announce(conn, switch_id, report.generation)
         log.info(
             "leaf.applied" if report.applied else "leaf.apply_failed",
             switch=switch_id,
             generation=report.generation,
-            error=report.error[:_MAX_ERROR],
+            error=_text(report.error),
             confirmed=confirmed,
         )
 
@@ -155,6 +156,11 @@ class Leaves:
         if version is not None:
             phone_home.machine = machine
             await self._planner.machine_seen(conn, switch_id, partition, phone_home, version)
+
+
+def _text(said: str) -> str:
+    # Programs that fail print anything, and a report that cannot be stored would be sent again for ever.
+    return said.replace("\0", "\ufffd")[:_MAX_ERROR]
 
 
 def _instant(report: ApplyReport) -> datetime | None:

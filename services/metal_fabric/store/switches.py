@@ -63,7 +63,8 @@ class SwitchStore:
 
     async def by_host(self, conn: Connection, names: Collection[str]) -> dict[str, Switch]:
         """Switches that neighbours with these LLDP system names may be, by id."""
-        return await self._with_ports(conn, await conn.fetch(_BY_HOST, list({host_key(name) for name in names})))
+        keys = {host_key(name) for name in names} - {""}
+        return await self._with_ports(conn, await conn.fetch(_BY_HOST, sorted(keys)))
 
     async def insert(self, conn: Connection, switch: Switch) -> bool:
         """Insert a switch without its ports; False when one with this id exists by now.

@@ -46,6 +46,21 @@ async def test_a_wrong_cabling_is_refused_and_nothing_is_recorded(fabric: Any, p
     assert not await fabric.rows("SELECT 1 FROM cable")
 
 
+async def test_lldp_garbage_is_passed_over_or_named(fabric: Any, pair: Any) -> None:
+    request = fabric.cables(str(uuid4()))
+    request.neighbours.add(nic_mac="aa:00:00:00:00:99", system_name="\x00\x1b[2J", port_id="\x00")
+    request.neighbours.add(nic_mac="aa:00:00:00:00:98", system_name="\u202e" * 200)
+    assert len((await fabric.cabling().ConnectMachine(request)).cables) == 2
+    request.neighbours.add(nic_mac="aa:00:00:00:00:97", system_name="leaf01", port_id="Ethernet0\x00")
+    with pytest.raises(FailedPrecondition) as caught:
+        await fabric.cabling().ConnectMachine(request)
+    assert caught.value.reason == "LEAF_PORT_UNKNOWN"
+    assert "\x00" not in caught.value.message
+    with pytest.raises(InvalidArgument) as bad:
+        await fabric.switches(token="viewer").ListSwitches(ListSwitchesRequest(partition="mini\x00"))
+    assert bad.value.reason == "INVALID_TEXT"
+
+
 async def test_a_machine_that_moved_is_refused_until_it_is_deleted(fabric: Any, pair: Any, eventually: Any) -> None:
     others = [await fabric.leaf(host, rack="r2").open() for host in ("leaf03", "leaf04")]
     await eventually(lambda: all(leaf.states for leaf in others))

@@ -94,10 +94,10 @@ async def test_an_applied_generation_is_shown_and_acknowledged(fabric: Any, pair
 async def test_a_failed_attempt_is_shown_until_one_succeeds(fabric: Any, eventually: Any) -> None:
     leaf = await fabric.leaf("leaf01").open()
     await eventually(lambda: leaf.states)
-    report = await leaf.apply(error="vtysh says no")
+    report = await leaf.apply(error="vtysh says\0no")
     await eventually(lambda: report in leaf.acks)
     shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
-    assert (shown.sync.applied_generation, shown.sync.error) == (0, "vtysh says no")
+    assert (shown.sync.applied_generation, shown.sync.error) == (0, "vtysh says\ufffdno")
     report = await leaf.apply()
     await eventually(lambda: report in leaf.acks)
     shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))

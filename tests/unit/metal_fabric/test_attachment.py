@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from metal_fabric.attachment import SILENCE, Attachment, Leaf, attach, detach
+from metal_fabric.attachment import Attachment, Leaf, attach, detach
 from metal_fabric.filters import UNPROVISIONED, PortRole, Wish
 from metal_fabric.problems import Refused
 
 WISH = Wish(PortRole.MACHINE, vrf=20)
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def machine(wanted: int = 1, applied: int = 1) -> Attachment:
@@ -84,14 +82,6 @@ def test_detaching_twice_is_detaching_once() -> None:
     leaving = detach(attach(machine(), "a", WISH, ended=()), "a")
     assert leaving.wish == UNPROVISIONED
     assert detach(leaving, "a") is leaving
-
-
-def test_a_stream_counts_as_open_only_while_the_leaf_speaks() -> None:
-    leaf = Leaf("leaf01", (), 1, 1, streaming=True, seen=NOW)
-    assert leaf.connected(NOW + SILENCE)
-    assert not leaf.connected(NOW + SILENCE + timedelta(milliseconds=1))
-    assert not replace(leaf, streaming=False).connected(NOW)
-    assert not replace(leaf, seen=None).connected(NOW)
 
 
 class Replays(RuleBasedStateMachine):

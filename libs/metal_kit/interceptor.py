@@ -248,20 +248,20 @@ class _Method:
             call.limited = True
         caller = self._certificates.caller(context.auth_context())
         if authorization:
-            caller = await self._person(caller, authorization)
+            tokens, secret = self._token_of(caller, authorization)
+            caller = tokens.known(secret) or await tokens.verify(secret)
         call.caller = caller.label
         set_current_caller(caller)
         return caller
 
-    async def _person(self, connection: Caller, authorization: str) -> Caller:
-        """The bearer of a token. A service or an agent that also shows a token is refused: two identities in one call
-        make it unclear whose rights count."""
+    def _token_of(self, connection: Caller, authorization: str) -> tuple[TokenVerifier, str]:
+        """The token and who verifies it. A service or an agent that also shows a token is refused: two identities in
+        one call make it unclear whose rights count."""
         if connection.authenticated:
             raise Unauthenticated("TWO_IDENTITIES", f"{connection.label} speaks by its certificate; send no token")
         if self._tokens is None:
             raise Unauthenticated("TOKENS_NOT_ACCEPTED", "this service does not accept bearer tokens")
-        secret = bearer(authorization)
-        return self._tokens.known(secret) or await self._tokens.verify(secret)
+        return self._tokens, bearer(authorization)
 
     # After the handler
 

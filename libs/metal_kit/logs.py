@@ -32,7 +32,6 @@ def configure(level: str = "info", json: bool = True, *, stream: TextIO | None =
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         stamp,
-        structlog.processors.StackInfoRenderer(),
     ]
     if json:
         processors += [structlog.processors.format_exc_info, render_json]

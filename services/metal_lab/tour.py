@@ -206,7 +206,7 @@ class Tour:
         )
         self._tell(f"allocation {made.id}: {made.status.machine} in rack {made.status.rack}")
         phase = allocation.AllocationPhase.ALLOCATION_PHASE_RUNNING
-        running = await self._follow(made.id, phase, self._limits.running)
+        running = await self._follow(made.id, phase, self._limits.running, told=0)
         self.report.running = self._since()
         self.report.machine = running.status.machine
         return running
@@ -229,7 +229,7 @@ class Tour:
         allocations = self._tenant.stub(AllocationServiceStub, "allocation")
         await allocations.FreeAllocation(allocation.FreeAllocationRequest(id=made.id))
         phase = allocation.AllocationPhase.ALLOCATION_PHASE_RELEASED
-        await self._follow(made.id, phase, self._limits.released)
+        await self._follow(made.id, phase, self._limits.released, told=len(made.status.timeline))
         self.report.released = self._since()
 
     async def _back(self, made: allocation.Allocation) -> None:
@@ -262,11 +262,13 @@ class Tour:
         self.report.back = self._since()
 
     async def _follow(
-        self, allocation_id: str, until: allocation.AllocationPhase.ValueType, limit: float
+        self, allocation_id: str, until: allocation.AllocationPhase.ValueType, limit: float, *, told: int
     ) -> allocation.Allocation:
-        """Tell an allocation's timeline as it grows until a phase is reached; a broken watch is resumed."""
+        """Tell an allocation's timeline, from line `told` on, as it grows until a phase is reached.
+
+        A broken watch is resumed where it broke.
+        """
         allocations = self._tenant.stub(AllocationServiceStub, "allocation")
-        told = 0
         position = ""
         last = "no change seen"
         deadline = asyncio.get_running_loop().time() + limit

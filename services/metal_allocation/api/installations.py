@@ -44,7 +44,7 @@ class InstallationApi(InstallationServiceServicer):
             record = await self._current(conn, request.machine, request.allocation, request.partition)
             if record.phase is Phase.INSTALLING:
                 if request.step != record.installer_step:
-                    record.note("INSTALLER_STEP", request.message or request.step)
+                    record.note("INSTALLER_STEP", f"installer: {request.step}")
                 record.installer_step = request.step
                 record.installer_percent = request.percent
                 record.installer_time = self.clock.now()

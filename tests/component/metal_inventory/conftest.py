@@ -296,7 +296,7 @@ class Inventory:
 
 @pytest.fixture(scope="session")
 async def shared_inventory(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Inventory]:
-    """One inventory for the session, without a bus: starting a service for each test would be most of the time of these tests."""
+    """One inventory for the session, without a bus: starting one for each test would be most of the tests' time."""
     name = f"inventory_{uuid4().hex}"
     server = await asyncpg.connect(postgres.url)
     await server.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')

@@ -67,6 +67,11 @@ class Endpoint:
         """Whether logins have stopped until the credentials change."""
         return self.refused_logins >= MAX_REFUSED_LOGINS
 
+    def same_way_in(self, other: Endpoint) -> bool:
+        """Whether both name the same address and credentials."""
+        mine = (self.host, self.port, self.login, self.sealed)
+        return mine == (other.host, other.port, other.login, other.sealed)
+
     @property
     def wants_power_change(self) -> bool:
         """Whether the power that was last seen, or never seen, is not the one that is wanted."""

@@ -183,7 +183,8 @@ class BmcExchange:
     async def _record(self, before: Endpoint, see: Callable[[Observation], Observation]) -> None:
         async with self._db.transaction(purpose="observe a BMC") as connection:
             endpoint = await self._endpoints.get(connection, before.machine, lock=True)
-            if endpoint is None:
+            if endpoint is None or not endpoint.same_way_in(before):
+                # Meanwhile it got another address or login: what came of the old ones says nothing about it.
                 return
             seen = see(endpoint.observation)
             news = _says(seen) != _says(endpoint.observation) or endpoint.blocked != before.blocked

@@ -63,7 +63,7 @@ class Poller:
                     await self._start_due()
                 except (Problem, asyncpg.PostgresError, OSError) as error:
                     log.warning("bmc.poll.waits", cause=type(error).__name__)
-                await pause(stopping, _TICK)
+                await pause(stopping, min(_TICK, self._plan.interval))
         finally:
             for task in self._running:
                 task.cancel()

@@ -136,7 +136,11 @@ async def compose(rt: Runtime) -> Parts:
     api = BmcApi(db, registry, ring, rt.paging, rt.clock)
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
-        controllers=[Controller(reconciler, db, workers=settings.driver_processes)],
+        controllers=[
+            Controller(
+                reconciler, db, workers=settings.driver_processes, drain=timedelta(seconds=settings.drain_seconds)
+            )
+        ],
         background=background,
         close=[driver.close],
     )

@@ -150,23 +150,20 @@ class EndpointStore:
         return status == "UPDATE 1"
 
     async def count_refusal(self, connection: Connection, endpoint: Endpoint) -> None:
-        """Count a refused login, unless the credentials changed since `endpoint` was read."""
+        """Count a refused login, unless address or credentials changed since `endpoint` was read."""
         await connection.execute(
-            """UPDATE endpoint SET refused_logins = least(refused_logins + 1, $4)
-            WHERE machine = $1 AND login = $2 AND sealed = $3""",
-            endpoint.machine,
-            endpoint.login,
-            endpoint.sealed,
+            """UPDATE endpoint SET refused_logins = least(refused_logins + 1, $6)
+            WHERE machine = $1 AND login = $2 AND sealed = $3 AND host = $4 AND port = $5""",
+            *_way_in(endpoint),
             MAX_REFUSED_LOGINS,
         )
 
     async def settle_login(self, connection: Connection, endpoint: Endpoint, refused: int) -> None:
         """Write what a login that was not refused leaves of the account; same condition as `count_refusal`."""
         await connection.execute(
-            "UPDATE endpoint SET refused_logins = $4 WHERE machine = $1 AND login = $2 AND sealed = $3",
-            endpoint.machine,
-            endpoint.login,
-            endpoint.sealed,
+            """UPDATE endpoint SET refused_logins = $6
+            WHERE machine = $1 AND login = $2 AND sealed = $3 AND host = $4 AND port = $5""",
+            *_way_in(endpoint),
             refused,
         )
 
@@ -204,6 +201,10 @@ class EndpointStore:
             MAX_REFUSED_LOGINS,
         )
         return [str(row["machine"]) for row in rows]
+
+
+def _way_in(endpoint: Endpoint) -> tuple[object, ...]:
+    return (endpoint.machine, endpoint.login, endpoint.sealed, endpoint.host, endpoint.port)
 
 
 def _values(wanted: Configuration) -> tuple[object, ...]:

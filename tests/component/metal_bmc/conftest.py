@@ -138,10 +138,11 @@ class Plane:
             "partition": "fra1",
             "credential_keys": self.keys,
             "driver_processes": 2,
-            "exchange_seconds": 10,
-            "confirm_seconds": 2,
+            "exchange_seconds": 3,
+            "confirm_seconds": 1,
             "rest_seconds": 0.05,
             "poll_seconds": 3600,
+            "drain_seconds": 0.2,
             **self.files(identity.partition_agent_id("fra1", "bmc"), "bmc.metalplane"),
         }
         self.running = await start(SPEC, SPEC.settings(**{**settings, **options}))

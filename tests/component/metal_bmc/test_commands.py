@@ -95,7 +95,7 @@ async def test_a_bmc_that_accepts_and_does_nothing_is_found_out(action: str, pla
 
 async def test_a_bmc_that_hangs_ends_as_a_timeout(plane: Any, bmc: SimulatedBmc) -> None:
     bmc.faults.switch_on("hang")
-    command = await plane.command(bmc, "POWER_OFF", timeout=seconds(8))
+    command = await plane.command(bmc, "POWER_OFF", timeout=seconds(5))
     assert outcome(command) == ("FAILED", "TIMEOUT")
     assert bmc.chassis.powered
 

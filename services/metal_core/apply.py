@@ -16,7 +16,6 @@ from pathlib import Path
 
 from metal_kit import logs
 
-from metal_core import facts
 from metal_core.checks import check_desired, check_frr, check_leaf
 from metal_core.configdb import Rows, owned, render, the_vtep
 from metal_core.desired import Desired
@@ -25,7 +24,7 @@ from metal_core.frr.managed import differences, dispensable_vrfs
 from metal_core.frr.model import Configuration
 from metal_core.frr.render import render as render_frr
 from metal_core.known_good import KnownGood, KnownGoodFile, replace_file
-from metal_core.plan import Condition, Fact, FrrConverge, plan, takes_away, touched
+from metal_core.plan import FrrConverge, expected, plan, takes_away, touched
 from metal_core.sonic import Sonic, SonicUnavailable
 from metal_core.vtysh import Frr, FrrError
 
@@ -37,12 +36,13 @@ _log = logs.get_logger("metal_core.apply")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `changed` counts rows written or deleted; `durations` are seconds by phase."""
+    """How a run ended: rows written or deleted, lines given to FRR, and seconds by phase."""
 
     applied: bool
     error: str = ""
     notes: tuple[str, ...] = ()
     changed: int = 0
+    frr_commands: int = 0
     durations: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -105,7 +105,7 @@ class Applier:
             with clock.phase("apply"):
                 await execution.run(steps)
             with clock.phase("verify"):
-                await self._verify(prepared)
+                await self._verify(prepared, execution)
             with clock.phase("commit"):
                 await self._commit(prepared)
         except _FAILURES as error:
@@ -113,7 +113,7 @@ class Applier:
             with clock.phase("rollback"):
                 undone = await self._roll_back(prepared)
             return Outcome(False, f"{error}; {undone}", notes, durations=clock.seconds)
-        return Outcome(True, "", notes, touched(steps), clock.seconds)
+        return Outcome(True, "", notes, touched(steps), execution.frr_commands, clock.seconds)
 
     async def _prepare(self, desired: Desired) -> _Prepared:
         _refuse(check_desired(desired))
@@ -127,15 +127,14 @@ class Applier:
         running = await self._frr.running()
         return _Prepared(desired, owned(rows, desired), render(desired, the_vtep(rows)), running, wanted)
 
-    async def _verify(self, prepared: _Prepared) -> None:
+    async def _verify(self, prepared: _Prepared, execution: Execution) -> None:
         """Read everything back. What is reported as applied has been seen in the databases and in FRR."""
         rows = owned(await self._sonic.config(), prepared.desired)
         left = plan(rows, prepared.target)
         if left != (FrrConverge(),):
             raise StepFailed(f"CONFIG_DB was changed by somebody else meanwhile; still to do: {left[:_SHOWN]}")
-        conditions = [Condition(Fact.VRF_PRESENT, vrf.name) for vrf in prepared.desired.vrfs]
-        if missing := await facts.unmet(self._sonic, conditions):
-            raise StepFailed(f"not there after all: {', '.join(map(str, missing[:_SHOWN]))}")
+        # Also for rows that were there before: an interrupted run may have written them and never waited.
+        await execution.wait(expected(prepared.target))
         if self._frr.present:
             running = await self._frr.running()
             if differing := differences(running, prepared.wanted, prepared.ports):

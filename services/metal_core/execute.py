@@ -21,10 +21,14 @@ class StepFailed(Exception):
 
 
 class Execution:
-    """One plan's way to FRR configuration `wanted` on a leaf with `ports`; each wait ends after `limit` seconds."""
+    """One plan's way to FRR configuration `wanted` on a leaf with `ports`; each wait ends after `limit` seconds.
+
+    `frr_commands` counts the lines that FRR was given.
+    """
 
     def __init__(self, sonic: Sonic, frr: Frr, wanted: Configuration, ports: Collection[str], limit: float) -> None:
         self._sonic, self._frr, self._wanted, self._ports, self._limit = sonic, frr, wanted, ports, limit
+        self.frr_commands = 0
 
     async def run(self, steps: Iterable[Step]) -> None:
         """All steps in order. Raises StepFailed, SonicUnavailable or FrrError at the first that fails."""
@@ -38,23 +42,22 @@ class Execution:
             case SetRows(rows, drop):
                 await self._sonic.write(rows, drop)
             case Wait(conditions):
-                await self._wait(conditions)
+                await self.wait(conditions)
             case FrrDetach(ports):
-                await self._frr.load(detach(await self._frr.running(), ports))
+                await self._load(detach(await self._frr.running(), ports))
             case FrrRetire(vrfs):
-                await self._frr.load(retire(await self._frr.running(), vrfs))
+                await self._load(retire(await self._frr.running(), vrfs))
             case FrrConverge():
-                await self._converge()
+                await self._load(converge(await self._frr.running(), self._wanted, self._ports))
 
-    async def _converge(self) -> None:
-        if not self._frr.present:
-            return
-        commands = converge(await self._frr.running(), self._wanted, self._ports)
-        if commands:
+    async def _load(self, commands: str) -> None:
+        if commands and self._frr.present:
             await self._frr.check(commands)
             await self._frr.load(commands)
+            self.frr_commands += commands.count("\n")
 
-    async def _wait(self, conditions: Collection[Condition]) -> None:
+    async def wait(self, conditions: Collection[Condition]) -> None:
+        """Return when all conditions hold. Raises StepFailed, naming those that do not, when they take too long."""
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + self._limit, _FIRST_LOOK
         while missing := await facts.unmet(self._sonic, conditions):

@@ -91,10 +91,11 @@ class Following:
 
     def _take(self, desired: Desired, outcome: Outcome, *, announce: bool) -> None:
         if outcome.applied:
-            drifted = outcome.changed > 0 and self.applied == desired
+            drifted = (outcome.changed > 0 or outcome.frr_commands > 0) and self.applied == desired
             if drifted:
-                _log.warning("state.drift_corrected", generation=desired.generation, rows=outcome.changed)
-                note = f"drift: {outcome.changed} rows of CONFIG_DB had been changed and were corrected"
+                rows, lines = outcome.changed, outcome.frr_commands
+                _log.warning("state.drift_corrected", generation=desired.generation, rows=rows, frr_commands=lines)
+                note = f"drift corrected: {rows} rows of CONFIG_DB, {lines} commands to FRR"
                 outcome = replace(outcome, notes=(*outcome.notes, note))
             if announce or drifted or self.applied != desired:
                 self._reports.ended(desired.generation, desired.digest, outcome)

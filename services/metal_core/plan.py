@@ -114,6 +114,22 @@ def plan(current: Rows, target: Rows, *, going_back: bool = False) -> tuple[Step
     return (*_removals(changes), *_additions(changes, current, target, going_back=going_back), FrrConverge())
 
 
+def expected(target: Rows) -> tuple[Condition, ...]:
+    """What the switch reports about itself when it has followed all of `target`."""
+    found = []
+    for key in sorted(target):
+        match table_of(key):
+            case "VRF":
+                found.append(Condition(Fact.VRF_PRESENT, name_of(key)))
+            case "VLAN":
+                found.append(Condition(Fact.VLAN_PRESENT, name_of(key)))
+            case "INTERFACE" | "VLAN_INTERFACE":
+                found.append(Condition(Fact.RIF_PRESENT, name_of(key)))
+            case "VLAN_MEMBER":
+                found.append(Condition(Fact.BRIDGE_PORT_PRESENT, _member_port(key)))
+    return tuple(found)
+
+
 def touched(steps: Iterable[Step]) -> int:
     """How many rows the steps write or delete."""
     return sum(

@@ -73,7 +73,7 @@ class PlaneStream:
     async def _session(self, stopping: asyncio.Event) -> None:
         async with asyncio.timeout(_CALL_LIMIT):
             hello = await self._hello()
-        call: StreamCall = self._peers.stub(SwitchAgentServiceStub, "fabric").Connect()  # type: ignore[assignment, call-arg]
+        call: StreamCall = self._peers.stub(SwitchAgentServiceStub, "fabric").Connect()  # type: ignore[assignment]
         try:
             await _say(call, ConnectRequest(hello=hello))
             self._reports.reconnected()

@@ -92,6 +92,9 @@ class Sonic:
             async with asyncio.timeout(4 * COMMAND_LIMIT):
                 yield self._clients[name]
         except (RedisError, OSError, TimeoutError) as error:
+            # The client library sometimes turns a cancellation of ours into a timeout of its own.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from error
             raise SonicUnavailable(f"{name}: {error or type(error).__name__}") from error
 
     async def _rows(self, database: str, table: str, names: Iterable[str]) -> dict[str, Hash]:

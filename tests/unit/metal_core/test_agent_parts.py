@@ -377,7 +377,7 @@ async def test_what_drifts_is_corrected_and_said(fake: FakeApplier, until: Until
     following.want(STATE)
     fake.outcomes = [Outcome(True, changed=9), Outcome(True), Outcome(True, changed=2)]
     await until(following, lambda: len(fake.calls) >= 4)
-    assert "drift: 2 rows" in report(reports).notes[0]
+    assert "drift corrected: 2 rows" in report(reports).notes[0]
 
 
 async def test_a_restoration_that_failed_is_tried_again_without_the_plane(fake: FakeApplier, until: Until) -> None:

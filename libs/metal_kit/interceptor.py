@@ -116,6 +116,7 @@ class _Method:
             handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         )
         self._metrics = MethodMetrics(self._name)
+        self._log = log.bind(method=self._name)
 
     # The four kinds of methods
 
@@ -308,15 +309,13 @@ class _Method:
         self._metrics.running -= 1
         self._metrics.ended(call.code, seconds)
         failure = call.failure
+        milliseconds = round(seconds * 1000, 2)
         if failure is None:
-            log.info(
-                "rpc", method=self._name, code=call.code, caller=call.caller, request_id=call.request_id,
-                ms=round(seconds * 1000, 2),
-            )  # fmt: skip
+            self._log.info("rpc", code=call.code, caller=call.caller, request_id=call.request_id, ms=milliseconds)
             return
-        write = log.warning if failure.code in _WORRYING else log.info
+        write = self._log.warning if failure.code in _WORRYING else self._log.info
         write(
-            "rpc", method=self._name, code=call.code, caller=call.caller, request_id=call.request_id,
-            ms=round(seconds * 1000, 2), reason=failure.reason, field=failure.field, problem=failure.message,
+            "rpc", code=call.code, caller=call.caller, request_id=call.request_id, ms=milliseconds,
+            reason=failure.reason, field=failure.field, problem=failure.message,
             cause=repr(failure.__cause__) if failure.__cause__ is not None else None,
         )  # fmt: skip

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import MutableMapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from json import dumps
 from json.encoder import encode_basestring_ascii as _quote
 from math import isfinite
@@ -29,19 +28,12 @@ def configure(level: str = "info", json: bool = True, *, stream: TextIO | None =
     """Set up the process's logs; `level` is debug, info, warning or error. Calling it again replaces the set-up."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     out = stream or sys.stderr
-    processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        stamp,
-    ]
     if json:
-        processors += [structlog.processors.format_exc_info, render_json]
+        processors: list[structlog.typing.Processor] = [structlog.contextvars.merge_contextvars, render_json]
     else:
         # Plain tracebacks: the rich ones print local variables, which is where passwords live.
-        formatter = structlog.dev.plain_traceback
-        processors += [
-            redact_event,
-            structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=formatter),
-        ]
+        console = structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        processors = [structlog.contextvars.merge_contextvars, stamp, redact_event, console]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -61,7 +53,7 @@ def get_logger(name: str, **fields: Any) -> Logger:
 def stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """structlog processor: level, time (UTC), and the request that the line belongs to."""
     event["level"] = "error" if method == "exception" else method
-    event["timestamp"] = datetime.now(UTC).isoformat()
+    event["timestamp"] = _timestamp()
     request_id = current_request_id()
     if request_id:
         event.setdefault("request_id", request_id)
@@ -78,28 +70,54 @@ def redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
-def render_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
-    """structlog processor: one line of JSON without secrets.
+def render_json(_logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """structlog processor: stamped, without secrets, as one line of JSON.
 
-    Redaction and rendering in one pass, and strings straight to the C encoder, because every call of the plane writes a
-    line: this takes a third of the time of the two steps one after the other with `json.dumps`.
+    One processor in place of five, and strings straight to the C encoder: every call of the plane writes a line, and it
+    is the dearest part of what surrounds a handler.
     """
+    stamp(_logger, method, event)
+    if "exc_info" in event:
+        structlog.processors.format_exc_info(_logger, method, event)
     parts = []
     for key, value in event.items():
-        if is_sensitive(key):
-            parts.append(f'{_quoted_key(key)}: "{REDACTED}"')
-        elif type(value) is str and "://" not in value:
-            parts.append(f"{_quoted_key(key)}: {_quote(value)}")
-        elif type(value) is int or (type(value) is float and isfinite(value)):
-            parts.append(f"{_quoted_key(key)}: {value}")
+        name, sensitive = _known_keys.get(key) or _know(key)
+        kind = type(value)
+        if sensitive:
+            parts.append(f'{name}"{REDACTED}"')
+        elif kind is str and "://" not in value:
+            parts.append(name + _quote(value))
+        elif kind is int or (kind is float and isfinite(value)):
+            parts.append(f"{name}{value}")
         else:
-            parts.append(f"{_quoted_key(key)}: {dumps(redact(value), default=str)}")
+            parts.append(name + dumps(redact(value), default=str))
     return "{" + ", ".join(parts) + "}"
 
 
-@lru_cache(maxsize=1024)
-def _quoted_key(key: str) -> str:
-    return _quote(key)
+# Keys are few; how they are written and whether they are secret is found out once.
+_known_keys: dict[str, tuple[str, bool]] = {}
+_MAX_KNOWN_KEYS = 4096
+
+
+def _know(key: str) -> tuple[str, bool]:
+    known = (f"{_quote(key)}: ", is_sensitive(key))
+    if len(_known_keys) < _MAX_KNOWN_KEYS:
+        _known_keys[key] = known
+    return known
+
+
+# The last second and its text; most lines fall into the second of the line before.
+_second: tuple[int, str] = (0, "")
+
+
+def _timestamp() -> str:
+    """RFC 3339 in UTC with microseconds."""
+    global _second  # noqa: PLW0603
+    nanoseconds = time.time_ns()
+    second, rest = divmod(nanoseconds, 1_000_000_000)
+    if second != _second[0]:
+        _second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+    return f"{_second[1]}.{rest // 1000:06d}Z"
 
 
 class _Forward(logging.Handler):

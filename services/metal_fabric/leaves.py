@@ -12,6 +12,7 @@ from metal_kit.ids import parse_uuid
 from metal_kit.logs import get_logger
 from metal_kit.timestamps import from_timestamp
 from metalplane.fabric.v1.agent_pb2 import ApplyReport, DesiredState, Observations, PhoneHome
+from prometheus_client import Counter, Histogram
 
 from metal_fabric.messages import STATE_OF
 from metal_fabric.planner import Planner
@@ -20,6 +21,13 @@ from metal_fabric.store import CableStore, GenerationStore, SwitchStore, SyncSto
 from metal_fabric.switch import Switch, merge
 
 log = get_logger(__name__)
+
+APPLIED = Histogram(
+    "metalplane_fabric_apply_seconds",
+    "From a generation's commit to the leaf's report that it is applied and verified.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+)
+FAILED = Counter("metalplane_fabric_apply_failures_total", "Attempts of leaves to apply a generation that failed.")
 
 # An installed system announces itself every few seconds, on every cable; one event in this time tells as much.
 SEEN_EVERY = timedelta(seconds=30)
@@ -52,8 +60,8 @@ class Leaves:
         try:
             async with self._db.transaction(purpose="register leaf") as conn:
                 changed = await self._merge(conn, reported)
-                known = await self._generations.hash_of(conn, reported.id, generation)
-                foreign = generation > 0 and (not known or known != digest)
+                made = await self._generations.made(conn, reported.id, generation, digest)
+                foreign = generation > 0 and made is None
                 applied = 0 if foreign else generation
                 await self._syncs.open(conn, reported.id, session, applied=applied, digest="" if foreign else digest)
                 newest = await self._planner.plan(conn, reported.id, beyond=generation if foreign else 0)
@@ -71,20 +79,24 @@ class Leaves:
     async def applied(self, switch_id: str, report: ApplyReport) -> None:
         """Take in how an attempt to apply a generation ended."""
         async with self._db.transaction(purpose="apply report") as conn:
-            known = await self._generations.hash_of(conn, switch_id, report.generation)
+            age = await self._generations.made(conn, switch_id, report.generation, report.hash)
             confirmed: list[str] = []
             notes = [_text(note) for note in report.notes]
             if not report.applied:
                 error = _text(report.error) or "the leaf gave no reason"
                 await self._syncs.failed(conn, switch_id, report.generation, error=error, notes=notes)
-            elif not known or known != report.hash:
+            elif age is None:
                 # Not what was sent, or too old to tell. It confirms nothing; the newest state is on its way anyway.
                 log.warning("leaf.applied_unknown", switch=switch_id, generation=report.generation)
                 return
             elif await self._syncs.applied(
-                conn, switch_id, report.generation, digest=known, at=_instant(report), notes=notes
+                conn, switch_id, report.generation, digest=report.hash, at=_instant(report), notes=notes
             ):
                 confirmed = await self._planner.announce(conn, switch_id, report.generation)
+        if report.applied and age is not None:
+            APPLIED.observe(age)
+        else:
+            FAILED.inc()
         log.info(
             "leaf.applied" if report.applied else "leaf.apply_failed",
             switch=switch_id,
@@ -131,7 +143,6 @@ class Leaves:
 
     async def _merge(self, conn: Connection, reported: Switch) -> bool:
         """Store what is new about the switch; whether something was. The switch is locked afterwards."""
-        known: Switch | None = None
         # The second time round it exists: somebody else inserted it after we looked.
         while not await self._switches.lock(conn, [reported.id]):
             if await self._switches.insert(conn, merge(None, reported, connected=())):

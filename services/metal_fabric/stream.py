@@ -16,6 +16,7 @@ from metal_kit.ids import uuid7
 from metal_kit.listen import Wakeup
 from metal_kit.logs import get_logger
 from metalplane.fabric.v1.agent_pb2 import Ack, ConnectRequest, ConnectResponse, Heartbeat, Hello
+from prometheus_client import Gauge
 
 from metal_fabric.leaves import Leaves
 from metal_fabric.messages import switch_of_hello
@@ -24,6 +25,8 @@ from metal_fabric.store.generations import topic_of
 from metal_fabric.store.syncs import SILENCE
 
 log = get_logger(__name__)
+
+STREAMS = Gauge("metalplane_fabric_leaf_streams", "Streams of leaves that this replica serves.")
 
 LOOK_SECONDS = 1.0
 HEARTBEAT_SECONDS = 5.0
@@ -62,6 +65,7 @@ class LeafStream:
                 switch_of_hello(hello), self._session, generation=hello.applied_generation, digest=hello.applied_hash
             )
         reader: asyncio.Task[None] | None = None
+        STREAMS.inc()
         try:  # from here on the leaf counts as connected
             with self._listener.subscribe(topic_of(self._switch_id)) as wakeup:
                 self._heard = self._written = _now()
@@ -86,6 +90,7 @@ class LeafStream:
                         yield ConnectResponse(heartbeat=Heartbeat())
                     await wakeup.wait(LOOK_SECONDS)
         finally:
+            STREAMS.dec()
             await self._close(reader)
 
     def _check(self, reader: asyncio.Task[None]) -> None:

@@ -28,7 +28,10 @@ _INSERT = """
     WITH newest AS (UPDATE switch SET desired_generation = $2 WHERE id = $1)
     INSERT INTO switch_generation (switch_id, generation, hash, state) VALUES ($1, $2, $3, $4)
 """
-_HASH = "SELECT hash FROM switch_generation WHERE switch_id = $1 AND generation = $2"
+_MADE = """
+    SELECT hash, extract(epoch FROM clock_timestamp() - create_time)::float8 AS age
+    FROM switch_generation WHERE switch_id = $1 AND generation = $2
+"""
 _DROP_VLANS = "DELETE FROM vlan WHERE switch_id = $1 AND vni <> ALL ($2::int[])"
 _PUT_VLANS = """
     INSERT INTO vlan (switch_id, vni, vlan, released)
@@ -59,9 +62,11 @@ class GenerationStore:
             row["desired_generation"], row["hash"] or "", row["state"] or b"", row["applied_generation"] or 0
         )
 
-    async def hash_of(self, conn: Connection, switch_id: str, generation: int) -> str:
-        """The hash of a generation; empty when there is no such one, or not any more."""
-        return await conn.fetchval(_HASH, switch_id, generation) or ""
+    async def made(self, conn: Connection, switch_id: str, generation: int, digest: str) -> float | None:
+        """Age in seconds of the generation with this number and hash; None when there is no such one, or not any
+        more."""
+        row = await conn.fetchrow(_MADE, switch_id, generation)
+        return float(row["age"]) if row is not None and row["hash"] == digest else None
 
     async def add(self, conn: Connection, switch_id: str, generation: int, digest: str, state: bytes) -> None:
         """Make `state` the newest generation. Its leaf's stream, on whichever replica, looks once this is committed."""

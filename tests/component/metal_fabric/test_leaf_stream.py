@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from metal_kit import identity
 from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Problem
+from metal_kit.ids import uuid7
 from metalplane.fabric.v1 import switch_pb2
 from metalplane.fabric.v1.agent_pb2 import Heartbeat
 from metalplane.fabric.v1.switch_pb2 import GetSwitchRequest
@@ -181,6 +183,26 @@ async def test_a_leaf_that_hangs_up_is_shown_as_such(fabric: Any, pair: Any, eve
         return not shown.sync.connected and shown.sync.HasField("seen_time")
 
     await eventually(gone)
+
+
+async def test_a_stream_whose_replica_died_does_not_count_as_open(fabric: Any, pair: Any, eventually: Any) -> None:
+    await pair[0].close()
+
+    async def closed() -> bool:
+        return bool(await fabric.rows("SELECT 1 FROM leaf_sync WHERE switch_id = 'leaf01' AND session IS NULL"))
+
+    await eventually(closed)
+    # What a replica leaves behind that had no time to say goodbye.
+    died = (
+        "UPDATE leaf_sync SET session = gen_random_uuid(), seen_time = now() - $1::interval WHERE switch_id = 'leaf01'"
+    )
+    await fabric.rows(died, timedelta(seconds=14))
+    assert (await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))).sync.connected
+    await fabric.rows("UPDATE leaf_sync SET seen_time = now() - interval '16 seconds' WHERE switch_id = 'leaf01'")
+    assert not (await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))).sync.connected
+    machine = await fabric.machine()
+    attachment = await fabric.switches().AttachMachine(fabric.attaching(machine, uuid7()))
+    assert [leaf.connected for leaf in attachment.leaves] == [False, True]
 
 
 async def test_a_stopping_replica_sends_its_leaves_elsewhere(fabric: Any, pair: Any, eventually: Any) -> None:

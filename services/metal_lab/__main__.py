@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from metal_lab import commands
-from metal_lab.faults import FAULTS
+from metal_lab.fault_catalogue import FAULTS
 from metal_lab.state import DEFAULT, VARIABLE, state_directory
 
 EXAMPLE = Path("examples/mini-rack.yaml")
@@ -44,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _running() -> ModuleType:
+    """The commands that need the whole plane, loaded only for them: that takes seconds on a small computer."""
+    return importlib.import_module("metal_lab.running")
+
+
 def main() -> None:
     """Run one command; its exit code is 0 when it did what it says."""
     options = parser().parse_args()
@@ -52,7 +59,7 @@ def main() -> None:
         case "up":
             code = asyncio.run(commands.up(directory, options.rack, processes=options.processes))
         case "run":
-            code = commands.run(directory, options.rack, processes=options.processes)
+            code = _running().run(directory, options.rack, processes=options.processes)
         case "down":
             code = asyncio.run(commands.down(directory))
         case "destroy":
@@ -62,9 +69,9 @@ def main() -> None:
         case "doctor":
             code = asyncio.run(commands.examine(directory))
         case "tour" if options.ephemeral:
-            code = asyncio.run(commands.ephemeral_tour(options.rack, processes=options.processes))
+            code = asyncio.run(_running().ephemeral_tour(options.rack, processes=options.processes))
         case "tour":
-            code = asyncio.run(commands.tour(directory))
+            code = asyncio.run(_running().tour(directory))
         case _:
             code = asyncio.run(commands.fault(directory, options.name, options.target, on=options.switch == "on"))
     sys.exit(code)

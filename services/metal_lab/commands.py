@@ -1,36 +1,24 @@
-"""What the commands of `metal-lab` do. Each answers an exit code and prints for people."""
+"""The commands of `metal-lab` that only look at a lab or send it a word; each answers an exit code.
+
+They import nothing of the plane: a command that stops a lab must not take seconds to load it. See `running.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shutil
-import signal
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import uvloop
-from metal_kit import logs
-from metal_kit.errors import Problem
-from metal_kit.process import StartError
-from metal_kit.tls import Identity
 
 from metal_lab import doctor
 from metal_lab.background import LabDied, kill_left_overs, spawn, wait_ready
 from metal_lab.control import LabNotRunning, ask
-from metal_lab.faults import UnknownFault
-from metal_lab.footprint import measure
-from metal_lab.lab import Lab, rack_copy
+from metal_lab.fault_catalogue import UnknownFault
 from metal_lab.rack.model import RackFileError, load
-from metal_lab.servers import ServerError
 from metal_lab.state import State
-from metal_lab.tour import Report, Tour, TourFailed
 
-BEGAN = "METALPLANE_LAB_BEGAN"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mini-rack.yaml"
 STOP_LIMIT = 60.0
 
@@ -56,39 +44,17 @@ async def up(directory: Path, rack: Path | None, *, processes: bool) -> int:
     except LabNotRunning:
         pass
     try:
-        source = _rack_file(state, rack)
+        source = rack_file(state, rack)
         load(source)
-        rack_copy(state, source)
+        state.keep_rack_file(source)
         problems = await doctor.failures(directory)
         if problems:
             return complain("the lab cannot start here:\n" + "\n".join(problems))
-        say(f"starting the lab in {_shown(directory)} from {source.name}")
+        say(f"starting the lab in {shown(directory)} from {source.name}")
         await wait_ready(state, spawn(state, processes=processes), say)
     except (RackFileError, LabDied) as error:
         return complain(str(error))
     return 0
-
-
-def run(directory: Path, rack: Path | None, *, processes: bool) -> int:
-    """Run the lab here until SIGTERM, SIGINT or `metal-lab down`."""
-    logs.configure("info", json=True)
-    state = State(directory)
-    try:
-        source = rack_copy(state, _rack_file(state, rack))
-        lab = Lab(state, load(source), processes=processes)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(lab))
-    except (RackFileError, StartError, ServerError, Problem, OSError) as error:
-        return complain(str(error))
-    return 0
-
-
-async def _serve(lab: Lab) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lab.stopping.set)
-    async with lab:
-        await lab.stopping.wait()
 
 
 async def down(directory: Path) -> int:
@@ -114,13 +80,13 @@ async def down(directory: Path) -> int:
 async def destroy(directory: Path, *, sure: bool) -> int:
     """Stop the lab and delete its state."""
     if not sure:
-        return complain(f"this deletes {_shown(directory)}; say --yes")
+        return complain(f"this deletes {shown(directory)}; say --yes")
     await down(directory)
     state = State(directory)
     if state.path("lab.json").exists() or state.path("pki").exists():
         shutil.rmtree(state.sockets, ignore_errors=True)
         shutil.rmtree(directory)
-        say(f"deleted {_shown(directory)}")
+        say(f"deleted {shown(directory)}")
     return 0
 
 
@@ -159,68 +125,7 @@ async def fault(directory: Path, name: str, target: str, *, on: bool) -> int:
     return 0
 
 
-async def tour(directory: Path) -> int:
-    """Walk through the running lab."""
-    state = State(directory)
-    context = state.context()
-    if context is None:
-        return complain(f"no lab has been started in {_shown(directory)}; `metal-lab up` does it")
-    try:
-        report = await _walk(state, context)
-    except (TourFailed, Problem, LabNotRunning) as error:
-        return complain(str(error))
-    _summary(state, report)
-    return 0
-
-
-async def ephemeral_tour(rack: Path | None, *, processes: bool) -> int:
-    """Walk through a lab of its own, and stop it."""
-    logs.configure("error", json=False)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="metalplane-") as temporary:
-        state = State(Path(temporary) / "lab")
-        try:
-            lab = Lab(state, load(rack or EXAMPLE), processes=processes)
-            async with lab:
-                say(f"the plane is up after {time.monotonic() - began:.1f} s")
-                context = state.context() or {}
-                report = await _walk(state, context)
-                _summary(state, report)
-        except (TourFailed, RackFileError, StartError, ServerError, Problem) as error:
-            return complain(str(error))
-    return 0
-
-
-async def _walk(state: State, context: Mapping[str, Any]) -> Report:
-    async def ask_port(leaf: str, port: str) -> dict[str, Any]:
-        return await ask(state.control_socket, f"/leaf/{leaf}/port/{port}")
-
-    identity = Identity(context["ca"], context["cert"], context["key"])
-    walk = Tour(dict(context["endpoints"]), identity, context["token"], say=say, ask_port=ask_port)
-    return await walk.run()
-
-
-def _summary(state: State, report: Report) -> None:
-    say("\nTimings since the tour began:")
-    for name, seconds in (
-        ("all machines waiting", report.waiting),
-        ("machine running", report.running),
-        ("allocation released", report.released),
-        ("machine waiting again", report.back),
-    ):
-        say(f"  {name:<24}{seconds:6.1f} s")
-    info = state.info()
-    if began := os.environ.get(BEGAN):
-        # The tour's own times begin with the tour; the user's began with the command.
-        since = time.time() - float(began) - (report.back - report.running)
-        say(f"  first machine running {since:.1f} s after `make lab` began (goal: 60 s)")
-    if info is not None:
-        used = measure(info.pid)
-        say(f"  memory of the lab: {used.rss_mib:.0f} MiB in {used.processes} processes (goal: 1536 MiB)")
-    say("\nNext: metalctl machine list · metalctl allocation list · metal-lab status · metal-lab fault --help")
-
-
-def _rack_file(state: State, given: Path | None) -> Path:
+def rack_file(state: State, given: Path | None) -> Path:
     """The file that was named, the one of the last start, or the example."""
     kept = state.path("rack.yaml")
     if given is not None:
@@ -228,7 +133,7 @@ def _rack_file(state: State, given: Path | None) -> Path:
     return kept if kept.exists() else EXAMPLE
 
 
-def _shown(directory: Path) -> str:
+def shown(directory: Path) -> str:
     try:
         return str(directory.relative_to(Path.cwd()))
     except ValueError:
@@ -241,7 +146,3 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _loop_factory() -> Any:
-    return uvloop.new_event_loop

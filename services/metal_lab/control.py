@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from metal_lab.faults import UnknownFault
+from metal_lab.fault_catalogue import UnknownFault
 
 TIMEOUT = aiohttp.ClientTimeout(total=30)
 

@@ -3,33 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
+from metal_lab.fault_catalogue import FAULTS, UnknownFault
 from metal_lab.rack.leaf import LabLeaf
 from metal_lab.rack.machine import LabMachine
-
-
-class UnknownFault(Exception):
-    """No fault of that name, or nothing of that name to have it; the text lists what there is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One fault: what it does, and whether a machine or a leaf has it."""
-
-    name: str
-    target: str
-    text: str
-
-
-FAULTS = (
-    Fault("bmc-hangs", "machine", "the BMC no longer answers"),
-    Fault("bmc-does-nothing", "machine", "the BMC accepts power commands and does nothing"),
-    Fault("wipe-fails", "machine", "every disk answers an erase with an I/O error"),
-    Fault("crash-during-install", "machine", "the installer crashes once while it unpacks the image"),
-    Fault("no-lldp", "machine", "neither installer nor system speak or hear LLDP"),
-    Fault("leaf-dead", "leaf", "the leaf has no power"),
-)
 
 
 async def switch(

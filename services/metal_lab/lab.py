@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -251,12 +250,3 @@ async def ensure_database(postgres: Postgres, name: str) -> None:
             await connection.execute(f'CREATE DATABASE "{name}"')
     finally:
         await connection.close()
-
-
-def rack_copy(state: State, source: Path) -> Path:
-    """Keep the rack file with the state that was made from it, so that a restart uses the same."""
-    state.prepare()
-    kept = state.path("rack.yaml")
-    if source != kept:
-        kept.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-    return kept

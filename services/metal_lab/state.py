@@ -80,6 +80,14 @@ class State:
         self.path("log").mkdir(exist_ok=True, mode=0o700)
         self.sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def keep_rack_file(self, source: Path) -> Path:
+        """Keep the rack file with the state that is made from it, so that a restart uses the same."""
+        self.prepare()
+        kept = self.path("rack.yaml")
+        if source != kept:
+            kept.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        return kept
+
     def ports(self, names: Sequence[str]) -> dict[str, int]:
         """A port for each name, chosen once: addresses that the plane has stored hold after a restart."""
         found = self._read("ports.json") or {}

@@ -10,11 +10,14 @@ import pytest
 from metal_core.apply import NO_FRR
 from metal_core.configdb import READ_TABLES, owned, render
 from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.frr.managed import differences
 from metal_core.frr.model import Configuration
 from metal_core.frr.parse import parse
+from metal_core.frr.render import render as render_frr
 from metal_core.known_good import KnownGood
 from metal_core.sonic import Sonic, SonicUnavailable
 from metal_core.vtysh import FrrError
+from metal_sim.leaf.frr import FrrRefused, SimFrr
 
 UPLINKS = (Port("Ethernet120", PortRole.UPLINK), Port("Ethernet124", PortRole.UPLINK))
 EMPTY = Desired(
@@ -113,6 +116,32 @@ class RecordingFrr:
 
     async def forget_vrf(self, name: str) -> None:
         pass
+
+
+class Frr:
+    """The simulated FRR in the place of vtysh."""
+
+    present = True
+
+    def __init__(self) -> None:
+        self.sim = SimFrr()
+        self.deltas: list[str] = []
+
+    async def running(self) -> Configuration:
+        return parse(self.sim.running())
+
+    async def check(self, text: str) -> None:
+        pass
+
+    async def load(self, commands: str) -> None:
+        self.deltas.append(commands)
+        try:
+            self.sim.load(commands)
+        except FrrRefused as refused:
+            raise FrrError(str(refused)) from refused
+
+    async def forget_vrf(self, name: str) -> None:
+        self.sim.load(f"no vrf {name}\n")
 
 
 async def is_at(bench: Any, desired: Desired) -> bool:
@@ -249,6 +278,50 @@ async def test_without_redis_the_outcome_says_so(bench: Any, tmp_path: Any) -> N
     assert outcome.error.startswith("APPL_DB: ")
 
 
+async def test_frr_follows_from_state_to_state_without_touching_other_sessions(bench: Any) -> None:
+    frr = Frr()
+    for desired in (*STATES, *reversed(STATES), ONE):
+        outcome = await bench.applier(frr=frr).apply(desired)
+        assert (outcome.applied, outcome.error, outcome.notes) == (True, "", ())
+        assert differences(await frr.running(), render_frr(desired), {port.name for port in desired.ports}) == []
+    assert not any("no neighbor Ethernet120" in delta for delta in frr.deltas)
+    assert frr.sim.sessions() == [
+        ("Ethernet0", "router bgp 4200000011 vrf Vrf2000"),
+        ("Ethernet120", "router bgp 4200000011"),
+        ("Ethernet124", "router bgp 4200000011"),
+        ("Ethernet8", "router bgp 4200000011"),
+    ]
+    assert "Vrf2001" not in frr.sim.running(), "what nothing uses is forgotten"
+    frr.deltas.clear()
+    assert (await bench.applier(frr=frr).apply(ONE)).frr_commands == 0
+    assert frr.deltas == []
+
+
+async def test_what_somebody_changed_in_frr_is_corrected(bench: Any) -> None:
+    frr = Frr()
+    await bench.applier(frr=frr).apply(ONE)
+    frr.sim.load("router bgp 4200000011 vrf Vrf2000\n no neighbor Ethernet0 interface peer-group MACHINE\nexit\n")
+    frr.sim.load("ip prefix-list fw-Ethernet8-in-prefixes seq 10 permit 0.0.0.0/0\n")
+    outcome = await bench.applier(frr=frr).apply(ONE)
+    assert outcome.applied
+    assert outcome.changed == 0
+    assert outcome.frr_commands > 0
+    assert differences(await frr.running(), render_frr(ONE), {port.name for port in ONE.ports}) == []
+
+
+async def test_a_refused_delta_takes_rows_and_frr_back(bench: Any) -> None:
+    frr = Frr()
+    assert (await bench.applier(frr=frr).apply(ONE)).applied
+    before, configuration = await bench.sonic.config(ALL), await frr.running()
+    _refuse_once(frr.sim, "Vrf2002")
+    outcome = await bench.applier(frr=frr).apply(TWO)
+    assert outcome.error == "not today: Vrf2002; taken back"
+    assert await bench.sonic.config(ALL) == before
+    ports = {port.name for port in ONE.ports}
+    assert differences(await frr.running(), configuration, ports) == []
+    assert bench.leaf.violations == []
+
+
 async def test_frr_lets_go_of_neighbours_before_ports_move_and_takes_them_afterwards(bench: Any) -> None:
     frr = RecordingFrr(bench.sonic)
     assert (await bench.applier().apply(ONE)).applied
@@ -319,6 +392,21 @@ async def test_a_memory_that_cannot_be_written_is_a_failure_and_taken_back(bench
     assert not outcome.applied
     assert outcome.error.endswith("taken back")
     assert await bench.sonic.config(ALL) == before
+
+
+def _refuse_once(sim: SimFrr, word: str) -> None:
+    """Have `sim` carry out half of the first delta that contains `word`, and refuse the rest."""
+    load = sim.load
+
+    def half(text: str) -> None:
+        if word not in text:
+            load(text)
+            return
+        sim.load = load  # type: ignore[method-assign]
+        load(text[: text.index("router bgp")])
+        raise FrrRefused(f"not today: {word}")
+
+    sim.load = half  # type: ignore[method-assign]
 
 
 def _locations(bench: Any) -> Any:

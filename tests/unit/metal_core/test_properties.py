@@ -14,8 +14,9 @@ from metal_core.frr import parse as frr_parse
 from metal_core.frr import render as frr_render
 from metal_core.frr.delta import converge, detach, retire
 from metal_core.frr.managed import differences
-from metal_core.frr.model import Block, Configuration
+from metal_core.frr.model import Configuration
 from metal_core.plan import Condition, DeleteRows, Fact, FrrConverge, FrrDetach, SetRows, Step, Wait, plan
+from metal_sim.leaf.frr import SimFrr
 
 # No deadline: the machine that runs the tests may be busy with something else.
 modest = settings(max_examples=60, deadline=None)
@@ -190,122 +191,20 @@ def test_the_parser_reads_any_text_without_failing(text: str) -> None:
     assert isinstance(frr_parse.parse(text), Configuration)
 
 
-class FakeFrr:
-    """As much of FRR as the deltas need: contexts, `no`, and the ties between lines that make FRR refuse commands."""
-
-    def __init__(self, configuration: Configuration) -> None:
-        self.lines = list(configuration.lines)
-        self.contexts: dict[tuple[str, ...], list[str]] = {}
-        for block in configuration.blocks:
-            self.contexts[(block.header,)] = list(block.lines)
-            for child in block.children:
-                self.contexts[(block.header, child.header)] = list(child.lines)
-
-    def load(self, text: str) -> None:
-        """Take the commands of a delta; AssertionError for one that FRR would refuse."""
-        where: tuple[str, ...] = ()
-        for raw in text.splitlines():
-            line = raw.strip()
-            if line in {"exit", "exit-vrf", "exit-address-family"}:
-                where = where[:-1]
-            elif line.startswith(("vrf ", "interface ", "router ", "route-map ")) and not where:
-                where = (line,)
-                self.contexts.setdefault(where, [])
-            elif line.startswith("address-family "):
-                where = (*where, line)
-                self.contexts.setdefault(where, [])
-            elif not where:
-                self._global(line)
-            elif line.startswith("no ") and line != "no ipv6 nd suppress-ra":
-                self._remove(where, line.removeprefix("no "))
-            elif line == "ipv6 nd suppress-ra":
-                self._remove(where, "no ipv6 nd suppress-ra")
-            else:
-                self._add(where, line)
-        assert where == (), "the delta leaves a context open"
-
-    def _global(self, line: str) -> None:
-        if not line.startswith("no "):
-            assert line not in self.lines
-            prefix, name = line.split()[6], line.split()[2]
-            assert not any(old.split()[2] == name and old.split()[6] == prefix for old in self.lines), (
-                "duplicate prefix"
-            )
-            assert not any(old.split()[:5] == line.split()[:5] for old in self.lines), "sequence number in use"
-            self.lines.append(line)
-            return
-        line = line.removeprefix("no ")
-        if "prefix-list" in line:
-            found = [
-                old for old in self.lines if old == line or (len(line.split()) == 3 and old.startswith(f"{line} "))
-            ]
-            assert found, f"no such list: {line}"
-            self.lines = [old for old in self.lines if old not in found]
-            return
-        found_blocks = [key for key in self.contexts if key[0] == line or key[0].startswith(f"{line} permit")]
-        found_blocks += [key for key in self.contexts if key[0].startswith(f"{line} deny")]
-        assert found_blocks, f"no such context: {line}"
-        if line.startswith("router bgp"):
-            vrf = line.partition(" vrf ")[2]
-            assert not any(old.startswith("vni ") for old in self.contexts.get((f"vrf {vrf}",), []) if vrf), "l3vni set"
-            if not vrf:
-                assert not [key for key in self.contexts if key[0].startswith(f"{line} vrf")], "instances of VRFs left"
-        for key in found_blocks:
-            del self.contexts[key]
-
-    def _remove(self, where: tuple[str, ...], line: str) -> None:
-        assert line in self.contexts[where], f"{where}: no such line: {line}"
-        self.contexts[where].remove(line)
-        words = line.split()
-        if where[0].startswith("router bgp") and (words[2:3] == ["interface"] or words[2:] == ["peer-group"]):
-            for key, lines in self.contexts.items():
-                if key[0] == where[0]:
-                    lines[:] = [old for old in lines if old.split()[:2] != words[:2]]
-
-    def _add(self, where: tuple[str, ...], line: str) -> None:
-        words, lines = line.split(), self.contexts[where]
-        assert line not in lines, f"{where}: superfluous: {line}"
-        if words[0] == "neighbor" and words[2:] != ["peer-group"] and words[2] != "interface":
-            known = {old.split()[1] for old in self.contexts[where[:1]] if old.startswith("neighbor ")}
-            assert words[1] in known, f"{where}: neighbour of {line} is not defined"
-        if words[2:3] == ["interface"]:
-            assert not any(old.startswith(f"neighbor {words[1]} interface") for old in lines), "in another peer group"
-        if "route-map" in words:
-            name = words[words.index("route-map") + 1]
-            assert any(key[0].startswith(f"route-map {name} ") for key in self.contexts), f"{name} used before defined"
-            if words[0] in {"neighbor", "redistribute"}:
-                lines[:] = [old for old in lines if not (old.split()[:3] == words[:3] and old.split()[-1] == words[-1])]
-        if words[:2] == ["bgp", "router-id"]:
-            lines[:] = [old for old in lines if not old.startswith("bgp router-id")]
-        lines.append(line)
-
-    def running(self) -> Configuration:
-        """What `show running-config` would say."""
-        headers = dict.fromkeys(key[0] for key in self.contexts)
-        blocks = tuple(
-            Block(
-                header,
-                tuple(self.contexts.get((header,), ())),
-                tuple(
-                    Block(key[1], tuple(lines))
-                    for key, lines in self.contexts.items()
-                    if key[:1] == (header,) and key[1:]
-                ),
-            )
-            for header in headers
-        )
-        return frr_parse.parse(Configuration(tuple(self.lines), blocks).text())
+def running(frr: SimFrr) -> Configuration:
+    """The running configuration as the agent reads it."""
+    return frr_parse.parse(frr.running())
 
 
 @settings(max_examples=150, deadline=None)
 @given(desired_states(), desired_states())
 def test_the_delta_leads_from_any_configuration_to_any_other(first: Desired, second: Desired) -> None:
-    frr = FakeFrr(Configuration())
+    frr = SimFrr()
     for wanted in (first, second):
         target = frr_render.render(wanted)
-        frr.load(converge(frr.running(), target, PORTS))
-        assert differences(frr.running(), target, PORTS) == []
-        assert converge(frr.running(), target, PORTS) == ""
+        frr.load(converge(running(frr), target, PORTS))
+        assert differences(running(frr), target, PORTS) == []
+        assert converge(running(frr), target, PORTS) == ""
 
 
 @modest
@@ -313,13 +212,13 @@ def test_the_delta_leads_from_any_configuration_to_any_other(first: Desired, sec
 def test_detaching_and_retiring_first_leads_to_the_same_end(
     first: Desired, second: Desired, data: st.DataObject
 ) -> None:
-    frr = FakeFrr(Configuration())
-    frr.load(converge(frr.running(), frr_render.render(first), PORTS))
+    frr = SimFrr()
+    frr.load(converge(running(frr), frr_render.render(first), PORTS))
     going = [vrf.name for vrf in first.vrfs if vrf.name not in {v.name for v in second.vrfs}]
-    frr.load(detach(frr.running(), data.draw(st.lists(st.sampled_from(PORTS), unique=True))))
-    frr.load(retire(frr.running(), going))
-    frr.load(converge(frr.running(), frr_render.render(second), PORTS))
-    assert differences(frr.running(), frr_render.render(second), PORTS) == []
+    frr.load(detach(running(frr), data.draw(st.lists(st.sampled_from(PORTS), unique=True))))
+    frr.load(retire(running(frr), going))
+    frr.load(converge(running(frr), frr_render.render(second), PORTS))
+    assert differences(running(frr), frr_render.render(second), PORTS) == []
 
 
 @modest

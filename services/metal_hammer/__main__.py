@@ -19,7 +19,7 @@ CERTIFICATES = Path("/run/metal-hammer/identity")
 
 
 def rules_of(command_line: str) -> Rules:
-    """Rules with what the command line changes: `metal.neighbours=<n>`, the leaves that a machine should hear (0..2)."""
+    """Rules with what the command line changes: `metal.neighbours=<n>`, leaves that a machine should hear (0..2)."""
     for word in command_line.split():
         name, _, value = word.partition("=")
         if name == "metal.neighbours" and value in ("0", "1", "2"):

@@ -146,8 +146,10 @@ class LeafStream:
     async def _close(self, reader: asyncio.Task[None] | None) -> None:
         if reader is not None:
             reader.cancel()
-            # Its failure, if it had one, has ended the stream and is on its way to the leaf.
             await asyncio.wait([reader])
+            if not reader.cancelled():
+                # Mostly what has ended the stream and is on its way to the leaf; otherwise what came too late for it.
+                log.info("leaf.reader_ended", switch=self._switch_id, error=repr(reader.exception()))
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._leaves.ended(self._switch_id, self._session)

@@ -48,9 +48,11 @@ class Leaf:
     """A leaf that says hello and collects what it is sent; what it applies and reports is the test's choice."""
 
     peers: Peers
-    hello: agent_pb2.Hello
+    hello: Any
+    """None opens a stream that says nothing."""
     states: list[DesiredState] = field(default_factory=list)
     acks: list[str] = field(default_factory=list)
+    heartbeats: int = 0
     failure: Problem | None = None
     _call: Any = None
     _reader: asyncio.Task[None] | None = None
@@ -59,6 +61,8 @@ class Leaf:
         stub: Any = self.peers.stub(SwitchAgentServiceStub, "fabric")
         self._call = call = stub.Connect()
         self._reader = asyncio.create_task(self._read(call))
+        if self.hello is None:
+            return self
         with suppress(Problem):  # a refusal may overtake the hello; the reader has it too
             await self.send(hello=self.hello)
         return self
@@ -71,6 +75,8 @@ class Leaf:
                     self.states.append(response.desired_state)
                 elif response.HasField("ack"):
                     self.acks.append(response.ack.id)
+                else:
+                    self.heartbeats += 1
         except Problem as problem:
             self.failure = problem
 

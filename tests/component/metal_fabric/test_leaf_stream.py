@@ -87,6 +87,35 @@ async def test_a_stream_begins_with_a_hello_and_has_only_one(fabric: Any, eventu
     assert leaf.failure.reason == "HELLO_TWICE"
 
 
+async def test_a_leaf_that_falls_silent_loses_its_stream(
+    fabric: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metal_fabric.stream.SILENCE", timedelta(seconds=0.5))
+    leaf = await fabric.leaf("leaf01").open()
+    await eventually(lambda: leaf.ended)
+    assert leaf.states
+    assert (leaf.failure.code.name, leaf.failure.reason) == ("DEADLINE_EXCEEDED", "LEAF_SILENT")
+
+
+async def test_a_stream_without_a_hello_is_not_kept(
+    fabric: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metal_fabric.stream.HELLO_SECONDS", 0.2)
+    leaf = fabric.leaf("leaf01")
+    leaf.hello = None
+    await leaf.open()
+    await eventually(lambda: leaf.ended)
+    assert leaf.failure.reason == "HELLO_MISSING"
+
+
+async def test_an_idle_stream_carries_signs_of_life(
+    fabric: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metal_fabric.stream.HEARTBEAT_SECONDS", 0.1)
+    leaf = await fabric.leaf("leaf01").open()
+    await eventually(lambda: leaf.heartbeats >= 2)
+
+
 async def test_an_applied_generation_is_shown_and_acknowledged(fabric: Any, pair: Any) -> None:
     shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
     assert shown.sync.applied_generation == shown.sync.desired_generation == 1

@@ -15,7 +15,7 @@ from metal_kit.controller import Done, Failed, Go, Outcome, Wait, enqueue
 from metal_kit.db import Connection, Database
 from metal_kit.logs import get_logger
 
-from metal_bmc import events
+from metal_bmc import events, metrics
 from metal_bmc.command import (
     PLANS,
     Action,
@@ -126,6 +126,7 @@ class BmcReconciler:
         else:
             ended = await self._commands.finish(connection, command, verdict)
             await events.command_finished(connection, ended)
+            metrics.COMMANDS.labels(ended.action, ended.state, ended.reason).inc()
             log.info("bmc.command.finished", command=ended.id, machine=ended.machine, action=str(ended.action),
                      state=str(ended.state), reason=ended.reason)  # fmt: skip
             # The next command, or the desired power, has waited for this one.

@@ -20,7 +20,7 @@ from metal_kit.db import Database
 from metal_kit.errors import Problem
 from metal_kit.logs import get_logger
 
-from metal_bmc import events
+from metal_bmc import events, metrics
 from metal_bmc.credentials import CredentialError, KeyRing
 from metal_bmc.drivers.errors import BmcAuthFailed, BmcError
 from metal_bmc.drivers.interface import BmcDriver, DeviceInfo, Target
@@ -76,6 +76,7 @@ class Discovery:
         file = parse(text)
         problems = {(problem.line, problem.reason) for problem in file.problems}
         for line, reason in sorted(problems - self._complained):
+            metrics.LEASE_PROBLEMS.inc()
             log.warning("bmc.discovery.lease_skipped", line=line, cause=reason)
         self._complained = problems
         plan = self._plan

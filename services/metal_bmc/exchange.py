@@ -18,7 +18,7 @@ from metal_kit.controller import enqueue
 from metal_kit.db import Database
 from metal_kit.logs import get_logger
 
-from metal_bmc import events
+from metal_bmc import events, metrics
 from metal_bmc.credentials import CredentialError, KeyRing
 from metal_bmc.drivers.errors import (
     BmcAuthFailed,
@@ -132,16 +132,19 @@ class BmcExchange:
         except NoCredentials as error:
             await self._record(endpoint, _failure(error))
             raise
-        left = max(0.1, give_up - asyncio.get_running_loop().time())
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
-            result = await ask(endpoint, target, left)
+            result = await ask(endpoint, target, max(0.1, give_up - started))
         except BmcError as error:
+            metrics.EXCHANGES.labels(error.reason).observe(loop.time() - started)
             await self._after_failure(endpoint, error)
             await self._record(endpoint, _failure(error))
             raise
         except asyncio.CancelledError:
             await asyncio.shield(self._settle(endpoint, endpoint.refused_logins))
             raise
+        metrics.EXCHANGES.labels("OK").observe(loop.time() - started)
         await self._settle(endpoint, 0)
         now = self._clock.now()
         await self._record(

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from metal_kit import guard
 from metal_kit.logs import get_logger
 
+from metal_bmc import metrics
 from metal_bmc.drivers import frames
 from metal_bmc.drivers.errors import BY_REASON, BmcBadAnswer, BmcError, BmcRefused, BmcTimeout, DriverCrashed
 
@@ -100,19 +101,21 @@ class WorkerPool:
         worker = await self._take()
         self._next_id += 1
         order = {"id": self._next_id, "operation": operation, "target": target, "arguments": arguments}
-        whole = False
+        cause = "overran"
         try:
             answer = await worker.ask(order)
-            whole = True
+            cause = "worn" if worker.orders >= self._orders_each else ""
         except (asyncio.IncompleteReadError, ConnectionError, frames.FrameError):
+            cause = "died"
             _log.warning("bmc.driver.died", pid=worker.process.pid, operation=operation)
             raise DriverCrashed("the driver process died while it carried the order") from None
         finally:
             # Also on cancellation, which is how a deadline arrives: what the process is doing now nobody waits for.
             self._busy.discard(worker)
-            if whole and not self._closed and worker.orders < self._orders_each:
+            if not cause and not self._closed:
                 self._idle.append(worker)
             else:
+                metrics.DRIVER_ENDS.labels(cause or "worn").inc()
                 await asyncio.shield(worker.end())
         return _result(answer)
 

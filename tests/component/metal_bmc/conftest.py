@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,23 +17,23 @@ from metal_bmc.drivers.pool import WorkerPool
 from metal_bmc.drivers.pyghmi import PyghmiDriver
 from metal_bmc.service import SPEC
 from metal_kit import identity
-from metal_kit.ca import Authority
 from metal_kit.client import Peers
 from metal_kit.errors import Unauthenticated, Unavailable
 from metal_kit.identity import current_caller
-from metal_kit.runtime import RunningService, Servicer, start
-from metal_kit.server import Server
-from metal_kit.tls import Identity
+from metal_kit.runtime import RunningService, start
 from metal_sim.bmc import SimulatedBmc
 from metalplane.bmc.v1 import bmc_pb2 as pb
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.inventory.v1.machine_pb2 import BmcReport, ReportBmcsRequest, ReportBmcsResponse
-from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceServicer, add_MachineServiceServicer_to_server
+from metalplane.inventory.v1.machine_pb2_grpc import add_MachineServiceServicer_to_server
 from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse, Token
-from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer, add_TokenServiceServicer_to_server
+from metalplane.tenancy.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
 
 PASSWORD = "pw-Tr0ub4dor-do-leak"
+NewIdentity = Callable[..., Any]
+NewDatabase = Callable[..., Awaitable[str]]
+StartPeer = Callable[..., Awaitable[str]]
 NewBmc = Callable[..., Awaitable[SimulatedBmc]]
 
 
@@ -77,7 +76,7 @@ def target() -> Callable[..., Target]:
     return of
 
 
-class Inventory(MachineServiceServicer):
+class Inventory:
     """Takes in reports and keeps them; `away` makes it fail as a peer that is restarting."""
 
     def __init__(self) -> None:
@@ -93,7 +92,7 @@ class Inventory(MachineServiceServicer):
         return ReportBmcsResponse()
 
 
-class Tenancy(TokenServiceServicer):
+class Tenancy:
     """Knows two tokens: of an operator and of a viewer of the plane."""
 
     async def CheckToken(self, request: CheckTokenRequest, context: Any) -> CheckTokenResponse:
@@ -107,8 +106,7 @@ class Tenancy(TokenServiceServicer):
 class Plane:
     """metal-bmc on a real database, its peers over real gRPC, and stubs of any identity."""
 
-    authority: Authority
-    directory: Path
+    new_identity: NewIdentity
     database_url: str
     nats_url: str
     stack: AsyncExitStack
@@ -117,21 +115,12 @@ class Plane:
     keys: str = "k1:" + base64.b64encode(bytes(range(32))).decode()
     running: RunningService | None = None
 
-    def files(self, spiffe_id: str, *dns: str) -> dict[str, str]:
-        name = f"c{len(list(self.directory.iterdir()))}"
-        cert, key = self.authority.issue(name, spiffe_id, dns=list(dns)).save(self.directory, name)
-        return {"tls_ca": str(self.directory / "ca.crt"), "tls_cert": str(cert), "tls_key": str(key)}
-
-    async def serve(self, name: str, servicer: Servicer) -> None:
-        files = self.files(identity.service_id(name), f"{name}.metalplane")
-        server = Server([servicer])
-        self.peers[name] = await server.start(
-            "127.0.0.1:0", Identity(files["tls_ca"], files["tls_cert"], files["tls_key"])
-        )
-        self.stack.push_async_callback(server.stop, 0)
-
     async def start(self, **options: Any) -> RunningService:
+        mine = self.new_identity(identity.partition_agent_id("fra1", "bmc"), dns=["bmc.metalplane"])
         settings: dict[str, Any] = {
+            "tls_ca": str(mine.ca),
+            "tls_cert": str(mine.cert),
+            "tls_key": str(mine.key),
             "database_url": self.database_url,
             "nats_url": self.nats_url,
             "peers": self.peers,
@@ -143,7 +132,6 @@ class Plane:
             "rest_seconds": 0.05,
             "poll_seconds": 3600,
             "drain_seconds": 0.2,
-            **self.files(identity.partition_agent_id("fra1", "bmc"), "bmc.metalplane"),
         }
         self.running = await start(SPEC, SPEC.settings(**{**settings, **options}))
         self.stack.push_async_callback(self.running.stop, 0)
@@ -153,9 +141,9 @@ class Plane:
         """A stub with a bearer token, or as the service allocation for an empty one."""
         assert self.running is not None
         spiffe_id = identity.client_id("tool") if token else identity.service_id("allocation")
-        files = self.files(spiffe_id)
-        who = Identity(files["tls_ca"], files["tls_cert"], files["tls_key"])
-        peers = Peers({"bmc": self.running.address}, who, token=(lambda: token) if token else None)
+        peers = Peers(
+            {"bmc": self.running.address}, self.new_identity(spiffe_id), token=(lambda: token) if token else None
+        )
         self.stack.push_async_callback(peers.close)
         return peers.stub(BmcServiceStub, "bmc")
 
@@ -195,21 +183,17 @@ class Plane:
             await connection.close()
 
 
-@pytest.fixture(scope="module")
-def own_authority() -> Authority:
-    return Authority.create("test")
-
-
 @pytest.fixture
-async def plane(own_authority: Authority, tmp_path: Path, database_url: str, nats_url: str) -> AsyncIterator[Plane]:
+async def plane(
+    new_identity: NewIdentity, new_database: NewDatabase, start_peer: StartPeer, nats_url: str
+) -> AsyncIterator[Plane]:
     """The service's surroundings; tests start the service itself."""
-    directory = tmp_path / "tls"
-    directory.mkdir()
-    own_authority.save(directory, "ca")
     async with AsyncExitStack() as stack:
-        made = Plane(own_authority, directory, database_url, nats_url, stack)
+        made = Plane(new_identity, await new_database("bmc", "metal_bmc"), nats_url, stack)
         machines = "metalplane.inventory.v1.MachineService"
-        await made.serve("inventory", Servicer(add_MachineServiceServicer_to_server, made.inventory, machines))
+        made.peers["inventory"] = await start_peer(
+            "inventory", (add_MachineServiceServicer_to_server, made.inventory, machines)
+        )
         tokens = "metalplane.tenancy.v1.TokenService"
-        await made.serve("tenancy", Servicer(add_TokenServiceServicer_to_server, Tenancy(), tokens))
+        made.peers["tenancy"] = await start_peer("tenancy", (add_TokenServiceServicer_to_server, Tenancy(), tokens))
         yield made

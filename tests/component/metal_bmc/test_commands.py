@@ -280,7 +280,7 @@ async def test_too_many_waiting_commands_are_refused(plane: Any, bmc: SimulatedB
 
 async def test_bad_commands_are_refused_with_the_field_named(plane: Any, bmc: SimulatedBmc) -> None:
     stub = plane.stub("")
-    good = {"machine": bmc.machine, "action": pb.COMMAND_ACTION_RESET}
+    good: dict[str, Any] = {"machine": bmc.machine, "action": pb.COMMAND_ACTION_RESET}
     for field, request in (
         ("machine", pb.CreateCommandRequest(**{**good, "machine": "not-a-uuid"})),
         ("action", pb.CreateCommandRequest(machine=bmc.machine)),

@@ -29,7 +29,7 @@ KEY_2 = "k2:" + base64.b64encode(bytes(range(100, 132))).decode()
 
 
 def bmc_of(**more: Any) -> pb.Bmc:
-    values = {
+    values: dict[str, Any] = {
         "machine": str(uuid.uuid4()), "partition": "fra1", "address": "192.0.2.1", "user": "metal", "password": PASSWORD
     }  # fmt: skip
     return pb.Bmc(**{**values, **more})

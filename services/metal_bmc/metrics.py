@@ -1,0 +1,17 @@
+"""What an operator watches: whether BMCs answer, how commands end, whether driver processes die."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+EXCHANGES = Histogram(
+    "metalplane_bmc_exchange_seconds",
+    "Exchanges with BMCs by result: OK, or the reason of the failure.",
+    ["result"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 20),
+)
+COMMANDS = Counter("metalplane_bmc_commands_total", "Commands that ended.", ["action", "state", "reason"])
+DRIVER_ENDS = Counter(
+    "metalplane_bmc_driver_ends_total", "Driver processes that ended, by cause: worn, died, overran.", ["cause"]
+)
+LEASE_PROBLEMS = Counter("metalplane_bmc_lease_problems_total", "Records of the lease file that could not be read.")

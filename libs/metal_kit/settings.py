@@ -65,7 +65,9 @@ class AgentSettings(BaseSettings):
     @field_validator("peers")
     @classmethod
     def _check_peers(cls, value: dict[str, str]) -> dict[str, str]:
-        for endpoint in value.values():
+        for name, endpoint in value.items():
+            if not name:
+                raise ValueError(f"the service at {endpoint!r} has no name; write name=host:port")
             parse_endpoint(endpoint)
         return value
 

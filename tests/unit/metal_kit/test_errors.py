@@ -13,7 +13,9 @@ from metal_kit import errors
 from metal_kit.errors import InvalidArgument, PeerFailed, Problem, Unavailable, Violation, problem_from_rpc
 
 KINDS = [
-    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Problem) and kind is not Problem
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, Problem) and kind is not Problem
 ]
 
 

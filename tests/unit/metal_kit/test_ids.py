@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -29,7 +31,7 @@ def test_ids_sort_in_the_order_of_their_creation() -> None:
 
 def test_a_clock_that_steps_back_does_not_disorder_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     first = uuid7()
-    monkeypatch.setattr(ids.time, "time_ns", lambda: 1_000_000_000)
+    monkeypatch.setattr(ids, "time", SimpleNamespace(time_ns=lambda: 1_000_000_000))
     later = [uuid7() for _ in range(10)]
     assert [first, *later] == sorted([first, *later])
 
@@ -41,12 +43,11 @@ def test_any_spelling_in_case_is_one_id(made: uuid.UUID) -> None:
 
 @given(st.text(max_size=60))
 def test_other_text_is_refused_with_the_field(text: str) -> None:
-    try:
-        canonical = parse_uuid(text, field="machine")
-    except InvalidArgument as error:
-        assert error.field == "machine"
-    else:
-        assert str(uuid.UUID(canonical)) == canonical
+    if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text, re.ASCII):
+        return
+    with pytest.raises(InvalidArgument) as caught:
+        parse_uuid(text, field="machine")
+    assert caught.value.field == "machine"
 
 
 @pytest.mark.parametrize("form", ["{{{}}}", "urn:uuid:{}", " {}", "{}\n"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, cast
 
 from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
 from metal_kit.settings import ServiceSettings
@@ -27,9 +26,6 @@ from metal_inventory.consumers import phone_home
 from metal_inventory.store.sweeps import SweepStore
 from metal_inventory.upkeep import Upkeep
 
-if TYPE_CHECKING:
-    from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceAsyncStub
-
 MACHINE_SERVICE = "metalplane.inventory.v1.MachineService"
 
 
@@ -45,9 +41,7 @@ async def compose(rt: Runtime) -> Parts:
     settings = rt.settings
     assert isinstance(settings, Settings)
     db = rt.require_db()
-    # The generated stub class stands for the blocking and the asyncio form; peers only have the latter.
-    cabling = cast("CablingServiceAsyncStub", rt.peers.stub(CablingServiceStub, "fabric"))
-    tools = Tools.of(db, rt.paging, rt.stopping, cabling)
+    tools = Tools.of(db, rt.paging, rt.stopping, rt.peers.stub(CablingServiceStub, "fabric"))
     upkeep = Upkeep(db, rt.stopping, SweepStore(tools.machines), tools.events)
     return Parts(
         servicers=[

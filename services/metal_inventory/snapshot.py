@@ -6,6 +6,7 @@ The stored report is merged first and the columns are written over it, so a colu
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from metalplane.inventory.v1 import hardware_pb2, machine_pb2
@@ -24,6 +25,7 @@ from metal_inventory.state import AdminState
 
 if TYPE_CHECKING:
     import asyncpg
+    from google.protobuf.timestamp_pb2 import Timestamp
 
 _ADMIN_STATES = {each.name: number for each, number in ADMIN_STATE_NUMBERS.items()}
 _STATES = {each.name: number for each, number in STATE_NUMBERS.items()}
@@ -35,6 +37,16 @@ _POWER = {
     "OFF": hardware_pb2.POWER_STATE_OFF,
 }
 POWER_NAMES = {number: name for name, number in _POWER.items()}
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _set(timestamp: Timestamp, time: datetime) -> None:
+    """Like FromDatetime, which took more than half of the time of a list: it goes through the calendar."""
+    since = time - _EPOCH
+    timestamp.seconds = since.days * 86400 + since.seconds
+    timestamp.nanos = since.microseconds * 1000
 
 
 def machine(row: asyncpg.Record) -> machine_pb2.Machine:
@@ -61,8 +73,8 @@ def fill(message: machine_pb2.Machine, row: asyncpg.Record) -> None:
     message.cabling_error = row["cabling_error"]
     message.installer_version = row["installer_version"]
     message.etag = str(row["version"])
-    message.create_time.FromDatetime(row["created_at"])
-    message.update_time.FromDatetime(row["updated_at"])
+    _set(message.create_time, row["created_at"])
+    _set(message.update_time, row["updated_at"])
     held = binding(row)
     if held is not None:
         message.binding.CopyFrom(held)
@@ -76,7 +88,7 @@ def binding(row: asyncpg.Record) -> machine_pb2.Binding | None:
     if row["allocation_id"] is None:
         return None
     message = machine_pb2.Binding(allocation=str(row["allocation_id"]), project=str(row["project_id"]))
-    message.bind_time.FromDatetime(row["bound_at"])
+    _set(message.bind_time, row["bound_at"])
     return message
 
 
@@ -86,13 +98,13 @@ def _fill_lifecycle(message: machine_pb2.Lifecycle, row: asyncpg.Record) -> None
     message.crash_loop = row["crash_loop"]
     message.failed_reclaim = row["failed_reclaim"]
     if row["last_event_at"] is not None:
-        message.last_event_time.FromDatetime(row["last_event_at"])
+        _set(message.last_event_time, row["last_event_at"])
     if row["error_at"] is not None:
         message.last_error.type = _EVENT_TYPES[row["error_type"]]
         message.last_error.message = row["error_message"]
-        message.last_error.time.FromDatetime(row["error_at"])
+        _set(message.last_error.time, row["error_at"])
         if row["error_reported_at"] is not None:
-            message.last_error.reported_time.FromDatetime(row["error_reported_at"])
+            _set(message.last_error.reported_time, row["error_reported_at"])
 
 
 def _fill_bmc(message: hardware_pb2.BmcInfo, row: asyncpg.Record) -> None:
@@ -101,7 +113,7 @@ def _fill_bmc(message: hardware_pb2.BmcInfo, row: asyncpg.Record) -> None:
     message.version = row["bmc_firmware"]
     message.power = _POWER[row["bmc_power"]]
     if row["bmc_observed_at"] is not None:
-        message.observed_time.FromDatetime(row["bmc_observed_at"])
+        _set(message.observed_time, row["bmc_observed_at"])
     if row["bmc_fru"]:
         message.fru.MergeFromString(row["bmc_fru"])
 
@@ -111,9 +123,9 @@ def event(row: asyncpg.Record) -> machine_pb2.ProvisioningEvent:
     message = machine_pb2.ProvisioningEvent(
         sequence=row["sequence"], type=_EVENT_TYPES[row["type"]], message=row["message"]
     )
-    message.time.FromDatetime(row["received_at"])
+    _set(message.time, row["received_at"])
     if row["reported_at"] is not None:
-        message.reported_time.FromDatetime(row["reported_at"])
+        _set(message.reported_time, row["reported_at"])
     return message
 
 

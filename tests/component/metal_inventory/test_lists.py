@@ -100,16 +100,16 @@ async def test_agents_see_the_machines_of_their_partition(inventory: Any) -> Non
 
 async def test_an_export_has_every_machine_once_in_batches(inventory: Any) -> None:
     await inventory.sql(
-        "INSERT INTO machine (id, partition) SELECT gen_random_uuid(), 'mini' FROM generate_series(1, 250)"
+        "INSERT INTO machine (id, partition) SELECT gen_random_uuid(), 'mini' FROM generate_series(1, 650)"
     )
     await inventory.sql("INSERT INTO lifecycle (machine) SELECT id FROM machine")
     batches = [
         batch async for batch in inventory.machines(service_id("allocation")).StreamMachines(pb.StreamMachinesRequest())
     ]
-    assert [len(batch.machines) for batch in batches] == [100, 100, 50]
+    assert [len(batch.machines) for batch in batches] == [0, *[100] * 6, 50]
     ids = [machine.id for batch in batches for machine in batch.machines]
     assert ids == sorted(set(ids))
-    assert [bool(batch.watch_position) for batch in batches] == [True, False, False]
+    assert [bool(batch.watch_position) for batch in batches] == [True, *[False] * 7]
 
 
 async def test_an_export_of_nothing_still_says_from_where_to_watch(inventory: Any) -> None:

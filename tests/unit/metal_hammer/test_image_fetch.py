@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from metal_hammer.image.fetch import Limits, Source, fetch
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Limits(stall=0.3, total=10.0, attempts=4, backoff=0.01)
+QUICK = Limits(stall=10.0, total=60.0, attempts=4, backoff=0.01)
 
 Serve = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[str]]
 
@@ -42,7 +43,7 @@ async def whole(_: web.Request) -> web.Response:
 async def failure(source: Source, directory: Path, limits: Limits = QUICK) -> StepFailed:
     with pytest.raises(StepFailed) as failed:
         await fetch(source, directory / "image", checkpoint=lambda: None, limits=limits)
-    assert list(directory.iterdir()) == [], "something was left behind"
+    assert os.listdir(directory) == [], "something was left behind"
     return failed.value
 
 
@@ -50,7 +51,7 @@ async def test_an_image_with_the_right_hash_arrives(serve: Serve, tmp_path: Path
     url = await serve(whole)
     await fetch(Source(url, SHA256, len(CONTENT)), tmp_path / "image", checkpoint=lambda: None)
     assert (tmp_path / "image").read_bytes() == CONTENT
-    assert [path.name for path in tmp_path.iterdir()] == ["image"]
+    assert os.listdir(tmp_path) == ["image"]
 
 
 async def test_an_image_with_another_hash_is_thrown_away(serve: Serve, tmp_path: Path) -> None:
@@ -231,4 +232,4 @@ async def test_a_stop_in_the_middle_leaves_no_image(serve: Serve, tmp_path: Path
     url = await serve(whole)
     with pytest.raises(Stop):
         await fetch(Source(url, SHA256), tmp_path / "image", checkpoint=checkpoint)
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []

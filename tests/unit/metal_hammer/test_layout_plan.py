@@ -198,7 +198,8 @@ def test_a_reinstall_does_not_tear_an_array_apart() -> None:
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
     """Sound layouts of plain partitions over some of three disks."""
-    disks, filesystems = [], []
+    disks: list[LayoutDisk] = []
+    filesystems: list[Filesystem] = []
     for name in draw(st.lists(st.sampled_from(["sda", "sdb", "nvme0n1"]), min_size=1, unique=True)):
         device = f"/dev/{name}"
         sizes = draw(st.lists(st.integers(1, 20_000), min_size=1, max_size=4))

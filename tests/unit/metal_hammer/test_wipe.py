@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_samples_lie_inside_the_disk_and_hold_both_ends(size: int, seed: int) ->
 @given(st.integers(verify.BLOCK * 1000, 2**40), st.integers(0, 2**64 - 1))
 def test_no_part_of_a_disk_is_left_without_a_sample(size: int, seed: int) -> None:
     offsets = verify.positions(size, seed=seed)
-    gaps = [after - before for before, after in zip(offsets, offsets[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(offsets)]
     assert max(gaps) <= 2 * size // (verify.SAMPLES - 2) + 2 * verify.BLOCK
 
 

@@ -14,7 +14,6 @@ from enum import IntEnum
 from metal_sim.bmc.chassis import Chassis, ChassisControl
 from metal_sim.bmc.faults import BmcFault, Faults
 from metal_sim.bmc.session import Session, SessionTable
-from metal_sim.bmc.suites import SUITES
 from metal_sim.bmc.users import MAX_USERS, User, UserTable
 
 CHASSIS, SENSOR, APP, STORAGE = 0x00, 0x04, 0x06, 0x0A
@@ -75,7 +74,7 @@ def _channel_capabilities(state: BmcState, data: bytes, _session: Session | None
 
 def _cipher_suites(state: BmcState, data: bytes, _session: Session | None) -> bytes:
     _need(data, 3)
-    listing = b"".join(suite.record() for suite in SUITES)
+    listing = b"".join(suite.record() for suite in state.sessions.suites)
     index = data[2] & 0x3F
     return bytes((_LAN_CHANNEL,)) + listing[index * 16 : index * 16 + 16]
 

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 
 from metal_sim.bmc import commands, fru
 from metal_sim.bmc.chassis import Chassis, PowerHook
@@ -25,7 +26,7 @@ from metal_sim.bmc.packet import (
     session_id_of,
 )
 from metal_sim.bmc.session import LoginCounters, Session, SessionTable
-from metal_sim.bmc.suites import decrypt, encrypt
+from metal_sim.bmc.suites import SUITES, CipherSuite, decrypt, encrypt
 from metal_sim.bmc.users import UserTable
 
 _Address = tuple[str, int]
@@ -37,7 +38,7 @@ class SimulatedBmc(asyncio.DatagramProtocol):
     """A BMC that belongs to the machine with SMBIOS UUID `machine`.
 
     `fru_info` defaults to serial numbers derived from the UUID. `session_slots` is how many sessions it keeps at once,
-    `idle_seconds` how long an unused one lives.
+    `idle_seconds` how long an unused one lives, `suites` which cipher suites it knows.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         powered: bool = False,
         session_slots: int = 4,
         idle_seconds: float = 60.0,
+        suites: Sequence[CipherSuite] = SUITES,
         on_power: PowerHook | None = None,
     ) -> None:
         identity = uuid.UUID(machine)
@@ -69,6 +71,7 @@ class SimulatedBmc(asyncio.DatagramProtocol):
             clock=lambda: asyncio.get_running_loop().time(),
             slots=session_slots,
             idle_seconds=idle_seconds,
+            suites=suites,
         )
         self._state = commands.BmcState(
             guid=guid,

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hmac
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from metal_sim.bmc.faults import BmcFault, Faults
-from metal_sim.bmc.suites import CipherSuite, SessionKeys, suite_for
+from metal_sim.bmc.suites import SUITES, CipherSuite, SessionKeys, suite_for
 from metal_sim.bmc.users import UserTable
 
 _HALF_OPEN_LIMIT = 8
@@ -89,9 +89,11 @@ class SessionTable:
         clock: Callable[[], float],
         slots: int,
         idle_seconds: float,
+        suites: Sequence[CipherSuite] = SUITES,
     ) -> None:
         self._users, self._guid, self._faults, self._clock = users, guid, faults, clock
         self._slots, self._idle_seconds = slots, idle_seconds
+        self.suites = tuple(suites)
         self._by_id: dict[int, Session] = {}
         self.counters = LoginCounters()
 
@@ -123,7 +125,7 @@ class SessionTable:
             return None
         tag = payload[0]
         console_id = int.from_bytes(payload[4:8], "little")
-        suite = suite_for(payload[12], payload[20], payload[28])
+        suite = suite_for(self.suites, payload[12], payload[20], payload[28])
         if suite is None:
             return _refusal(tag, RakpStatus.NO_CIPHER_SUITE, console_id)
         if self._faults.has(BmcFault.SLOTS_FULL) or self.active_count() >= self._slots:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -47,10 +48,12 @@ SUITE_17 = CipherSuite(17, 3, 4, 1, "sha256", 16)
 SUITES = (SUITE_3, SUITE_17)
 
 
-def suite_for(authentication: int, integrity: int, confidentiality: int) -> CipherSuite | None:
+def suite_for(
+    offered: Sequence[CipherSuite], authentication: int, integrity: int, confidentiality: int
+) -> CipherSuite | None:
     """The offered suite with exactly these algorithms, or None. Never a near match: a silent downgrade is a defect."""
     wanted = (authentication, integrity, confidentiality)
-    for suite in SUITES:
+    for suite in offered:
         if (suite.authentication, suite.integrity, suite.confidentiality) == wanted:
             return suite
     return None

@@ -26,9 +26,9 @@ from metalplane.bmc.v1 import bmc_pb2 as pb
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.inventory.v1.machine_pb2 import BmcReport, ReportBmcsRequest, ReportBmcsResponse
-from metalplane.inventory.v1.machine_pb2_grpc import add_MachineServiceServicer_to_server
+from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceServicer, add_MachineServiceServicer_to_server
 from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse, Token
-from metalplane.tenancy.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
+from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer, add_TokenServiceServicer_to_server
 
 PASSWORD = "pw-Tr0ub4dor-do-leak"
 NewIdentity = Callable[..., Any]
@@ -76,7 +76,7 @@ def target() -> Callable[..., Target]:
     return of
 
 
-class Inventory:
+class Inventory(MachineServiceServicer):
     """Takes in reports and keeps them; `away` makes it fail as a peer that is restarting."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Inventory:
         return ReportBmcsResponse()
 
 
-class Tenancy:
+class Tenancy(TokenServiceServicer):
     """Knows two tokens: of an operator and of a viewer of the plane."""
 
     async def CheckToken(self, request: CheckTokenRequest, context: Any) -> CheckTokenResponse:
@@ -195,5 +195,6 @@ async def plane(
             "inventory", (add_MachineServiceServicer_to_server, made.inventory, machines)
         )
         tokens = "metalplane.tenancy.v1.TokenService"
-        made.peers["tenancy"] = await start_peer("tenancy", (add_TokenServiceServicer_to_server, Tenancy(), tokens))
+        tenancy = Tenancy()  # type: ignore[abstract]
+        made.peers["tenancy"] = await start_peer("tenancy", (add_TokenServiceServicer_to_server, tenancy, tokens))
         yield made

@@ -141,6 +141,21 @@ async def test_polls_and_commands_share_the_two_tries(plane: Any, new_bmc: NewBm
     assert [bmc.logins.started for bmc in bmcs] == [2] * 4
 
 
+async def test_dead_bmcs_do_not_delay_the_others(plane: Any, new_bmc: NewBmc) -> None:
+    await plane.start(driver_processes=3, poll_seconds=0.1)
+    dead = [await new_bmc() for _ in range(12)]
+    for bmc in dead:
+        bmc.faults.switch_on("hang")
+        await plane.register(bmc)
+    alive = await new_bmc(powered=True)
+    await plane.register(alive)
+    for action in ("POWER_OFF", "POWER_ON", "RESET"):
+        command = await plane.command(alive, action)
+        assert outcome(command) == ("SUCCEEDED", "")
+        # Less than one exchange with a dead BMC takes.
+        assert command.end_time.ToNanoseconds() - command.create_time.ToNanoseconds() < 3e9
+
+
 async def test_full_session_slots_are_waited_for_or_named(plane: Any, bmc: SimulatedBmc) -> None:
     bmc.faults.switch_on("slots-full")
     command = await plane.command(bmc, "POWER_OFF", timeout=seconds(10))

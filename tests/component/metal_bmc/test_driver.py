@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metal_bmc.drivers import errors
+from metal_bmc.drivers import errors, frames
 from metal_bmc.drivers.interface import BootSetting, BootTarget, Target
 from metal_bmc.drivers.pool import WorkerPool
 from metal_bmc.drivers.pyghmi import PyghmiDriver
 from metal_kit.guard import in_transaction
 from metal_sim.bmc import BootDevice, BootOverride, PowerAction, SimulatedBmc
+from metal_sim.bmc.suites import SUITES, CipherSuite
 
 NewBmc = Callable[..., Awaitable[SimulatedBmc]]
 MakeTarget = Callable[..., Target]
@@ -37,6 +38,15 @@ async def test_power_goes_on_and_off_and_is_read_back(
     await driver.set_power(login, on=False, deadline=20)
     assert not await driver.powered(login, deadline=20)
     assert bmc.chassis.history == [PowerAction.ON, PowerAction.OFF]
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: f"suite {suite.number}")
+async def test_bmcs_that_know_one_cipher_suite_only_are_served(
+    suite: CipherSuite, new_bmc: NewBmc, driver: PyghmiDriver, target: MakeTarget
+) -> None:
+    bmc = await new_bmc(powered=True, suites=[suite])
+    assert await driver.powered(target(bmc), deadline=20)
+    assert (bmc.logins.started, bmc.logins.succeeded) == (1, 1)
 
 
 async def test_every_exchange_gives_its_session_slot_back(
@@ -229,13 +239,20 @@ async def test_neither_keys_nor_passwords_are_in_the_process_table(
         assert PASSWORD.encode() not in content
 
 
-async def test_a_driver_process_ends_with_its_parent(eventually: Eventually) -> None:
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+async def test_a_driver_process_ends_with_its_parent(busy: bool, new_bmc: NewBmc, eventually: Eventually) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "metal_bmc.drivers.worker", stdin=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
+    if busy:
+        bmc = await new_bmc()
+        bmc.faults.switch_on("slow", 60)
+        login = {"host": bmc.address[0], "port": bmc.address[1], "user": "metal", "password": PASSWORD}
+        process.stdin.write(frames.encode({"id": 1, "operation": "powered", "target": login, "arguments": {}}))
+        await eventually(lambda: bmc.seen)
     process.stdin.close()
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), 4) == 0
 
 
 async def test_an_exchange_inside_a_transaction_is_refused(

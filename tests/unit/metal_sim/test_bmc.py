@@ -12,7 +12,7 @@ from metal_sim.bmc import fru as fru_device
 from metal_sim.bmc.chassis import Chassis, ChassisControl
 from metal_sim.bmc.packet import Packet, build_plain, checksum, parse_packet, parse_request
 from metal_sim.bmc.session import Session
-from metal_sim.bmc.suites import SUITE_3, SUITE_17, decrypt, encrypt, suite_for
+from metal_sim.bmc.suites import SUITE_3, SUITE_17, SUITES, decrypt, encrypt, suite_for
 from pyghmi.ipmi.fru import FRU
 
 MACHINE = "6f8e2c1a-0b7d-4e55-9a10-0242ac120002"
@@ -32,10 +32,11 @@ def test_decrypting_garbage_gives_nothing_or_bytes(garbage: bytes, key: bytes) -
 
 
 def test_only_the_two_suites_are_offered() -> None:
-    assert suite_for(1, 1, 1) is SUITE_3
-    assert suite_for(3, 4, 1) is SUITE_17
-    assert suite_for(0, 0, 0) is None
-    assert suite_for(3, 1, 1) is None
+    assert suite_for(SUITES, 1, 1, 1) is SUITE_3
+    assert suite_for(SUITES, 3, 4, 1) is SUITE_17
+    assert suite_for(SUITES, 0, 0, 0) is None
+    assert suite_for(SUITES, 3, 1, 1) is None
+    assert suite_for([SUITE_3], 3, 4, 1) is None
 
 
 @given(st.binary(max_size=120), st.sampled_from([15, 20]))

@@ -59,9 +59,11 @@ class _CommandActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Command
     COMMAND_ACTION_POWER_OFF: _CommandAction.ValueType  # 2
     """Powers off hard; done when the BMC reads back off."""
     COMMAND_ACTION_RESET: _CommandAction.ValueType  # 3
-    """Hard reset."""
+    """Hard reset, sent at most once; the BMC's word is the only proof. FAILED with POWERED_OFF when the machine is off, with
+    OUTCOME_UNKNOWN when the answer was lost.
+    """
     COMMAND_ACTION_CYCLE: _CommandAction.ValueType  # 4
-    """Off, then on."""
+    """Off, seen off, on, seen on; a machine that was off is switched on."""
     COMMAND_ACTION_BOOT_PXE: _CommandAction.ValueType  # 5
     """Next and later boots from the network; read back."""
     COMMAND_ACTION_BOOT_DISK: _CommandAction.ValueType  # 6
@@ -73,7 +75,7 @@ class _CommandActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Command
     COMMAND_ACTION_IDENTIFY_OFF: _CommandAction.ValueType  # 9
     """Identify LED off."""
     COMMAND_ACTION_PXE_CYCLE: _CommandAction.ValueType  # 10
-    """Boots from the network now: boot device PXE, then a power cycle (or power on, when off)."""
+    """Boots from the network now: boot device PXE, read back, then COMMAND_ACTION_CYCLE."""
 
 class CommandAction(_CommandAction, metaclass=_CommandActionEnumTypeWrapper):
     """What a command does."""
@@ -85,9 +87,11 @@ COMMAND_ACTION_POWER_ON: CommandAction.ValueType  # 1
 COMMAND_ACTION_POWER_OFF: CommandAction.ValueType  # 2
 """Powers off hard; done when the BMC reads back off."""
 COMMAND_ACTION_RESET: CommandAction.ValueType  # 3
-"""Hard reset."""
+"""Hard reset, sent at most once; the BMC's word is the only proof. FAILED with POWERED_OFF when the machine is off, with
+OUTCOME_UNKNOWN when the answer was lost.
+"""
 COMMAND_ACTION_CYCLE: CommandAction.ValueType  # 4
-"""Off, then on."""
+"""Off, seen off, on, seen on; a machine that was off is switched on."""
 COMMAND_ACTION_BOOT_PXE: CommandAction.ValueType  # 5
 """Next and later boots from the network; read back."""
 COMMAND_ACTION_BOOT_DISK: CommandAction.ValueType  # 6
@@ -99,7 +103,7 @@ COMMAND_ACTION_IDENTIFY_ON: CommandAction.ValueType  # 8
 COMMAND_ACTION_IDENTIFY_OFF: CommandAction.ValueType  # 9
 """Identify LED off."""
 COMMAND_ACTION_PXE_CYCLE: CommandAction.ValueType  # 10
-"""Boots from the network now: boot device PXE, then a power cycle (or power on, when off)."""
+"""Boots from the network now: boot device PXE, read back, then COMMAND_ACTION_CYCLE."""
 Global___CommandAction: _TypeAlias = CommandAction  # noqa: Y015
 
 class _CommandState:
@@ -175,11 +179,11 @@ class Bmc(_message.Message):
     has_password: _builtins.bool
     """Whether a password is stored. Output only."""
     desired_power: Global___Power.ValueType
-    """Power that is wanted; unspecified leaves it to others."""
+    """Power that is wanted; unspecified leaves it to others. While it is set, commands that switch power move it along."""
     reported_power: Global___Power.ValueType
     """Power when last observed. Output only."""
     error: _builtins.str
-    """Why the last exchange failed; empty when it did not. Output only."""
+    """Why the last exchange failed, as `REASON: text`; empty when it did not. Output only."""
     login_blocked: _builtins.bool
     """Set after two refused logins: nothing is tried until the credentials change. Output only."""
     version: _builtins.str
@@ -255,7 +259,9 @@ class Command(_message.Message):
     error: _builtins.str
     """Why it failed; empty when it did not."""
     reason: _builtins.str
-    """Machine-readable reason in UPPER_SNAKE_CASE: TIMEOUT, AUTH_FAILED, LOGIN_BLOCKED, SESSIONS_FULL, NOT_REACHED, …"""
+    """Machine-readable reason in UPPER_SNAKE_CASE: TIMEOUT, AUTH_FAILED, LOGIN_BLOCKED, NO_CREDENTIALS,
+    SESSIONS_FULL, UNSUPPORTED, REFUSED, NOT_REACHED, POWERED_OFF, OUTCOME_UNKNOWN, DEADLINE, BMC_DELETED, …
+    """
     allocation: _builtins.str
     """Allocation that it was given for; may be empty."""
     requester: _builtins.str

@@ -277,6 +277,11 @@ async def test_a_failure_names_its_own_time(things: Database, eventually: Eventu
     assert 58 < minutes <= 60
 
 
+async def _has(db: Database, key: str, **columns: object) -> bool:
+    row = await queue_row(db, key)
+    return row is not None and all(row[name] == value for name, value in columns.items())
+
+
 async def _reason_is(db: Database, key: str, reason: str) -> bool:
     row = await queue_row(db, key)
     return row is not None and row["reason"] == reason and row["holder"] is None
@@ -386,13 +391,11 @@ async def test_a_phase_that_lasts_too_long_is_overdue_at_its_deadline(things: Da
         # Far longer than the deadline: the controller has to look by itself when it passes.
         return Wait("NO_SIGNAL", "waits for a signal", timedelta(hours=1))
 
-    reconciler = Things(do, deadlines={"A": timedelta(seconds=0.3)})
+    reconciler = Things(do, deadlines={"A": timedelta(seconds=1.5)})
     await add(things, "x")
     async with running(Controller(reconciler, things)):
         await eventually(lambda: any(overdue for _, _, overdue in reconciler.saved))
-        row = await queue_row(things, "x")
-        assert row is not None
-        assert row["overdue"]
+        await eventually(lambda: _has(things, "x", overdue=True))
     assert [overdue for _, _, overdue in reconciler.saved] == [False, True]
     async with things.connection() as connection:
         lines = await read_history(connection, "thing", "x")
@@ -420,9 +423,7 @@ async def test_a_new_phase_starts_its_own_clock(things: Database, eventually: Ev
             await connection.execute("UPDATE thing SET phase = 'B', version = version + 1 WHERE key = 'x'")
             await enqueue(connection, "thing", "x")
         await eventually(lambda: not reconciler.saved[-1][2])
-        row = await queue_row(things, "x")
-        assert row is not None
-        assert row["phase"] == "B"
+        await eventually(lambda: _has(things, "x", phase="B", overdue=False))
 
 
 async def test_no_more_keys_run_at_once_than_there_are_workers(things: Database, eventually: Eventually) -> None:
@@ -470,13 +471,29 @@ async def test_two_replicas_never_act_on_one_key_at_once(things: Database, event
     assert collisions == []
 
 
+async def test_a_due_key_is_claimed_by_one_of_many(things: Database) -> None:
+    keys = [f"k{number:02}" for number in range(30)]
+    await add(things, *keys)
+    claimed: list[str] = []
+
+    async def take(number: int) -> None:
+        async with things.connection() as connection:
+            for _ in range(10):
+                claims = await queue_module.claim(connection, "thing", f"worker-{number}", timedelta(minutes=1), 2)
+                claimed.extend(each.key for each in claims)
+
+    await asyncio.gather(*(take(number) for number in range(8)))
+    assert sorted(claimed) == keys
+
+
 async def _empty(db: Database) -> bool:
     async with db.connection() as connection:
         return not bool(await connection.fetchval("SELECT EXISTS (SELECT FROM reconcile_queue)"))
 
 
+@pytest.mark.parametrize("successor", ["has finished", "is at work"])
 async def test_a_worker_that_was_given_up_for_dead_can_no_longer_write(
-    things: Database, eventually: Eventually
+    things: Database, eventually: Eventually, successor: str
 ) -> None:
     """The first worker hangs so that it cannot even beat; the second takes over; the first then tries to save."""
     entered, leave = asyncio.Event(), asyncio.Event()
@@ -486,7 +503,12 @@ async def test_a_worker_that_was_given_up_for_dead_can_no_longer_write(
         await leave.wait()
         return Go("WRITTEN-BY-THE-DEAD")
 
-    async def quick(thing: Thing) -> Outcome:
+    taken_over, finish = asyncio.Event(), asyncio.Event()
+
+    async def take_over(thing: Thing) -> Outcome:
+        taken_over.set()
+        if successor == "is at work":
+            await finish.wait()
         return Wait("TAKEN_OVER", "", timedelta(hours=1))
 
     class Hung(Controller):
@@ -504,7 +526,7 @@ async def test_a_worker_that_was_given_up_for_dead_can_no_longer_write(
             self.saved.append((snapshot.key, outcome, overdue))
 
     lease = timedelta(seconds=0.5)
-    dead, alive = NoVersions(slow), NoVersions(quick)
+    dead, alive = NoVersions(slow), NoVersions(take_over)
     await add(things, "x")
     hung = Hung(dead, things, lease=lease)
     async with running(hung):
@@ -512,13 +534,18 @@ async def test_a_worker_that_was_given_up_for_dead_can_no_longer_write(
         work = hung._running["x"]
         work.end_alarm()
         async with running(Controller(alive, things, lease=lease)):
-            await eventually(lambda: _reason_is(things, "x", "TAKEN_OVER"))
+            await eventually(taken_over.is_set)
+            if successor == "has finished":
+                await eventually(lambda: _reason_is(things, "x", "TAKEN_OVER"))
             row = await queue_row(things, "x")
             assert row is not None
             assert row["fence"] > work.held.fence
             leave.set()
             await eventually(lambda: bool(dead.saved), what="the dead one has tried to save")
             await eventually(lambda: not work.runs)
+            assert await phase_of(things, "x") == "A"
+            finish.set()
+            await eventually(lambda: _reason_is(things, "x", "TAKEN_OVER"))
     assert await phase_of(things, "x") == "A"
     async with things.connection() as connection:
         lines = await read_history(connection, "thing", "x")

@@ -1,24 +1,175 @@
-"""A migrated ipam schema, and what tests of the SQL functions need around a prefix."""
+"""ipam as it runs, with a tenancy that knows a few tokens; and its bare schema for tests of the SQL functions."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import pytest
+from metal_ipam.service import SPEC
 from metal_kit.db import Database
-from metal_kit.migrations import migrate
+from metal_kit.errors import Unauthenticated
+from metal_kit.identity import service_id
+from metal_kit.runtime import RunningService
+from metalplane.common.v1.access_pb2 import PlaneRole, Role
+from metalplane.ipam.v1 import ip_pb2, network_pb2, prefix_pb2
+from metalplane.ipam.v1.ip_pb2_grpc import IpServiceStub
+from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceStub
+from metalplane.ipam.v1.pool_pb2_grpc import PoolServiceStub
+from metalplane.ipam.v1.prefix_pb2_grpc import PrefixServiceStub
+from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse
+from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer, add_TokenServiceServicer_to_server
 
-NewPrefix = Callable[..., Awaitable[int]]
+OPERATOR, VIEWER = "operator", "viewer"
+PROJECT = "0198c1d2-0000-7000-8000-00000000000a"
+OTHER_PROJECT = "0198c1d2-0000-7000-8000-00000000000b"
+_PLANE_ROLES = {OPERATOR: PlaneRole.PLANE_ROLE_OPERATOR, VIEWER: PlaneRole.PLANE_ROLE_VIEWER}
+_PROJECT_ROLES = {"editor": Role.ROLE_EDITOR, "member": Role.ROLE_VIEWER}
+
+
+class Tokens(TokenServiceServicer):
+    """Tokens `operator`, `viewer`, `editor <project>` and `member <project>` hold."""
+
+    async def CheckToken(self, request: CheckTokenRequest, context: Any) -> CheckTokenResponse:
+        answer = CheckTokenResponse()
+        answer.token.id = request.secret
+        answer.token.user = request.secret.replace(" ", "-")
+        kind, _, project = request.secret.partition(" ")
+        if kind in _PLANE_ROLES:
+            answer.token.plane_role = _PLANE_ROLES[kind]
+        elif kind in _PROJECT_ROLES:
+            answer.token.project_roles[project] = _PROJECT_ROLES[kind]
+        else:
+            raise Unauthenticated("TOKEN_INVALID", "the token does not hold")
+        return answer
+
+
+@dataclass
+class Ipam:
+    """One or more replicas of ipam on one database, called as an operator, a project or a service."""
+
+    replicas: list[RunningService]
+    make_stub: Callable[..., Any]
+    start_replica: Callable[[], Awaitable[RunningService]]
+    database_url: str
+
+    def networks(self, token: str = OPERATOR) -> Any:
+        return self.make_stub(self.replicas[0], NetworkServiceStub, token=token)
+
+    def prefixes(self, token: str = OPERATOR) -> Any:
+        return self.make_stub(self.replicas[0], PrefixServiceStub, token=token)
+
+    def ips(self, token: str = f"editor {PROJECT}", *, replica: int = 0) -> Any:
+        return self.make_stub(self.replicas[replica], IpServiceStub, token=token)
+
+    def ips_as_allocation(self, *, replica: int = 0) -> Any:
+        return self.make_stub(self.replicas[replica], IpServiceStub, as_=service_id("allocation"))
+
+    def pools_as_allocation(self) -> Any:
+        return self.make_stub(self.replicas[0], PoolServiceStub, as_=service_id("allocation"))
+
+    def pools(self, token: str = OPERATOR) -> Any:
+        return self.make_stub(self.replicas[0], PoolServiceStub, token=token)
+
+    async def add_replica(self) -> None:
+        self.replicas.append(await self.start_replica())
+
+    async def create(self, token: str = OPERATOR, **fields: Any) -> network_pb2.Network:
+        """A network; `length` is a (v4, v6) pair."""
+        request = network_pb2.CreateNetworkRequest()
+        if length := fields.pop("length", None):
+            request.length.CopyFrom(network_pb2.PrefixLengths(ipv4=length[0], ipv6=length[1]))
+        for name in ("default_child_prefix_length", "min_child_prefix_length"):
+            if name in fields:
+                fields[name] = network_pb2.PrefixLengths(ipv4=fields[name][0], ipv6=fields[name][1])
+        request.request_id = fields.pop("request_id", "")
+        request.network.CopyFrom(network_pb2.Network(**fields))
+        answer: network_pb2.Network = await self.networks(token).CreateNetwork(request)
+        return answer
+
+    async def external(self, network_id: str, *prefixes: str, vrf: int = 0) -> network_pb2.Network:
+        """An external network; its VRF number is made up unless given."""
+        number = vrf or 1000 + sum(network_id.encode())
+        return await self.create(id=network_id, type=network_pb2.NETWORK_TYPE_EXTERNAL, prefixes=prefixes, vrf=number)
+
+    async def super(self, network_id: str = "super", **fields: Any) -> network_pb2.Network:
+        """A super network, dual stack unless told otherwise."""
+        fields.setdefault("prefixes", ["10.0.0.0/16", "fd00::/32"])
+        fields.setdefault("default_child_prefix_length", (22, 64))
+        return await self.create(id=network_id, type=network_pb2.NETWORK_TYPE_SUPER, **fields)
+
+    async def child(self, parent: str = "super", project: str = PROJECT, **fields: Any) -> network_pb2.Network:
+        """A child network of the project."""
+        return await self.create(
+            f"editor {project}",
+            type=fields.pop("type", network_pb2.NETWORK_TYPE_CHILD),
+            parent=parent,
+            project=project,
+            **fields,
+        )
+
+    async def acquire(self, *wishes: ip_pb2.IpWish, stub: Any = None, **fields: Any) -> list[ip_pb2.Ip]:
+        """Addresses for PROJECT."""
+        request = ip_pb2.AcquireIpsRequest(project=fields.pop("project", PROJECT), wishes=wishes, **fields)
+        answer = await (stub or self.ips()).AcquireIps(request)
+        return list(answer.ips)
+
+    async def list_ips(self, **fields: Any) -> list[ip_pb2.Ip]:
+        answer = await self.ips(OPERATOR).ListIps(ip_pb2.ListIpsRequest(page_size=500, **fields))
+        return list(answer.ips)
+
+    async def clean(self) -> None:
+        """The accounts of every prefix and pool are right."""
+        answer = await self.prefixes().VerifyPrefixes(prefix_pb2.VerifyPrefixesRequest(), timeout=60)
+        assert list(answer.findings) == []
+
+    async def get(self, network_id: str, token: str = OPERATOR) -> network_pb2.Network:
+        answer: network_pb2.Network = await self.networks(token).GetNetwork(
+            network_pb2.GetNetworkRequest(id=network_id)
+        )
+        return answer
+
+    async def delete(self, network_id: str, token: str = OPERATOR) -> None:
+        await self.networks(token).DeleteNetwork(network_pb2.DeleteNetworkRequest(id=network_id))
 
 
 @pytest.fixture
-async def ipam_url(database_url: str) -> str:
+async def start_ipam(
+    start_service: Callable[..., Any], start_peer: Callable[..., Any], stub: Callable[..., Any], new_database: Any
+) -> Callable[..., Awaitable[Ipam]]:
+    """`await start_ipam(**settings)`: the service with these settings; everything about it is verified by the test."""
+
+    async def start_one(url: str = "", **settings: Any) -> Ipam:
+        tenancy = await start_peer(
+            "tenancy", (add_TokenServiceServicer_to_server, Tokens(), "metalplane.tenancy.v1.TokenService")
+        )
+        database_url = url or await new_database("ipam", "metal_ipam")
+
+        async def start_replica() -> RunningService:
+            running: RunningService = await start_service(
+                SPEC, peers={"tenancy": tenancy}, database_url=database_url, **settings
+            )
+            return running
+
+        return Ipam([await start_replica()], stub, start_replica, database_url)
+
+    return start_one
+
+
+@pytest.fixture
+async def ipam(start_ipam: Callable[..., Awaitable[Ipam]]) -> AsyncIterator[Ipam]:
+    """The service with its default settings; whatever a test did, its accounts are right afterwards."""
+    service = await start_ipam()
+    yield service
+    await service.clean()
+
+
+@pytest.fixture
+async def ipam_url(new_database: Callable[..., Awaitable[str]]) -> str:
     """URL of a database with the service's schema `ipam`."""
-    await migrate(database_url, "ipam", "metal_ipam")
-    return database_url
+    return await new_database("ipam", "metal_ipam")
 
 
 @pytest.fixture
@@ -29,24 +180,6 @@ async def db(ipam_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-async def open_connection(url: str) -> asyncpg.Connection:
-    """A bare connection with the schema on its path; jsonb as Python values."""
-    connection = await asyncpg.connect(url, server_settings={"search_path": "ipam, public"}, timeout=10)
-    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
-    return connection
-
-
-async def new_prefix(connection: asyncpg.Connection, cidr: str, kind: str = "leaf", *, all_usable: bool = False) -> int:
-    """A root prefix in a namespace and network of its own."""
-    name = uuid4().hex
-    namespace = await connection.fetchval("INSERT INTO namespace (name) VALUES ($1) RETURNING id", name)
-    await connection.execute(
-        "INSERT INTO network (id, namespace_id, type) VALUES ($1, $2, 'external')", name, namespace
-    )
-    row = await connection.fetchrow(
-        "SELECT * FROM create_root($1, $2, $3::text::cidr, $4, $5, '0', 'test')",
-        *(namespace, name, cidr, kind, all_usable),
-    )
-    assert row is not None
-    assert row["outcome"] == "ok"
-    return int(row["prefix_id"])
+def new_id() -> str:
+    """A request id."""
+    return str(uuid4())

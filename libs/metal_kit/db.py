@@ -152,7 +152,7 @@ class Database:
             connection = await self.pool.acquire(timeout=ACQUIRE_SECONDS)
         except TimeoutError as error:
             raise Unavailable("DATABASE_BUSY", "all database connections are in use; try again") from error
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise _unavailable() from error
         try:
             yield connection
@@ -163,6 +163,10 @@ class Database:
             raise InvalidArgument("INVALID_TEXT", "a text of the request holds a NUL character") from error
         except _CONFLICT as error:
             raise Aborted("CONCURRENT_CHANGE", "lost against a concurrent change; try again") from error
+        except asyncpg.InternalClientError as error:
+            # The server hung up at a moment for which asyncpg's state machine has no name. The connection is of no use.
+            connection.terminate()
+            raise _unavailable() from error
         except _UNREACHABLE as error:
             # An InterfaceError on a living connection is a defect of ours (wrong arguments), not an outage.
             if isinstance(error, asyncpg.InterfaceError) and not _is_dead(connection):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC
 
 from metalplane.inventory.v1 import hardware_pb2, image_pb2, layout_pb2, machine_pb2, size_pb2
@@ -66,11 +65,6 @@ def size(message: size_pb2.Size) -> sizes.Size:
             for each in message.constraints
         ),
     )
-
-
-def size_list(messages: Iterable[size_pb2.Size]) -> list[sizes.Size]:
-    """Several sizes."""
-    return [size(message) for message in messages]
 
 
 def image(message: image_pb2.Image) -> images.Image:

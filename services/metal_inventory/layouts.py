@@ -134,11 +134,6 @@ class Layout:
     sizes: tuple[str, ...] = ()
     images: tuple[ImageConstraint, ...] = ()
 
-    @property
-    def reinstallable(self) -> bool:
-        """Whether a reinstallation would have a disk to install on."""
-        return any(disk.wipe_on_reinstall for disk in self.disks)
-
 
 def partition_device(device: str, number: int) -> str:
     """The kernel's name of a partition: names that end in a digit (NVMe, eMMC) get a ``p`` before the number."""

@@ -11,6 +11,7 @@ from metal_inventory import snapshot
 from metal_inventory.binding import EXPLANATIONS, Refusal, refuse_bind, refuse_unbind
 from metal_inventory.liveliness import liveliness
 from metal_inventory.store.machines import MachineStore
+from metal_inventory.telemetry import REFUSED_BINDS
 
 _ELSEWHERE = "SELECT id::text FROM machine WHERE allocation_id = $1 AND id <> $2"
 
@@ -31,6 +32,7 @@ class BindingStore:
         machine = snapshot.bindable(row)
         refusal = refuse_bind(machine, now=row["now"], allocation_id=allocation, allow_tainted=allow_tainted)
         if refusal is not None:
+            REFUSED_BINDS.labels(refusal.value).inc()
             raise _refused(row, refusal)
         if machine.allocation_id == allocation:
             return snapshot.machine(row)

@@ -17,6 +17,7 @@ from metal_inventory import snapshot
 from metal_inventory.lifecycle import HISTORY_LIMIT, Event, EventType, Progress, State, Verdict, receive
 from metal_inventory.liveliness import Liveliness
 from metal_inventory.store.machines import MachineStore
+from metal_inventory.telemetry import EVENTS
 
 # Whoever gets past registering is no longer where its waiting lease was given.
 _KEEPS_LEASE = frozenset({State.REGISTERING, State.WAITING})
@@ -83,6 +84,7 @@ class EventStore:
             reception = receive(progress, event, allocated=row["allocation_id"] is not None)
             progress = reception.progress
             verdicts.append(reception.verdict)
+            EVENTS.labels(report.type.value, reception.verdict.value).inc()
             if reception.stored is not None:
                 sequence += 1
                 await self._append(conn, machine, sequence, reception.stored)

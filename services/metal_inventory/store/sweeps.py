@@ -10,6 +10,7 @@ from metal_kit.db import Connection
 
 from metal_inventory.liveliness import SILENCE_LIMIT
 from metal_inventory.store.machines import MachineStore
+from metal_inventory.telemetry import SILENCED
 
 BATCH = 200
 
@@ -51,6 +52,7 @@ class SweepStore:
         """Bring the liveliness of some machines up to date; how many changed, and whether the batch was full."""
         stale = [row["id"] for row in await conn.fetch(_STALE, SILENCE_LIMIT, BATCH)]
         changed = [row["machine"] for row in await conn.fetch(_JUDGE, SILENCE_LIMIT, stale)] if stale else []
+        SILENCED.inc(len(changed))
         for machine in changed:
             await self._machines.change(conn, machine)
             await self._machines.publish(conn, machine)

@@ -213,7 +213,7 @@ class Inventory:
         response = await self.boot().RecordEvents(request)
         return [pb.EventOutcome.Name(each).removeprefix("EVENT_OUTCOME_") for each in response.outcomes]
 
-    async def register(self, machine: str, *, parts: hw.Hardware | None = None, session: str = "") -> pb.Machine:
+    async def register(self, machine: str, *, parts: hw.Hardware | None = None, session: str = "") -> Any:
         return await self.boot().RegisterMachine(
             pb.RegisterMachineRequest(
                 partition=PARTITION,
@@ -225,7 +225,7 @@ class Inventory:
             )
         )
 
-    async def wipe(self, machine: pb.Machine, *, error: str = "") -> pb.Machine:
+    async def wipe(self, machine: pb.Machine, *, error: str = "") -> Any:
         results = [
             hw.WipeResult(serial=disk.serial, name=disk.name, method="nvme-format", verified=not error, error=error)
             for disk in machine.hardware.disks
@@ -236,9 +236,7 @@ class Inventory:
             )
         )
 
-    async def lease(
-        self, machine: pb.Machine, *, holder: str, waiting: bool = True, seconds: float = 60
-    ) -> pb.SetWaitingResponse:
+    async def lease(self, machine: pb.Machine, *, holder: str, waiting: bool = True, seconds: float = 60) -> Any:
         ttl = Duration()
         ttl.FromMilliseconds(int(seconds * 1000))
         return await self.boot().SetWaiting(
@@ -252,7 +250,7 @@ class Inventory:
             )
         )
 
-    async def waiting(self, id_: str, *, holder: str = "") -> pb.Machine:
+    async def waiting(self, id_: str, *, holder: str = "") -> Any:
         """A machine all the way from its first event to waiting."""
         await self.report(id_, "PXE_BOOTING", "PREPARING", "REGISTERING")
         machine = await self.wipe(await self.register(id_))
@@ -261,20 +259,20 @@ class Inventory:
         assert response.waiting
         return await self.get(id_)
 
-    async def get(self, id_: str, **who: Any) -> pb.Machine:
+    async def get(self, id_: str, **who: Any) -> Any:
         return await self.machines(**who).GetMachine(pb.GetMachineRequest(id=id_))
 
-    async def bind(self, id_: str, allocation: str, project: str, *, allow_tainted: bool = False) -> pb.Machine:
+    async def bind(self, id_: str, allocation: str, project: str, *, allow_tainted: bool = False) -> Any:
         return await self.machines(ALLOCATION).BindMachine(
             pb.BindMachineRequest(machine=id_, allocation=allocation, project=project, allow_tainted=allow_tainted)
         )
 
-    async def unbind(self, id_: str, allocation: str) -> pb.Machine:
+    async def unbind(self, id_: str, allocation: str) -> Any:
         return await self.machines(ALLOCATION).UnbindMachine(
             pb.UnbindMachineRequest(machine=id_, allocation=allocation)
         )
 
-    async def set_state(self, id_: str, state: str, description: str = "") -> pb.Machine:
+    async def set_state(self, id_: str, state: str, description: str = "") -> Any:
         return await self.machines().SetMachineState(
             pb.SetMachineStateRequest(
                 id=id_, state=pb.MachineState.Value(f"MACHINE_STATE_{state}"), description=description
@@ -347,7 +345,10 @@ async def _world(directory: Path, database_url: str, settings: dict[str, Any]) -
         fabric = Fabric()
         settings["peers"] = {
             "tenancy": await peer(
-                "tenancy", add_TokenServiceServicer_to_server, Tenancy(), "metalplane.tenancy.v1.TokenService"
+                "tenancy",
+                add_TokenServiceServicer_to_server,
+                Tenancy(),  # type: ignore[abstract]
+                "metalplane.tenancy.v1.TokenService",
             ),
             "fabric": await peer(
                 "fabric", add_CablingServiceServicer_to_server, fabric, "metalplane.fabric.v1.CablingService"

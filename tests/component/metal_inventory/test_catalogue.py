@@ -186,7 +186,7 @@ async def test_a_size_in_use_by_machines_or_layouts_is_not_deleted(inventory: An
 
 async def resolve(inventory: Any, name: str, feature: int = 0) -> str:
     request = image_pb2.ResolveImageRequest(image=name, feature=feature)  # type: ignore[arg-type]
-    return (await inventory.images("member x").ResolveImage(request)).id
+    return str((await inventory.images("member x").ResolveImage(request)).id)
 
 
 async def test_a_new_image_is_a_preview_that_expires_after_ninety_days(inventory: Any) -> None:
@@ -259,7 +259,7 @@ async def test_a_wrong_image_is_refused_by_its_field(inventory: Any, change: dic
 
 async def match(inventory: Any, name: str, machine: str = "") -> str:
     request = layout_pb2.MatchFilesystemLayoutRequest(size="c1-medium", image=name, machine=machine)
-    return (await inventory.layouts("member x").MatchFilesystemLayout(request)).id
+    return str((await inventory.layouts("member x").MatchFilesystemLayout(request)).id)
 
 
 async def test_the_layout_for_a_size_and_an_image_is_found(inventory: Any) -> None:

@@ -94,7 +94,7 @@ async def test_a_system_that_announces_itself_on_a_leaf_has_phoned_home(
     await announce(client, M1)
 
     async def home() -> bool:
-        return (await inventory_on_bus.get(M1)).lifecycle.state == pb.LIFECYCLE_STATE_PHONED_HOME
+        return bool((await inventory_on_bus.get(M1)).lifecycle.state == pb.LIFECYCLE_STATE_PHONED_HOME)
 
     await eventually(home)
     request = pb.ListMachineEventsRequest(machine=M1, page_size=1)
@@ -115,7 +115,7 @@ async def test_announcements_create_no_machine_and_touch_none_of_another_partiti
     await announce(client, third)  # events of one stream are handled in order: this one is the last
 
     async def handled() -> bool:
-        return (await inventory_on_bus.get(third)).lifecycle.state == pb.LIFECYCLE_STATE_PHONED_HOME
+        return bool((await inventory_on_bus.get(third)).lifecycle.state == pb.LIFECYCLE_STATE_PHONED_HOME)
 
     await eventually(handled)
     assert await inventory_on_bus.get(M1) == before

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from metal_kit.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from metal_inventory.contract import STATE_NUMBERS
+from metal_inventory.lifecycle import Event, EventType, Progress, receive
+from metal_kit.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Problem
 from metal_kit.identity import partition_agent_id
 from metalplane.inventory.v1 import machine_pb2 as pb
 
@@ -189,3 +193,49 @@ async def test_late_events_of_an_old_allocation_do_not_reach_the_next_one(invent
     await inventory.bind(M1, new, project)
     assert await inventory.report(M1, "MACHINE_RECLAIM", allocation=old) == ["DROPPED"]
     assert await inventory.report(M1, "MACHINE_RECLAIM", allocation=new) == ["ACCEPTED"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_stored_histories_are_what_the_rules_make_of_the_events(inventory: Any, seed: int) -> None:
+    """Random events in several requests, against the pure rules folded over the same events."""
+    choice = random.Random(seed)
+    progress, expected, stored, outcomes = Progress(), [], [], []
+    start = datetime.now(UTC)
+    for _ in range(6):
+        types = choice.choices(list(EventType), k=10)
+        for type_ in types:
+            reception = receive(progress, Event(type_, start), allocated=False)
+            progress = reception.progress
+            expected.append(reception.verdict.name)
+            stored += [reception.stored] if reception.stored else []
+        outcomes += await inventory.report(M1, *(type_.name for type_ in types))
+    assert outcomes == expected
+    events = (await history(inventory, M1))[::-1]
+    assert [event.sequence for event in events] == list(range(1, len(stored) + 1))[-100:]
+    assert [event.message for event in events] == [event.message for event in stored]
+    machine = await inventory.get(M1)
+    assert machine.lifecycle.state == STATE_NUMBERS[progress.state]
+    assert machine.lifecycle.crash_loop == progress.crash_loop
+    assert machine.lifecycle.failed_reclaim == progress.failed_machine_reclaim
+    assert machine.lifecycle.last_error.message == (progress.last_error.message if progress.last_error else "")
+
+
+async def test_an_event_and_what_is_told_of_it_are_stored_together_or_not_at_all(
+    inventory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*args: Any, **more: Any) -> None:
+        raise RuntimeError("the outbox is full")
+
+    await inventory.report(M1, "PXE_BOOTING")
+    before = await inventory.get(M1)
+    event = pb.ReportedEvent(id=str(uuid4()), type=CRASHED)
+    request = pb.RecordEventsRequest(partition=PARTITION, machine=M1, events=[event])
+    with monkeypatch.context() as patch:
+        patch.setattr("metal_kit.outbox.emit", broken)
+        with pytest.raises(Problem) as failed:
+            await inventory.boot().RecordEvents(request)
+        assert "outbox" not in failed.value.message
+    assert await inventory.get(M1) == before
+    assert len(await history(inventory, M1)) == 1
+    # The sender's retry is a first time.
+    assert list((await inventory.boot().RecordEvents(request)).outcomes) == [pb.EVENT_OUTCOME_ACCEPTED]

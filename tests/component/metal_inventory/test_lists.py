@@ -200,7 +200,7 @@ async def test_silence_is_noticed_told_once_and_ended_by_the_next_event(
     await inventory.silent_for(id_, "5 minutes 1 second")
 
     async def noticed() -> bool:
-        return (await inventory.get(id_)).lifecycle.liveliness == expected
+        return bool((await inventory.get(id_)).lifecycle.liveliness == expected)
 
     await eventually(noticed)
     [told] = await inventory.sql("SELECT count(*) AS n FROM change WHERE entity_id = $1", id_)

@@ -176,7 +176,7 @@ async def test_a_lease_that_nobody_renews_ends_and_is_told(inventory: Any, event
 
 async def _is(inventory: Any, query: str, value: object) -> bool:
     [row] = await inventory.sql(query)
-    return row[0] == value
+    return bool(row[0] == value)
 
 
 async def test_a_renewal_prolongs_the_lease_without_a_new_version(inventory: Any) -> None:

@@ -47,7 +47,7 @@ def test_naming_a_machine_overrides_the_taint_and_nothing_else() -> None:
     [
         (replace(FREE, allocation_id="mine"), None),
         (FREE, None),
-        (replace(FREE, allocation_id="other"), Refusal.BOUND_TO_OTHER),
+        (replace(FREE, allocation_id="other", admin_state=LOCKED), None),
         (replace(FREE, allocation_id="mine", admin_state=LOCKED), Refusal.LOCKED),
         (replace(FREE, allocation_id="mine", admin_state=TAINTED), None),
     ],

@@ -146,8 +146,3 @@ def test_a_layout_fits_disks_that_are_there_and_large_enough() -> None:
     assert misfits(PLAIN, Hardware(disks=(Disk("sda", 500 * mib),))) == []
     assert "500 MiB" in misfits(PLAIN, Hardware(disks=(Disk("/dev/sda", 500 * mib - 1),)))[0]
     assert misfits(PLAIN, Hardware(disks=(Disk("/dev/sdb", 500 * mib),))) == ["the machine has no disk /dev/sda"]
-
-
-def test_only_a_layout_that_wipes_a_disk_can_be_reinstalled() -> None:
-    assert PLAIN.reinstallable
-    assert not STACKED.reinstallable

@@ -171,7 +171,7 @@ def sizes_of(draw: st.DrawFn, machine: Hardware, id_: str) -> Size:
         return Constraint(kind, max(0, value - draw(slack)), value + draw(slack), pattern)
 
     constraints = [around(MEMORY, "", machine.memory_bytes)]
-    if machine.cpus or draw(st.booleans()):
+    if draw(st.booleans()) or machine.cpus:
         constraints.append(around(CORES, "", sum(cpu.cores for cpu in machine.cpus)))
     disks = [(disk.name, disk.size_bytes) for disk in machine.disks]
     for kind, items in ((STORAGE, disks), (GPU, [(gpu.model, 1) for gpu in machine.gpus])):

@@ -26,9 +26,6 @@ RPC_SECONDS = Histogram(
 )
 RPC_TOTAL = Counter("metalplane_rpc_server_calls", "Calls that ended, by status code.", ["method", "code"])
 RPC_RUNNING = Gauge("metalplane_rpc_server_running", "Calls and streams that are running now.", ["method"])
-RPC_CLIENT_TOTAL = Counter(
-    "metalplane_rpc_client_calls", "Calls to other services that ended, by status code.", ["method", "code"]
-)
 BACKGROUND_FAILURES = Counter(
     "metalplane_background_failures", "Background tasks that ended although they should not have.", ["task"]
 )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -23,7 +23,7 @@ from metal_kit.server import Limits, Server, Servicer
 from metal_kit.tls import Identity
 from metal_kit.tokens import TokenVerifier
 from metalplane.common.v1 import access_pb2
-from metalplane.common.v1.access_pb2 import Access
+from metalplane.common.v1.access_pb2 import Access, Agent, PlaneRole, Role, ScopeKind
 
 PACKAGE = "metalplane.test.v1"
 ECHO = f"{PACKAGE}.EchoService"
@@ -40,10 +40,25 @@ _METHODS: list[tuple[str, bool, bool, Access | None]] = [
     ("Both", True, True, _BY_SERVICE),
     ("Open", False, False, Access(public=True)),
     ("Whoever", False, False, Access(authenticated=True)),
-    ("Write", False, False, Access(role=2, scope=1, scope_field="project", services=["tester"])),
-    ("Operate", False, False, Access(plane_role=2)),
-    ("Machine", False, False, Access(agents=[2], scope=3, scope_field="machine")),
-    ("MachineStream", True, True, Access(agents=[2], scope=3, scope_field="machine")),
+    (
+        "Write",
+        False,
+        False,
+        Access(role=Role.ROLE_EDITOR, scope=ScopeKind.SCOPE_KIND_PROJECT, scope_field="project", services=["tester"]),
+    ),
+    ("Operate", False, False, Access(plane_role=PlaneRole.PLANE_ROLE_OPERATOR)),
+    (
+        "Machine",
+        False,
+        False,
+        Access(agents=[Agent.AGENT_MACHINE], scope=ScopeKind.SCOPE_KIND_MACHINE, scope_field="machine"),
+    ),
+    (
+        "MachineStream",
+        True,
+        True,
+        Access(agents=[Agent.AGENT_MACHINE], scope=ScopeKind.SCOPE_KIND_MACHINE, scope_field="machine"),
+    ),
 ]
 
 
@@ -176,6 +191,7 @@ class Plane:
     servicer: EchoServicer
     tokens: Tokens
     stack: AsyncExitStack
+    stub_class: ClassVar[type] = EchoStub
 
     def identity(self, spiffe_id: str, authority: Authority | None = None, **issue: Any) -> Identity:
         """Files of a certificate for this SPIFFE id."""

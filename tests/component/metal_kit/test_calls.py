@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import prometheus_client
 import pytest
 import structlog
-from metal_kit import identity, request
+from metal_kit import identity, interceptor, metrics, request
 from metal_kit.errors import (
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PeerFailed,
@@ -221,3 +223,75 @@ async def test_concurrent_calls_do_not_mix_up_their_callers(plane: Any, message:
     stubs = [plane.stub(token=f"t{n}") for n in range(8)]
     answers = await asyncio.gather(*(stubs[n % 8].Whoever(message(count=n)) for n in range(64)))
     assert [answer.machine for answer in answers] == [f"user:u{n % 8}" for n in range(64)]
+
+
+async def test_a_call_without_a_deadline_does_not_run_for_ever(
+    start_plane: Any, message: Any, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "LONGEST_UNARY", 0.2)
+    plane = await start_plane()
+    channel = plane.peers(plane.identity(identity.service_id("tester"))).channel("echo")
+    call = channel.unary_unary(f"/{names['echo']}/Unary")(message(text="slow").SerializeToString())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call, 10)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_stream_that_never_names_its_scope_is_ended(
+    start_plane: Any, message: Any, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "FIRST_MESSAGE", 0.2)
+    plane = await start_plane()
+    call = plane.stub(identity.machine_id(names["machine"])).MachineStream()
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(call.read(), 10)
+
+
+async def test_a_peer_that_moves_is_found_by_the_stubs_that_exist(start_plane: Any, message: Any) -> None:
+    first, second = await start_plane(), await start_plane()
+    peers = first.peers(first.identity(identity.service_id("tester")))
+    stub = peers.stub(type(first).stub_class, "echo")
+    await stub.Unary(message())
+    peers.set_endpoint("echo", second.server.address)
+    await stub.Unary(message())
+    assert (len(first.servicer.callers), len(second.servicer.callers)) == (1, 1)
+
+
+async def test_a_renewed_client_certificate_is_used_by_the_next_call(plane: Any, message: Any) -> None:
+    files = plane.identity(identity.service_id("tester"))
+    stub = plane.peers(files).stub(type(plane).stub_class, "echo")
+    await stub.Unary(message())
+    plane.authority.issue("next", identity.service_id("stranger")).save(files.cert.parent, files.cert.stem)
+    with pytest.raises(PermissionDenied):
+        await stub.Unary(message())
+
+
+async def test_a_peer_without_an_endpoint_is_named(plane: Any, message: Any) -> None:
+    peers = plane.peers(plane.identity(identity.service_id("tester")))
+    assert peers.has("echo")
+    assert not peers.has("ipam")
+    with pytest.raises(FailedPrecondition, match="ipam"):
+        await peers.stub(type(plane).stub_class, "ipam").Unary(message())
+
+
+async def test_the_metrics_page_counts_calls_by_method_and_code(plane: Any, message: Any) -> None:
+    page = metrics.listen("127.0.0.1:0")
+    try:
+        method = "test.v1.EchoService/Unary"
+        before = _sample(method, "NOT_FOUND")
+        with pytest.raises(NotFound):
+            await plane.stub().Unary(message(text="problem"))
+        assert _sample(method, "NOT_FOUND") == before + 1
+        reader, writer = await asyncio.open_connection("127.0.0.1", page.port)
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = (await asyncio.wait_for(reader.read(), 10)).decode()
+        writer.close()
+        assert f'metalplane_rpc_server_calls_total{{code="NOT_FOUND",method="{method}"}}' in text
+        assert f'metalplane_rpc_server_running{{method="{method}"}} 0.0' in text
+    finally:
+        await asyncio.to_thread(page.close)
+
+
+def _sample(method: str, code: str) -> float:
+    labels = {"method": method, "code": code}
+    return prometheus_client.REGISTRY.get_sample_value("metalplane_rpc_server_calls_total", labels) or 0.0

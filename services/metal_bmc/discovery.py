@@ -2,7 +2,8 @@
 
 A BMC that is registered and got another address is followed there once it has proved, by login, to be the same. One
 that nobody registered is asked once with the factory login: if it lets us in and says which machine it belongs to, it
-is registered; if it refuses, it is never asked again, because guessing passwords on live BMCs locks them.
+is registered. Whoever refuses a login is left alone until somebody registers it, because guessing passwords on live
+BMCs locks them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from metal_bmc.drivers.interface import BmcDriver, DeviceInfo, Target
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.leases import Lease, Network, current, parse
 from metal_bmc.registry import Registry, Wish
-from metal_bmc.store import EndpointStore, SightingStore
+from metal_bmc.store import EndpointStore, Sighting, SightingStore
 
 log = get_logger(__name__)
 
@@ -90,52 +91,73 @@ class Discovery:
                 log.warning("bmc.discovery.lease_not_followed", mac=lease.mac, cause=problem.reason)
 
     async def _follow(self, lease: Lease) -> None:
+        host = str(lease.address)
         async with self._db.connection() as connection:
             known = await self._endpoints.by_mac(connection, self._partition, lease.mac)
-        host = str(lease.address)
-        if known is not None:
-            if known.host != host and known.sealed is not None and not known.blocked:
-                await self._follow_move(known, host)
-            return
-        async with self._db.connection() as connection:
+            if known is not None and known.host == host:
+                return
             sighting = await self._sightings.see(connection, self._partition, lease.mac, host)
-        if self._plan.user and sighting.due and not sighting.refused:
-            await self._onboard(lease.mac, host, sighting.tries)
+        if sighting.refused or not sighting.due:
+            return
+        if known is not None:
+            await self._follow_move(known, sighting)
+        elif self._plan.user:
+            await self._onboard(sighting)
 
-    async def _follow_move(self, known: Endpoint, host: str) -> None:
+    async def _follow_move(self, known: Endpoint, sighting: Sighting) -> None:
+        if known.sealed is None or known.blocked:
+            return
         try:
-            password = self._ring.open(known.machine, known.sealed or b"")
-            target = Target(host, known.port, known.login, password)
-            info = await self._driver.inspect(target, deadline=self._plan.deadline)
-        except (CredentialError, BmcError) as error:
-            log.warning("bmc.discovery.not_followed", machine=known.machine, cause=type(error).__name__)
+            password = self._ring.open(known.machine, known.sealed)
+        except CredentialError as error:
+            log.warning("bmc.credential_unusable", machine=known.machine, cause=str(error))
+            return
+        info = await self._ask(Target(sighting.host, known.port, known.login, password), sighting)
+        if info is None:
             return
         if info.machine and info.machine != known.machine:
             log.warning("bmc.discovery.other_machine", machine=known.machine, reported_machine=info.machine)
+            await self._close(sighting, "OTHER_MACHINE")
             return
-        wish = Wish(known.machine, known.partition, host, known.port, known.mac, known.login, None, known.desired_on)
-        await self._register(wish)
+        await self._register(
+            Wish(
+                machine=known.machine,
+                partition=known.partition,
+                host=sighting.host,
+                port=known.port,
+                mac=known.mac,
+                login=known.login,
+                password=None,
+                desired_on=known.desired_on,
+            )
+        )
 
-    async def _onboard(self, mac: str, host: str, tries: int) -> None:
-        plan = self._plan
-        target = Target(host, plan.port, plan.user, plan.password)
-        try:
-            info = await self._driver.inspect(target, deadline=plan.deadline)
-        except BmcAuthFailed as error:
-            log.warning("bmc.discovery.factory_login_refused", mac=mac)
-            async with self._db.connection() as connection:
-                await self._sightings.refused(connection, self._partition, mac, error.reason)
-            return
-        except BmcError as error:
-            async with self._db.connection() as connection:
-                await self._sightings.postpone(connection, self._partition, mac, error.reason, _SILENT.delay(tries))
+    async def _onboard(self, sighting: Sighting) -> None:
+        info = await self._ask(Target(sighting.host, self._plan.port, self._plan.user, self._plan.password), sighting)
+        if info is None:
             return
         if not info.machine:
-            log.warning("bmc.discovery.no_machine", mac=mac)
-            async with self._db.connection() as connection:
-                await self._sightings.refused(connection, self._partition, mac, "NO_MACHINE_UUID")
+            log.warning("bmc.discovery.no_machine", mac=sighting.mac)
+            await self._close(sighting, "NO_MACHINE_UUID")
             return
-        await self._take_in(mac, host, info)
+        await self._take_in(sighting.mac, sighting.host, info)
+
+    async def _ask(self, target: Target, sighting: Sighting) -> DeviceInfo | None:
+        """Who answers there; None when nobody does or the login is refused, which is then on record."""
+        try:
+            return await self._driver.inspect(target, deadline=self._plan.deadline)
+        except BmcAuthFailed as error:
+            log.warning("bmc.discovery.login_refused", mac=sighting.mac, host=sighting.host)
+            await self._close(sighting, error.reason)
+        except BmcError as error:
+            after = _SILENT.delay(sighting.tries)
+            async with self._db.connection() as connection:
+                await self._sightings.postpone(connection, self._partition, sighting.mac, error.reason, after)
+        return None
+
+    async def _close(self, sighting: Sighting, reason: str) -> None:
+        async with self._db.connection() as connection:
+            await self._sightings.refused(connection, self._partition, sighting.mac, reason)
 
     async def _take_in(self, mac: str, host: str, info: DeviceInfo) -> None:
         plan = self._plan

@@ -1,4 +1,4 @@
-"""Rows of `sighting`: BMCs in the lease file that are not registered, and what became of asking them."""
+"""Rows of `sighting`: BMCs in the lease file that are not known at that address, and what became of asking them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metal_kit.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """An unknown BMC. `refused` ends the matter: the factory login is tried once, never guessed."""
+    """A BMC where we do not expect it. `refused` ends the matter: a login is tried once, never guessed."""
 
     mac: str
     host: str
@@ -37,7 +37,7 @@ class SightingStore:
         return Sighting(**dict(row))
 
     async def refused(self, connection: Connection, partition: str, mac: str, reason: str) -> None:
-        """The factory login does not work there."""
+        """The login does not work there, or the answer says that it cannot be followed up."""
         await connection.execute(
             "UPDATE sighting SET refused = true, reason = $3, tries = tries + 1 WHERE partition = $1 AND mac = $2",
             partition,

@@ -93,6 +93,11 @@ async def test_a_bmc_that_accepts_and_does_nothing_is_found_out(action: str, pla
     assert bmc.chassis.history == []
 
 
+async def test_a_bmc_that_lies_about_power_is_not_believed_to_have_switched(plane: Any, bmc: SimulatedBmc) -> None:
+    bmc.faults.switch_on("lies-about-power")
+    assert outcome(await plane.command(bmc, "POWER_OFF")) == ("FAILED", "NOT_REACHED")
+
+
 async def test_a_bmc_that_hangs_ends_as_a_timeout(plane: Any, bmc: SimulatedBmc) -> None:
     bmc.faults.switch_on("hang")
     command = await plane.command(bmc, "POWER_OFF", timeout=seconds(5))

@@ -116,6 +116,23 @@ async def test_a_bmc_that_moved_is_followed_with_its_own_login(
     assert (await plane.command(bmc, "POWER_OFF")).state == pb.COMMAND_STATE_SUCCEEDED
 
 
+async def test_a_bmc_that_moved_and_refuses_its_login_is_asked_once(
+    plane: Any, new_bmc: NewBmc, lease_file: Path, port: int, options: dict[str, Any], eventually: Eventually
+) -> None:
+    await plane.start(**options)
+    bmc = await new_bmc("127.9.0.7", port, password="changed")
+    friend = await new_bmc("127.9.0.2", port, user="ADMIN", password=FACTORY)
+    old = pb.Bmc(machine=bmc.machine, partition="fra1", address=f"127.9.0.6:{port}", user="metal", mac=MAC.format(7))
+    old.password = "pw-Tr0ub4dor-do-leak"
+    await plane.stub().RegisterBmc(pb.RegisterBmcRequest(bmc=old))
+    show(lease_file, lease("127.9.0.7", 7))
+    await eventually(lambda: plane.rows("SELECT FROM sighting WHERE refused"))
+    show(lease_file, lease("127.9.0.7", 7), lease("127.9.0.2", 2))
+    await eventually(lambda: plane.rows("SELECT FROM endpoint WHERE machine = $1", friend.machine))
+    assert bmc.logins.started == 1
+    assert (await listed(plane))[bmc.machine].address == f"127.9.0.6:{port}"
+
+
 async def test_an_address_that_another_machine_got_is_taken_from_its_old_owner(
     plane: Any, new_bmc: NewBmc, lease_file: Path, port: int, options: dict[str, Any], eventually: Eventually
 ) -> None:

@@ -64,9 +64,12 @@ class LeaseStore:
             await self.end(conn, row)
             return False
         await conn.execute(_TAKE, row["id"], claim.holder, claim.generation, claim.ttl)
+        # A lease that ran out has ended, also before the sweep has said so: whoever was shown a machine that does not
+        # wait must hear that it does again.
+        waits = row["waiting"] and row["lease_expires_at"] is not None and row["lease_expires_at"] > row["now"]
         if row["lifecycle"] in (State.REGISTERING.name, State.WAITING.name):
-            await self._events.record(conn, row, [Report(EventType.ALIVE)], publish=row["waiting"])
-        if not row["waiting"]:
+            await self._events.record(conn, row, [Report(EventType.ALIVE)], publish=waits)
+        if not waits:
             await self._machines.change(conn, row["id"], waiting=True)
             await self._machines.publish(conn, row["id"])
         return True

@@ -64,7 +64,7 @@ CREATE TABLE command (
 CREATE INDEX command_open ON command (machine, id) WHERE state IN ('pending', 'running');
 CREATE INDEX command_by_machine ON command (machine, id DESC);
 
--- BMCs that a lease file showed where we do not know them: what became of the one login there.
+-- BMCs that a lease file showed and that are not registered: what became of the one try with the factory login.
 CREATE TABLE sighting (
     partition text NOT NULL,
     mac text NOT NULL,

@@ -31,34 +31,21 @@ BARE = f"{PACKAGE}.BareService"
 PROJECT = "0198c1d2-0000-7000-8000-000000000001"
 MACHINE = "4c4c4544-0051-3510-8052-b4c04f4e3132"
 
+_EDITOR = Access(role=Role.ROLE_EDITOR, scope=ScopeKind.SCOPE_KIND_PROJECT, scope_field="project", services=["tester"])
+_MACHINE = Access(agents=[Agent.AGENT_MACHINE], scope=ScopeKind.SCOPE_KIND_MACHINE, scope_field="machine")
 _BY_SERVICE = Access(services=["tester"])
 # Name, client streams, server streams, rule.
 _METHODS: list[tuple[str, bool, bool, Access | None]] = [
-    ("Unary", False, False, Access(services=["tester"], authenticated=False, public=False)),
+    ("Unary", False, False, _BY_SERVICE),
     ("Down", False, True, _BY_SERVICE),
     ("Up", True, False, _BY_SERVICE),
     ("Both", True, True, _BY_SERVICE),
     ("Open", False, False, Access(public=True)),
     ("Whoever", False, False, Access(authenticated=True)),
-    (
-        "Write",
-        False,
-        False,
-        Access(role=Role.ROLE_EDITOR, scope=ScopeKind.SCOPE_KIND_PROJECT, scope_field="project", services=["tester"]),
-    ),
+    ("Write", False, False, _EDITOR),
     ("Operate", False, False, Access(plane_role=PlaneRole.PLANE_ROLE_OPERATOR)),
-    (
-        "Machine",
-        False,
-        False,
-        Access(agents=[Agent.AGENT_MACHINE], scope=ScopeKind.SCOPE_KIND_MACHINE, scope_field="machine"),
-    ),
-    (
-        "MachineStream",
-        True,
-        True,
-        Access(agents=[Agent.AGENT_MACHINE], scope=ScopeKind.SCOPE_KIND_MACHINE, scope_field="machine"),
-    ),
+    ("Machine", False, False, _MACHINE),
+    ("MachineStream", True, True, _MACHINE),
 ]
 
 

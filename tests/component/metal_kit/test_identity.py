@@ -19,6 +19,10 @@ from metal_kit.server import Server, Servicer
 from metalplane.common.v1.access_pb2 import PlaneRole, Role
 
 
+async def _raw(channel: Any, method: str) -> Any:
+    return await channel.unary_unary(method)(b"", timeout=5)
+
+
 async def test_a_method_without_an_access_rule_refuses_to_start(names: dict[str, str]) -> None:
     with pytest.raises(AccessRuleError, match=r"BareService\.Forgotten declares no access rule"):
         Server([Servicer(lambda impl, server: None, None, names["bare"])])
@@ -42,7 +46,7 @@ async def test_a_connection_without_a_certificate_is_refused(plane: Any, names: 
     options = [("grpc.ssl_target_name_override", "echo.metalplane")]
     async with grpc.aio.secure_channel(plane.server.address, credentials, options=options) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(f"/{names['echo']}/Open")(b"", timeout=5)
+            await _raw(channel, f"/{names['echo']}/Open")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -51,7 +55,7 @@ async def test_a_client_refuses_a_server_of_another_name(plane: Any, message: An
     peers.set_endpoint("other", plane.server.address)
     channel = peers.channel("other")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await channel.unary_unary("/x/y")(b"", timeout=5)
+        await _raw(channel, "/x/y")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -181,11 +185,11 @@ async def test_a_service_may_not_bring_a_token_as_well(plane: Any, message: Any)
 
 async def test_health_and_reflection_answer_for_every_service(plane: Any, names: dict[str, str]) -> None:
     channel = plane.peers(plane.identity(identity.client_id("probe"))).channel("echo")
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
     for name in ("", names["echo"]):
         answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
     question = reflection_pb2.ServerReflectionRequest(list_services="")
 
     async def questions() -> Any:

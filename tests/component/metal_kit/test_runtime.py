@@ -175,7 +175,7 @@ async def _run_process(tmp_path: Path, environment: dict[str, str], *, then: Cal
             """
         )
     )
-    process = await asyncio.create_subprocess_exec(
+    process: Any = await asyncio.create_subprocess_exec(
         sys.executable, str(script), stderr=asyncio.subprocess.PIPE, env=dict(os.environ) | environment
     )
     try:

@@ -22,7 +22,7 @@ def test_every_identity_reads_back_as_itself(name: str, partition: str) -> None:
     assert parse_spiffe(identity.leaf_id(partition, name)) == Caller("leaf", name, partition=partition)
     for agent in ("bmc", "boot"):
         caller = parse_spiffe(f"spiffe://metalplane/partition/{partition}/{agent}")
-        assert caller == Caller(agent, partition, partition=partition)  # type: ignore[arg-type]
+        assert caller == Caller(agent, partition, partition=partition)
     assert parse_spiffe(identity.machine_id(UUID)) == Caller("machine", UUID, machine=UUID)
 
 

@@ -30,13 +30,17 @@ class NatsTls:
 
 
 class Nats:
-    """A NATS server whose files are all in `directory`; port 0 chooses a free one at the first start and keeps it."""
+    """A NATS server whose files are all in `directory`; port 0 chooses a free one at the first start and keeps it.
 
-    def __init__(self, directory: Path, *, port: int = 0, tls: NatsTls | None = None) -> None:
+    `configuration` is text of a NATS configuration file, for users and their permissions.
+    """
+
+    def __init__(self, directory: Path, *, port: int = 0, tls: NatsTls | None = None, configuration: str = "") -> None:
         self.directory = directory
         self.port = port
         self._choose_port = port == 0
         self._tls = tls
+        self._configuration = configuration
         self._process = ServerProcess("nats", directory, stop_signal=signal.SIGTERM)
 
     @property
@@ -92,6 +96,11 @@ class Nats:
             "-sd",
             str(self.directory / "store"),
         ]
+        if self._configuration:
+            path = self.directory / "nats.conf"
+            path.touch(mode=0o600)
+            path.write_text(self._configuration)
+            command += ["-c", str(path)]
         if self._tls is not None:
             command += ["--tlsverify", f"--tlscacert={self._tls.ca}"]
             command += [f"--tlscert={self._tls.certificate}", f"--tlskey={self._tls.key}"]

@@ -41,6 +41,8 @@ from metal_kit.tokens import RemoteTokenChecker, TokenChecker, TokenVerifier
 
 __all__ = ["Background", "Parts", "RunningService", "Runtime", "ServiceSpec", "Servicer", "StartError", "main", "start"]
 
+log = logs.get_logger("runtime")
+
 # Time that controllers, consumers and the relay get after the server has drained.
 WORKER_DRAIN = 15.0
 # Background work is told by `stopping` before the drain; what has not ended after it is cancelled soon.
@@ -125,8 +127,7 @@ class RunningService:
         await asyncio.shield(self._stopped)
 
     async def _stop(self, grace: float) -> None:
-        log = self.runtime.log
-        log.info("service.draining", grace=grace)
+        self.runtime.log.info("service.draining", grace=grace)
         async with self._resources:
             for tasks in self._tasks:
                 tasks.expect_end()
@@ -135,7 +136,7 @@ class RunningService:
                 await asyncio.sleep(self.runtime.settings.drain_notice_seconds)
             self.runtime.stopping.set()
             await self._server.stop(grace)
-        log.info("service.stopped")
+        self.runtime.log.info("service.stopped")
 
 
 async def start(spec: ServiceSpec, settings: ServiceSettings) -> RunningService:
@@ -228,6 +229,8 @@ async def _open_database(spec: ServiceSpec, settings: ServiceSettings, opening: 
 
 async def _open_bus(spec: ServiceSpec, settings: ServiceSettings, opening: AsyncExitStack) -> Bus | None:
     if not settings.nats_url:
+        if spec.package:
+            log.warning("bus.absent", service=spec.name, hint="set METALPLANE_NATS_URL; events stay in the outbox")
         return None
     secure = settings.nats_url.startswith("tls://")
     context = tls_context(settings.tls_ca, settings.tls_cert, settings.tls_key) if secure else None

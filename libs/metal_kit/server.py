@@ -76,6 +76,8 @@ class Server:
             port = self.grpc.add_secure_port(listen, identity.server_credentials())
         except RuntimeError as error:  # grpc's way of saying that binding failed
             raise OSError(f"cannot listen on {listen}: the address is in use or not ours") from error
+        # It would count as healthy from its first moment on.
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.grpc.start()
         self.address = f"{listen.rpartition(':')[0]}:{port}"
         return self.address

@@ -201,3 +201,19 @@ async def test_health_and_reflection_answer_for_every_service(plane: Any, names:
     await plane.server.unhealthy()
     answer = await health.Check(health_pb2.HealthCheckRequest(service=names["echo"]), timeout=5)
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_server_is_not_healthy_before_it_says_so(plane: Any, names: dict[str, str]) -> None:
+    server = Server([Servicer(lambda impl, server: None, None, names["echo"])])
+    files = plane.identity(identity.service_id("late"), dns=["late.metalplane"])
+    address = await server.start("127.0.0.1:0", files)
+    try:
+        peers = plane.peers(files)
+        peers.set_endpoint("late", address)
+        health: Any = health_pb2_grpc.HealthStub(peers.channel("late"))  # type: ignore[no-untyped-call]
+        question = health_pb2.HealthCheckRequest(service="")
+        assert (await health.Check(question, timeout=5)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await server.healthy()
+        assert (await health.Check(question, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING
+    finally:
+        await server.stop(0)

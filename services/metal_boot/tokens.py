@@ -80,7 +80,7 @@ class RamdiskTokens:
     def redeem(self, token: str, machine_id: str) -> Redeemed:
         """Use a token up. Raises TokenRefused."""
         body, dot, signature = token.partition(".")
-        if not dot or len(token) > MAX_LENGTH:
+        if not dot or len(token) > MAX_LENGTH or not token.isascii():
             raise TokenRefused(TokenRefusal.MALFORMED)
         if not hmac.compare_digest(_encode(self._sign(body)).encode(), signature.encode()):
             raise TokenRefused(TokenRefusal.SIGNATURE)

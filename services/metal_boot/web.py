@@ -101,8 +101,8 @@ class Web:
         values: dict[str, str] = {}
         for name in ("machine", "token", "csr"):
             value = body.get(name)
-            if not isinstance(value, str):
-                raise InvalidArgument("INVALID_FIELD", "must be a string", field=name)
+            if not isinstance(value, str) or not value.isascii():
+                raise InvalidArgument("INVALID_FIELD", "must be a string of ASCII characters", field=name)
             values[name] = value
         chain = self.certificates.issue(values["machine"], values["token"], values["csr"].encode())
         answer = {

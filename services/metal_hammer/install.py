@@ -79,8 +79,8 @@ class Installation:
         for step, percent, action in steps:
             if step in self._done:
                 continue
-            self._hardware.checkpoint(step)
             await progress(step, percent, "")
+            self._hardware.checkpoint(step)
             await action()
             self._done.add(step)
         return self.boot_info

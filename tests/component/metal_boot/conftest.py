@@ -36,7 +36,7 @@ from metal_sim.machine import (
     build,
     run_until_stopped,
 )
-from metal_sim.machine.firmware import Firmware
+from metal_sim.machine.firmware import Firmware, read_script
 from metalplane.allocation.v1 import allocation_pb2, installation_pb2
 from metalplane.allocation.v1.installation_pb2_grpc import (
     InstallationServiceServicer,
@@ -198,6 +198,8 @@ class World:
     directory: Path
     session: aiohttp.ClientSession
     new_identity: Callable[..., Identity]
+    peers: dict[str, str]
+    grpc: str
 
     async def script(self, machine: str, query: str = "") -> str:
         async with self.session.get(f"{self.url}/v1/boot/{machine}{query}") as response:
@@ -227,7 +229,7 @@ class World:
         )
         for name, value in changes.items():
             if isinstance(value, list):
-                spec.ClearField(name)
+                spec.ClearField(name)  # type: ignore[arg-type]
                 getattr(spec, name).extend(value)
             else:
                 setattr(spec, name, value)
@@ -236,7 +238,7 @@ class World:
         )
         return allocation
 
-    def want(self, uuid: str, state: installation_pb2.InstallationState) -> None:
+    def want(self, uuid: str, state: Any) -> None:
         self.allocation.installations[uuid].state = state
 
 
@@ -294,6 +296,12 @@ class Machine:
         directory = self.world.directory / self.uuid / "ramdisk"
         return await run_until_stopped(run_installer(self.hardware, found.command_line, directory, rules=self.rules))
 
+    async def run_script(self, script: str) -> MachineStopped:
+        """Run the installer of a script that the firmware got earlier."""
+        found = read_script(script)
+        directory = self.world.directory / self.uuid / "ramdisk"
+        return await run_until_stopped(run_installer(self.hardware, found.command_line, directory, rules=self.rules))
+
     def power_on(self) -> asyncio.Task[MachineStopped]:
         """Boot by PXE and run the installer; the task tells how the machine stopped."""
         self.powered = True
@@ -325,7 +333,7 @@ async def new_world(authority: Authority, new_identity: Any, tmp_path: Path) -> 
             return address
 
         async def make(**settings: Any) -> World:
-            inventory, allocation = Inventory(), Allocation()
+            inventory, allocation = Inventory(), Allocation()  # type: ignore[abstract] # what boot does not call is left out
             machines = Servicer(
                 add_MachineServiceServicer_to_server, inventory, "metalplane.inventory.v1.MachineService"
             )
@@ -363,7 +371,7 @@ async def new_world(authority: Authority, new_identity: Any, tmp_path: Path) -> 
             session = await stack.enter_async_context(aiohttp.ClientSession())
             return World(
                 inventory, allocation, running, f"http://127.0.0.1:{http}", image, image_url, tmp_path, session,
-                new_identity,
+                new_identity, peers, f"127.0.0.1:{grpc}",
             )  # fmt: skip
 
         yield make

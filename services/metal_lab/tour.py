@@ -121,7 +121,7 @@ class Tour:
                 state = _state(machine)
                 if last.get(machine.id) != state:
                     last[machine.id] = state
-                    self._tell(f"machine {machine.id[:8]}  {state}")
+                    self._tell(f"machine {machine.id[:8]}  {state}{await self._way(machine)}")
             missing = [machine for machine in page.machines if not (machine.waiting or machine.binding.allocation)]
             return (
                 "" if page.machines and not missing else f"{len(missing)} of {len(page.machines)} machines not waiting"
@@ -129,6 +129,22 @@ class Tour:
 
         await self._until(everyone, self._limits.waiting, "all machines waiting")
         self.report.waiting = self._since()
+
+    async def _way(self, machine: inventory.Machine) -> str:
+        """How a waiting machine came there: its provisioning events with the seconds since the first of them."""
+        if not machine.waiting:
+            return ""
+        stub = self._operator.stub(MachineServiceStub, "inventory")
+        page = await stub.ListMachineEvents(inventory.ListMachineEventsRequest(machine=machine.id, page_size=100))
+        events = sorted(page.events, key=lambda event: event.sequence)
+        pxe = inventory.ProvisioningEventType.PROVISIONING_EVENT_TYPE_PXE_BOOTING
+        last_boot = max((index for index, event in enumerate(events) if event.type == pxe), default=0)
+        way = events[last_boot:]
+        steps = [
+            f"{_event(event)} {(event.time.ToDatetime() - way[0].time.ToDatetime()).total_seconds():.1f} s"
+            for event in way
+        ]
+        return f"\n{'':10}{' → '.join(steps)}" if steps else ""
 
     async def _project(self) -> project_pb2.Project:
         self._say("\nAn operator makes a tenant with a project, and a token for it:")
@@ -305,6 +321,11 @@ class Tour:
             if asyncio.get_running_loop().time() > deadline:
                 raise TourFailed(f"{what}: not after {limit:.0f} s; {still}")
             await asyncio.sleep(0.2)
+
+
+def _event(event: inventory.ProvisioningEvent) -> str:
+    name = inventory.ProvisioningEventType.Name(event.type).removeprefix("PROVISIONING_EVENT_TYPE_")
+    return name.lower().replace("_", " ")
 
 
 def _state(machine: inventory.Machine) -> str:

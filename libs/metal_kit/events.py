@@ -54,17 +54,22 @@ PARKED = Gauge("metalplane_events_parked", "Events put aside that nobody has loo
 
 Handler = Callable[[Event, Connection], Awaitable[None]]
 
-# Locks the object's row for this consumer, so that two replicas do not handle two versions side by side. The last line
-# lets in what is newer; and, after the object's end, what happened after it: ids that people choose come back, and
-# start again at version 1.
+# Locks the object's row for this consumer, so that two replicas do not handle two versions side by side. Within one
+# life of an object the version decides, since clocks can step back. A lower version that is yet later, and whatever
+# follows an end, is a new life of an id that people choose; what is older than the life we know is of an earlier one.
 _ADVANCE = """
-    INSERT INTO consumed AS seen (consumer, entity, entity_id, version, event_id, event_time, deleted)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO consumed AS seen (consumer, entity, entity_id, version, event_id, event_time, deleted, since)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $6)
     ON CONFLICT (consumer, entity, entity_id) DO UPDATE
     SET version = excluded.version, event_id = excluded.event_id, event_time = excluded.event_time,
-        deleted = excluded.deleted
-    WHERE seen.event_id <> excluded.event_id
-        AND CASE WHEN seen.deleted THEN excluded.event_time > seen.event_time ELSE excluded.version >= seen.version END
+        deleted = excluded.deleted,
+        since = CASE
+            WHEN seen.deleted OR excluded.version < seen.version THEN excluded.event_time ELSE seen.since
+        END
+    WHERE seen.event_id <> excluded.event_id AND CASE
+        WHEN seen.deleted OR excluded.version < seen.version THEN excluded.event_time > seen.event_time
+        ELSE excluded.event_time >= seen.since
+    END
     RETURNING version
 """
 _PARK = """

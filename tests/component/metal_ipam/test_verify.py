@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -179,3 +180,33 @@ async def test_the_history_tells_who_had_an_address_when(connection: Connection)
     assert [tuple(row) for row in rows] == [
         ("acquire", "first"), ("release", "first"), ("acquire", "second"), ("release", "second"),
     ]  # fmt: skip
+
+
+async def test_a_retry_that_waited_behind_its_twin_gets_the_twin_s_address(db: Database) -> None:
+    call = "SELECT outcome, address FROM acquire_n($1, ARRAY['twin'], '[{}]', 'test')"
+    async with db.pool.acquire() as one, db.pool.acquire() as two:
+        prefix_id = await root(one, "10.0.0.0/24")
+        transaction = one.transaction()
+        await transaction.start()
+        first = await one.fetchrow(call, prefix_id)
+        waiting = asyncio.create_task(two.fetchrow(call, prefix_id))
+        blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1"
+        while not await one.fetchval(blocked, two.get_server_pid()):  # noqa: ASYNC110 - the server tells no other way
+            await asyncio.sleep(0.01)
+        await transaction.commit()
+        assert await waiting == first
+
+
+async def test_a_call_that_waited_sees_what_the_one_before_it_took(db: Database) -> None:
+    call = "SELECT address FROM acquire_n($1, ARRAY[NULL], '[{}]', 'test')"
+    async with db.pool.acquire() as one, db.pool.acquire() as two:
+        prefix_id = await root(one, "10.0.0.0/30")
+        transaction = one.transaction()
+        await transaction.start()
+        assert str(await one.fetchval(call, prefix_id)) == "10.0.0.1"
+        waiting = asyncio.create_task(two.fetchval(call, prefix_id))
+        blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1"
+        while not await one.fetchval(blocked, two.get_server_pid()):  # noqa: ASYNC110 - the server tells no other way
+            await asyncio.sleep(0.01)
+        await transaction.rollback()  # What was not committed was not taken.
+        assert str(await waiting) == "10.0.0.1"

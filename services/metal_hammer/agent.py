@@ -20,8 +20,8 @@ from metal_kit.logs import get_logger
 
 from metal_hammer.contact import Contact, Rules
 from metal_hammer.failure import Code, Step, StepFailed
-from metal_hammer.grant import GrantRefused, require
-from metal_hammer.hardware.base import Facts, Hardware
+from metal_hammer.grant import GrantRefused, ambiguous, require
+from metal_hammer.hardware.base import Disk, Facts, Hardware
 from metal_hammer.install import Installation
 from metal_hammer.wipe.erase import WipeResult, erase_all
 from metal_hammer.work import (
@@ -46,6 +46,13 @@ async def _close(stream: AsyncIterator[Item]) -> None:
     """End a stream at once instead of when the garbage collector finds it."""
     if isinstance(stream, AsyncGenerator):
         await stream.aclose()
+
+
+def _unnamed(disk: Disk) -> WipeResult:
+    error = "another disk has the same serial" if disk.serial else "the disk has no serial"
+    return WipeResult(
+        disk.serial or f"unknown:{disk.device}", disk.device, "", verified=False, duration=0.0, error=error
+    )
 
 
 class Agent:
@@ -202,7 +209,8 @@ class Agent:
 
     async def _wipe_disks(self, item: Wipe, facts: Facts, generation: int) -> list[WipeResult]:
         self._enter(Step.WIPE)
-        disks = [disk for disk in facts.disks if disk.serial]
+        shared = ambiguous(disk.serial for disk in facts.disks)
+        disks = [disk for disk in facts.disks if disk.serial and disk.serial not in shared]
         try:
             if disks:
                 require(
@@ -216,12 +224,8 @@ class Agent:
         except GrantRefused as refused:
             raise StepFailed(Step.WIPE, Code.GRANT_REFUSED, str(refused)) from refused
         results = await erase_all(self._hardware, disks)
-        # A grant cannot name a disk without a serial, so it stays unwiped: that is a failure, not an omission.
-        results += [
-            WipeResult(f"unknown:{disk.device}", disk.device, "", verified=False, duration=0.0, error="no serial")
-            for disk in facts.disks
-            if not disk.serial
-        ]
+        # A grant cannot name a disk without a serial of its own: it stays unwiped, which is a failure and no omission.
+        results += [_unnamed(disk) for disk in facts.disks if disk not in disks]
         for result in results:
             report = log.error if result.error else log.info
             report("disk.wiped", serial=result.serial, method=result.method, error=result.error)
@@ -301,8 +305,7 @@ class Agent:
         """Say why, then reset, later each time in a row."""
         log.error("installer.failed", machine=self._machine_id, step=failure.step, code=failure.code)
         await self._contact.event(Event.CRASHED, f"{failure.step}: {failure.code}: {failure.detail}")
-        pause = self._rules.crash_pause * 2 ** min(self._crashes, 7)
-        await asyncio.sleep(random.uniform(pause, pause * 1.5))
+        await asyncio.sleep(self._rules.reboot_delay(self._crashes))
         await self._hardware.reboot()
 
     def _enter(self, step: Step) -> None:

@@ -41,6 +41,12 @@ class Rules:
     idle_reboot: float = 24 * 3600.0
     """A machine that has waited this long, and up to as long again, starts anew. Never during work."""
 
+    def reboot_delay(self, crashes: int) -> float:
+        """Seconds between a reported failure and the reboot, after so many failures in a row before this one: doubling,
+        at most 128 times the pause, and up to half as much again so that a rack does not come back as one."""
+        pause = self.crash_pause * 2 ** min(max(crashes, 0), 7)
+        return random.uniform(pause, pause * 1.5)
+
 
 class Contact:
     """The installer's line to the control plane."""

@@ -11,6 +11,7 @@ just been powered on can be years off.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,6 +50,11 @@ class Grant:
     allocation_id: str
     serials: frozenset[str]
     deadline: float
+
+
+def ambiguous(serials: Iterable[str]) -> frozenset[str]:
+    """Serials that more than one disk has. A grant that names one does not say which disk it means."""
+    return frozenset(serial for serial, count in Counter(serials).items() if count > 1)
 
 
 def require(

@@ -18,7 +18,7 @@ from metal_hammer.disk import apply
 from metal_hammer.disk.layout import LayoutError
 from metal_hammer.disk.plan import Plan, fstab, plan
 from metal_hammer.failure import Code, Step, StepFailed
-from metal_hammer.grant import Grant, GrantRefused, require
+from metal_hammer.grant import Grant, GrantRefused, ambiguous, require
 from metal_hammer.hardware.base import Disk, Facts, Hardware
 from metal_hammer.image import archive
 from metal_hammer.image.fetch import Limits, fetch
@@ -115,6 +115,9 @@ class Installation:
             )
         except GrantRefused as refused:
             raise StepFailed(Step.PARTITION, Code.GRANT_REFUSED, str(refused)) from refused
+        if shared := ambiguous(disk.serial for disk in self._facts.disks) & made.serials:
+            detail = f"more than one disk has the serial {', '.join(sorted(shared))}"
+            raise StepFailed(Step.PARTITION, Code.GRANT_REFUSED, detail)
         if strange := sorted(made.serials - self.spec.disk_serials):
             detail = f"the install spec does not name all of the disks: {', '.join(strange)}"
             raise StepFailed(Step.PARTITION, Code.GRANT_REFUSED, detail)

@@ -57,17 +57,24 @@ def clean(text: str, limit: int) -> str:
 
 
 def hardware(facts: base.Facts, neighbours: Mapping[str, Sequence[base.Neighbour]]) -> hardware_pb2.Hardware:
-    """Hardware as it is registered. NICs without an Ethernet MAC are left out."""
+    """Hardware as it is registered. NICs without an Ethernet MAC and disks without a serial are left out; lists are cut
+    to what the contract takes, where nothing but knowledge is lost by it."""
+    nics = [
+        _nic(nic, neighbours.get(nic.name, ())) for nic in facts.nics if _MAC.fullmatch(nic.mac) and clean(nic.name, 64)
+    ]
     return hardware_pb2.Hardware(
         memory_bytes=facts.memory_bytes,
         cpus=[
             hardware_pb2.Cpu(
-                vendor=clean(cpu.vendor, 128), model=clean(cpu.model, 256), cores=cpu.cores, threads=cpu.threads
+                vendor=clean(cpu.vendor, 128),
+                model=clean(cpu.model, 256),
+                cores=_bounded(cpu.cores, 4096),
+                threads=_bounded(cpu.threads, 16384),
             )
-            for cpu in facts.cpus
+            for cpu in facts.cpus[:64]
         ],
-        gpus=[hardware_pb2.Gpu(vendor=clean(gpu.vendor, 128), model=clean(gpu.model, 256)) for gpu in facts.gpus],
-        nics=[_nic(nic, neighbours.get(nic.name, ())) for nic in facts.nics if _MAC.fullmatch(nic.mac)],
+        gpus=[hardware_pb2.Gpu(vendor=clean(gpu.vendor, 128), model=clean(gpu.model, 256)) for gpu in facts.gpus[:64]],
+        nics=nics[:256],
         disks=[disk(each) for each in facts.disks if each.serial],
     )
 
@@ -77,7 +84,7 @@ def _nic(nic: base.Nic, neighbours: Sequence[base.Neighbour]) -> hardware_pb2.Ni
         name=clean(nic.name, 64),
         mac=nic.mac,
         pci_address=clean(nic.pci_address, 64),
-        speed_mbps=max(0, nic.speed_mbps),
+        speed_mbps=_bounded(nic.speed_mbps, 2**32 - 1),
         neighbours=[
             hardware_pb2.LldpNeighbour(
                 system_name=clean(each.system_name, 255),
@@ -88,6 +95,10 @@ def _nic(nic: base.Nic, neighbours: Sequence[base.Neighbour]) -> hardware_pb2.Ni
             for each in list(neighbours)[:_MAX_NEIGHBOURS]
         ],
     )
+
+
+def _bounded(number: int, most: int) -> int:
+    return min(max(number, 0), most)
 
 
 def disk(found: base.Disk) -> hardware_pb2.BlockDevice:

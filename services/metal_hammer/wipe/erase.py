@@ -23,6 +23,14 @@ PARALLEL = 16
 """Disks at a time; a storage server has up to a hundred, and each overwrite holds one chunk in memory."""
 
 
+RELEASE = (
+    Command(("lvm", "vgchange", "--activate", "n"), 60.0),
+    Command(("mdadm", "--stop", "--scan"), 60.0),
+)
+"""Lets go of what the kernel has assembled from the last owner's disks: they would be busy. Nothing to let go of is an
+error for neither, so their exit codes say nothing; a disk that stays busy refuses its first write."""
+
+
 @dataclass(frozen=True, slots=True)
 class WipeResult:
     """What happened to one disk. `duration` is in seconds; `error` is empty exactly when the disk is clean."""
@@ -38,8 +46,10 @@ class WipeResult:
 async def erase_all(hardware: Hardware, disks: Sequence[Disk]) -> list[WipeResult]:
     """Erase disks, several at a time. One that fails does not keep the others from being erased.
 
-    The caller has checked the grant for every one of `disks`.
+    The caller has checked the grant for every one of `disks`. Raises TimeoutError when letting go of arrays hangs.
     """
+    for command in RELEASE:
+        await hardware.run(command.argv, deadline=command.deadline)
     limit = asyncio.Semaphore(PARALLEL)
 
     async def limited(disk: Disk) -> WipeResult:
@@ -77,7 +87,7 @@ async def _try(hardware: Hardware, disk: Disk, method: Method) -> str:
     if method.probe is not None:
         answer = await hardware.run(method.probe.command.argv, deadline=method.probe.command.deadline)
         said = " ".join(answer.stdout.decode(errors="replace").split())
-        if answer.returncode != 0 or any(wanted not in said for wanted in method.probe.present):
+        if answer.returncode != 0 or not method.probe.holds(said):
             return "not supported, or frozen"
     canaries = await verify.plant(hardware, device=disk.device, size_bytes=disk.size_bytes)
     if not method.commands:

@@ -34,10 +34,15 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A question to the disk: its output must hold each of `present` once white space is squeezed to one blank."""
+    """A question to the disk: its output must hold each of `present` and none of `absent`."""
 
     command: Command
     present: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+
+    def holds(self, said: str) -> bool:
+        """Whether the answer, its white space squeezed to single blanks, is the wanted one."""
+        return all(each in said for each in self.present) and not any(each in said for each in self.absent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def _ata_erase(device: str, *, enhanced: bool) -> Method:
             Command(("hdparm", "--user-master", "u", "--security-set-pass", PASSWORD, device), 30.0),
             Command(("hdparm", "--user-master", "u", erase, PASSWORD, device), 24 * HOUR),
         ),
-        probe=Probe(identify, present=present),
+        probe=Probe(identify, present=present, absent=("not supported: enhanced erase",) if enhanced else ()),
         undo=(Command(("hdparm", "--user-master", "u", "--security-disable", PASSWORD, device), 30.0),),
     )
 

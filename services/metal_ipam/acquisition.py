@@ -19,7 +19,7 @@ from metal_ipam.addresses import Ip, IpType, Leaf, Owner, Share, Unit, Wish, exp
 from metal_ipam.cidr import Address, contains
 from metal_ipam.coalescer import Coalescer
 from metal_ipam.networks import Network, check_acquire, serves
-from metal_ipam.store import addresses, networks, numbers, prefixes
+from metal_ipam.store import addresses, networks, numbers, owners, prefixes
 from metal_ipam.store.addresses import Acquired, Entry
 
 # How often a plan may be outrun by other calls before the caller is told to come again.
@@ -77,7 +77,8 @@ class Acquisition:
 
         Raises:
             NotFound: a network that does not exist, or that the project may not know of.
-            FailedPrecondition: the network gives none, or none to this project; the address is reserved or rests.
+            FailedPrecondition: the network gives no addresses, or none to this project; the address is reserved or
+                rests; the owner was released.
             OutOfRange, ResourceExhausted, AlreadyExists: the address is outside, there are not enough, it is taken.
             InvalidArgument: contradicting wishes, or a request id that came with another request.
             Aborted: outrun ATTEMPTS times.
@@ -93,7 +94,7 @@ class Acquisition:
                 leaves = await prefixes.leaves(connection, list(known))
             shares = spread(units, leaves)
             try:
-                if len(units) == 1 and not shares[0].specific:
+                if len(units) == 1 and not shares[0].specific and not owners.ends(call.owner):
                     results = [await self._coalescer.acquire(shares[0].prefix_id, call.entry(0))]
                     _check(call, units[0], results[0])
                 else:
@@ -123,6 +124,7 @@ class Acquisition:
         """Let go of all that the owner has: released addresses, detached static addresses, released numbers."""
         released = 0
         async with self._db.transaction(purpose="release what an owner has") as connection:
+            await owners.end(connection, owner)
             released_numbers = await numbers.release(connection, owner, actor=actor)
             while batch := await addresses.owned(connection, owner, limit=_RELEASE_BATCH):
                 outcomes = await addresses.release(connection, batch, actor=actor, owner=owner)
@@ -135,6 +137,7 @@ class Acquisition:
     async def _all_or_none(self, call: Call, units: Sequence[Unit], shares: Sequence[Share]) -> list[Acquired]:
         results: dict[int, Acquired] = {}
         async with self._db.transaction(purpose="acquire addresses") as connection:
+            await owners.hold(connection, call.owner)
             for share in shares:
                 for index in share.specific:
                     address = units[index].address

@@ -15,14 +15,13 @@ from metal_kit.identity import missing
 
 from metal_ipam.addresses import Owner
 from metal_ipam.cidr import Prefix
+from metal_ipam.network_fields import check_new, check_updated
 from metal_ipam.networks import (
     Lengths,
     Network,
     NetworkType,
     check_announcable_update,
     check_deletable,
-    check_new,
-    check_updated,
     child_lengths,
     inherited,
 )

@@ -1,5 +1,5 @@
-"""Returns rested addresses and numbers to where they came from, and forgets old request ids. Any number of replicas may
-do it at once; the row locks of prefixes and pools order them."""
+"""Returns rested addresses and numbers to where they came from, and forgets old request ids and owners. Any number of
+replicas may do it at once; the row locks of prefixes and pools order them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metal_kit.db import Database, is_outage
 from metal_kit.errors import Problem
 from metal_kit.logs import get_logger
 
-from metal_ipam.store import addresses, numbers
+from metal_ipam.store import addresses, numbers, owners
 
 log = get_logger(__name__)
 
@@ -31,8 +31,9 @@ async def sweep(db: Database) -> int:
             break
     async with db.transaction(purpose="end quarantine of numbers") as connection:
         total += await numbers.end_quarantine(connection, BATCH)
-    async with db.transaction(purpose="forget old requests") as connection:
+    async with db.transaction(purpose="forget old requests and owners") as connection:
         await addresses.forget_requests(connection, BATCH)
+        await owners.forget(connection, BATCH)
     return total
 
 

@@ -22,7 +22,7 @@ from metal_ipam.acquisition import Acquisition, Call, in_use
 from metal_ipam.addresses import Ip, IpType
 from metal_ipam.api.messages import ip_message, ip_type_of, owner_of, wish_of
 from metal_ipam.cidr import parse_address
-from metal_ipam.store import addresses
+from metal_ipam.store import addresses, owners
 
 MUTABLE = ("name", "description", "labels", "type")
 
@@ -115,6 +115,7 @@ class IpApi(IpServiceServicer):
     async def AttachIp(self, request: pb.AttachIpRequest, context: Any) -> pb.Ip:
         owner = owner_of(request.owner, field="owner", required=True)
         async with self.db.transaction(purpose="attach an address") as connection:
+            await owners.hold(connection, owner)
             ip = await _find(connection, request.address, request.network, Role.ROLE_EDITOR)
             if ip.project != request.project:
                 raise missing(f"address {request.address} of project {request.project}")

@@ -13,7 +13,7 @@ from metalplane.ipam.v1 import pool_pb2 as pb
 from metalplane.ipam.v1.pool_pb2_grpc import PoolServiceServicer
 
 from metal_ipam.api.messages import number_message, owner_of, pool_message
-from metal_ipam.store import numbers
+from metal_ipam.store import numbers, owners
 
 
 @dataclass(slots=True)
@@ -34,6 +34,7 @@ class PoolApi(PoolServiceServicer):
     async def AcquireNumber(self, request: pb.AcquireNumberRequest, context: Any) -> pb.PoolNumber:
         owner = owner_of(request.owner, field="owner", required=True)
         async with self.db.transaction(purpose="acquire a number") as connection:
+            await owners.hold(connection, owner)
             number = await numbers.acquire(
                 connection, request.pool, owner, number=request.number, actor=current_caller().label, field="number"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -268,3 +269,27 @@ async def test_connections_cut_at_random_lose_no_answered_address_and_leak_none(
         assert answered.setdefault(request_id, ip.address) == ip.address
     assert sorted(ip.address for ip in await ipam.list_ips()) == sorted(answered.values())
     assert len(set(answered.values())) == 60
+
+
+async def test_calls_under_way_while_their_owner_is_released_leave_nothing_behind(ipam: Any) -> None:
+    await ipam.external("net", "198.51.100.0/24", "2001:db8::/64")
+    service = ipam.ips_as_allocation()
+    for round_ in range(6):
+        who = owner(f"allocation-{round_}")
+
+        async def acquire(who: ip_pb2.Owner = who) -> None:
+            with contextlib.suppress(FailedPrecondition, Aborted):
+                await ipam.acquire(IpWish(network="net"), stub=service, owner=who, request_id=str(uuid4()))
+
+        async def number(who: ip_pb2.Owner = who) -> None:
+            with contextlib.suppress(FailedPrecondition):
+                request = pool_pb2.AcquireNumberRequest(pool="asn", owner=who)
+                await ipam.pools_as_allocation().AcquireNumber(request)
+
+        release = service.ReleaseOwned(ip_pb2.ReleaseOwnedRequest(owner=who))
+        await asyncio.gather(acquire(), number(), acquire(), release, acquire(), number(), acquire())
+        assert await ipam.list_ips(owner=who) == []
+        with pytest.raises(FailedPrecondition, match="OWNER_RELEASED"):
+            await ipam.acquire(IpWish(network="net"), stub=service, owner=who)
+    pools = await ipam.pools().ListPools(pool_pb2.ListPoolsRequest())
+    assert next(p.used for p in pools.pools if p.id == "asn") == 0

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from metal_ipam.network_fields import check_new, check_updated
 from metal_ipam.networks import (
     Lengths,
     Nat,
@@ -15,8 +16,6 @@ from metal_ipam.networks import (
     check_acquire,
     check_announcable_update,
     check_deletable,
-    check_new,
-    check_updated,
     child_lengths,
     inherited,
     serves,

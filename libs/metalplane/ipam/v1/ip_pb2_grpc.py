@@ -123,7 +123,8 @@ class IpServiceServicer:
 
     def ReleaseOwned(self, request, context):
         """Lets go of everything that an owner has: ephemeral addresses and numbers are released, static addresses stay with
-        their project. Repeating it changes nothing.
+        their project. Repeating it changes nothing. An allocation is over with this: it acquires nothing more afterwards
+        (FAILED_PRECONDITION, reason OWNER_RELEASED), so that a call that was under way cannot leave anything behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

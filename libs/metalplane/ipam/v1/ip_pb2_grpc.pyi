@@ -52,7 +52,8 @@ class IpServiceStub:
     """
     ReleaseOwned: _grpc.UnaryUnaryMultiCallable[_ip_pb2.ReleaseOwnedRequest, _ip_pb2.ReleaseOwnedResponse]
     """Lets go of everything that an owner has: ephemeral addresses and numbers are released, static addresses stay with
-    their project. Repeating it changes nothing.
+    their project. Repeating it changes nothing. An allocation is over with this: it acquires nothing more afterwards
+    (FAILED_PRECONDITION, reason OWNER_RELEASED), so that a call that was under way cannot leave anything behind.
     """
 
 @_typing.type_check_only
@@ -78,7 +79,8 @@ class IpServiceAsyncStub(IpServiceStub):
     """
     ReleaseOwned: _aio.UnaryUnaryMultiCallable[_ip_pb2.ReleaseOwnedRequest, _ip_pb2.ReleaseOwnedResponse]  # type: ignore[assignment]
     """Lets go of everything that an owner has: ephemeral addresses and numbers are released, static addresses stay with
-    their project. Repeating it changes nothing.
+    their project. Repeating it changes nothing. An allocation is over with this: it acquires nothing more afterwards
+    (FAILED_PRECONDITION, reason OWNER_RELEASED), so that a call that was under way cannot leave anything behind.
     """
 
 class IpServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -143,7 +145,8 @@ class IpServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ip_pb2.ReleaseOwnedResponse, _abc.Awaitable[_ip_pb2.ReleaseOwnedResponse]]:
         """Lets go of everything that an owner has: ephemeral addresses and numbers are released, static addresses stay with
-        their project. Repeating it changes nothing.
+        their project. Repeating it changes nothing. An allocation is over with this: it acquires nothing more afterwards
+        (FAILED_PRECONDITION, reason OWNER_RELEASED), so that a call that was under way cannot leave anything behind.
         """
 
 def add_IpServiceServicer_to_server(servicer: IpServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,14 +24,7 @@ async def run(argv: Sequence[str], *, deadline: float, stdin: bytes = b"") -> Co
     out or the caller is cancelled: when this is left, the program has ended.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env=_ENVIRONMENT,
-        )
+        process = await _start(argv, asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL)
     except (FileNotFoundError, PermissionError) as error:
         return Completed(127, b"", f"{argv[0]}: {error.strerror}\n".encode())
     assert process.stdout is not None
@@ -43,6 +36,26 @@ async def run(argv: Sequence[str], *, deadline: float, stdin: bytes = b"") -> Co
     finally:
         if process.returncode is None:
             await _end(process)
+
+
+async def _start(argv: Sequence[str], stdin: int) -> asyncio.subprocess.Process:
+    """Start a program. Cancelled in between, asyncio would kill the program and leave its children."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *argv,
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env=_ENVIRONMENT,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with suppress(OSError):
+            await _end(await starting)
+        raise
 
 
 async def _last(stream: asyncio.StreamReader) -> bytes:

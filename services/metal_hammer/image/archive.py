@@ -10,12 +10,14 @@ meant for the installed system, whose root is the target, and nothing here follo
 from __future__ import annotations
 
 import asyncio
+import copy
 import gzip
 import lzma
 import os
 import stat
 import tarfile
 import threading
+import zlib
 from collections.abc import Callable
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -30,6 +32,21 @@ if TYPE_CHECKING:
 
 READ = 1024 * 1024
 """Bytes of decompressed archive between two checkpoints."""
+
+
+_DAMAGE = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    zstandard.ZstdError,
+    EOFError,
+    KeyError,
+    RecursionError,
+    OverflowError,
+    ValueError,
+)
+"""What reading a damaged archive can raise; BadGzipFile is an OSError and has to be looked for first."""
 
 
 class Stopped(Exception):
@@ -86,7 +103,7 @@ def _unpack(archive: Path, target: Path, alive: Callable[[], None]) -> int:
                 pass
     except tarfile.FilterError as error:
         raise StepFailed(Step.UNPACK, Code.IMAGE_UNSAFE, str(error)) from error
-    except (tarfile.TarError, EOFError, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, KeyError) as error:
+    except _DAMAGE as error:
         raise StepFailed(Step.UNPACK, Code.IMAGE_CORRUPT, f"{type(error).__name__}: {error}") from error
     except OSError as error:
         raise StepFailed(Step.UNPACK, Code.TARGET_IO, error.strerror or type(error).__name__) from error
@@ -107,14 +124,34 @@ def image_filter(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
     parts = _parts(member, member.name)
     _walk(member, root, parts[:-1])
     if member.islnk():
-        source = _parts(member, member.linkname)
-        _walk(member, root, source[:-1])
-        member = member.replace(linkname="/".join(source), deep=False)
-    elif member.issym() and not member.linkname.startswith("/"):
+        member = _checked_hard_link(member, root)
+    if member.issym() and not member.linkname.startswith("/"):
         _check_relative_link(member, parts[:-1])
     if parts:
         _clear(member, root, root.joinpath(*parts))
     return member.replace(name="/".join(parts) or ".", deep=False)
+
+
+def _checked_hard_link(member: tarfile.TarInfo, root: Path) -> tarfile.TarInfo:
+    """The member with its source as a plain relative path. Raises UnsafeMember when there is no such file yet: tarfile
+    would search for it in the archive, and for a link to itself it would search for ever.
+
+    A hard link to a symbolic link becomes a symbolic link like it.
+    """
+    source = _parts(member, member.linkname)
+    _walk(member, root, source[:-1])
+    place = root.joinpath(*source)
+    try:
+        mode = place.lstat().st_mode
+    except OSError as error:
+        raise UnsafeMember(member, f"is a link to {member.linkname!r}, which is not there") from error
+    if stat.S_ISLNK(mode):
+        twin = copy.copy(member)
+        twin.type, twin.linkname = tarfile.SYMTYPE, os.readlink(place)
+        return twin
+    if not stat.S_ISREG(mode) or _parts(member, member.name) == source:
+        raise UnsafeMember(member, f"is a link to {member.linkname!r}, which is no other file")
+    return member.replace(linkname="/".join(source), deep=False)
 
 
 def _parts(member: tarfile.TarInfo, name: str) -> list[str]:

@@ -108,7 +108,7 @@ async def _attempts(
             await _one_attempt(session, source, transfer, checkpoint, limits)
         except (_Retry, aiohttp.ClientError, TimeoutError) as error:
             if attempt == limits.attempts:
-                truncated = transfer.received > 0
+                truncated = transfer.received > 0 or isinstance(error, aiohttp.ClientPayloadError)
                 code = Code.IMAGE_TRUNCATED if truncated else Code.IMAGE_UNREACHABLE
                 detail = f"{str(error) or type(error).__name__} after {transfer.received} bytes, {attempt} attempts"
                 raise StepFailed(Step.FETCH, code, detail) from error

@@ -83,6 +83,16 @@ UNSAFE: dict[str, tuple[tuple[tarfile.TarInfo, bytes], ...]] = {
     "block device": ((member("dev/sda", tarfile.BLKTYPE, devmajor=8), b""),),
     "fifo": ((member("run/pipe", tarfile.FIFOTYPE), b""),),
     "hard link upwards": ((member("shadow", tarfile.LNKTYPE, linkname="../outside"), b""),),
+    "hard link to itself": ((member("a", tarfile.LNKTYPE, linkname="a"), b""),),
+    "hard link to itself over a file": ((member("a"), b"x"), (member("./a", tarfile.LNKTYPE, linkname="a"), b"")),
+    "hard links in a circle": (
+        (member("a", tarfile.LNKTYPE, linkname="b"), b""),
+        (member("b", tarfile.LNKTYPE, linkname="a"), b""),
+    ),
+    "hard link to a directory": (
+        (member("d", tarfile.DIRTYPE), b""),
+        (member("a", tarfile.LNKTYPE, linkname="d"), b""),
+    ),
     "relative link outside": ((member("etc/l", tarfile.SYMTYPE, linkname="../../outside"), b""),),
     "through an absolute link": (
         (member("l", tarfile.SYMTYPE, linkname="OUTSIDE"), b""),
@@ -135,6 +145,12 @@ async def test_a_file_replaces_a_link_instead_of_writing_through_it(tmp_path: Pa
     assert not (target / "f").is_symlink()
 
 
+async def test_a_hard_link_to_a_link_is_a_link_like_it(tmp_path: Path) -> None:
+    members = (member("a", tarfile.SYMTYPE, linkname="/x"), b""), (member("b", tarfile.LNKTYPE, linkname="a"), b"")
+    target = await run(archive(*members), tmp_path)
+    assert (target / "b").readlink() == Path("/x")
+
+
 NAMES = st.lists(st.sampled_from(["a", "b", "..", ".", "", "c"]), min_size=1, max_size=4).map("/".join)
 
 
@@ -177,6 +193,26 @@ async def test_an_archive_that_is_cut_off_is_noticed(
     whole = compress(archive((member("noise"), os.urandom(200_000))))
     failed = await refusal(whole[: int(len(whole) * kept)], tmp_path)
     assert failed.code is Code.IMAGE_CORRUPT, failed
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_damaged_archive_is_named_as_such(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    whole = bytearray(data.draw(st.sampled_from([GOOD, gzip.compress(GOOD), lzma.compress(GOOD)])))
+    for _ in range(data.draw(st.integers(1, 5))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    base = tmp_path_factory.mktemp("damaged")
+    failures: list[StepFailed] = []
+
+    async def attempt() -> None:
+        try:
+            await run(bytes(whole), base)
+        except StepFailed as failed:
+            failures.append(failed)
+
+    asyncio.run(attempt())
+    for failed in failures:
+        assert failed.step.value == "unpack"
 
 
 async def test_a_plain_archive_that_is_cut_off_is_noticed(tmp_path: Path) -> None:

@@ -94,8 +94,10 @@ async def test_a_server_that_does_not_say_how_much_it_sends_is_stopped_at_the_li
     assert sent < 64 * 1024 * 1024
 
 
-def dropping(ranges: bool, *, always: bool = False) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Drops the connection after half; `ranges`: honours range requests with an ETag."""
+def dropping(
+    ranges: bool, *, always: bool = False, after: asyncio.Event | None = None
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Drops the connection after half, once `after` is set; `ranges`: honours range requests with an ETag."""
     asked: list[str] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -111,6 +113,8 @@ def dropping(ranges: bool, *, always: bool = False) -> Callable[[web.Request], A
         await response.prepare(request)
         if len(asked) == 1 or always:
             await response.write(CONTENT[start : len(CONTENT) // 2])
+            if after is not None:
+                await after.wait()
             assert request.transport is not None
             request.transport.close()
         else:
@@ -122,8 +126,9 @@ def dropping(ranges: bool, *, always: bool = False) -> Callable[[web.Request], A
 
 
 async def test_a_broken_connection_is_resumed_where_it_broke(serve: Serve, tmp_path: Path) -> None:
-    handler = dropping(ranges=True)
-    await fetch(Source(await serve(handler), SHA256), tmp_path / "image", checkpoint=lambda: None, limits=QUICK)
+    taken = asyncio.Event()
+    handler = dropping(ranges=True, after=taken)
+    await fetch(Source(await serve(handler), SHA256), tmp_path / "image", checkpoint=taken.set, limits=QUICK)
     assert (tmp_path / "image").read_bytes() == CONTENT
     first, second = handler.asked  # type: ignore[attr-defined]
     assert first == ""

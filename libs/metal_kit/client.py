@@ -40,7 +40,8 @@ class Peers:
     """The services that this process calls, by name.
 
     `endpoints` maps a service's name to `host:port`. The server's certificate must carry `<name>.metalplane`, wherever
-    it runs. `token` (a function, asked on each call) adds a bearer token; tools of people set it, services do not.
+    it runs, or what `server_names` has for the service: tools of people that go through the edge set that, and
+    `token` (a function, asked on each call), which adds a bearer token. Services set neither.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Peers:
         identity: Identity | None,
         *,
         token: Callable[[], str] | None = None,
+        server_names: Mapping[str, str] | None = None,
         max_message_bytes: int = 4 * MEBIBYTE,
     ) -> None:
         self._endpoints = dict(endpoints)
+        self._server_names = dict(server_names or {})
         self._identity = identity
         self._token = token
         self._options = (*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes))
@@ -94,10 +97,11 @@ class Peers:
         if endpoint is None or self._identity is None:
             raise FailedPrecondition("PEER_NOT_CONFIGURED", f"no endpoint or certificate is configured for {service}")
         self._retire(service)
+        name = self._server_names.get(service, f"{service}.metalplane")
         channel = grpc.aio.secure_channel(
             endpoint,
             self._identity.channel_credentials(),
-            options=(*self._options, ("grpc.ssl_target_name_override", f"{service}.metalplane")),
+            options=(*self._options, ("grpc.ssl_target_name_override", name)),
         )
         self._channels[service] = (channel, stamp)
         return channel

@@ -1,8 +1,10 @@
 """Contexts: which plane metalctl talks to, and as whom.
 
 A context is a JSON file: `endpoints` (address by service) or one `endpoint` for all of them behind an edge proxy, paths
-of `ca`, `cert` and `key`, and the bearer `token`. The first that exists is taken: --context, $METALPLANE_CONTEXT,
-`.lab/context.json` here, `metalplane/context.json` in the user's configuration directory.
+of `ca`, `cert` and `key`, and the bearer `token`. Services are known by their own names, wherever they run; the edge is
+known by the host in `endpoint`, or by `server_name` where it is reached at another address than its certificate says.
+The first context that exists is taken: --context, $METALPLANE_CONTEXT, `.lab/context.json` here,
+`metalplane/context.json` in the user's configuration directory.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from metal_kit.settings import parse_endpoint
 
 VARIABLE = "METALPLANE_CONTEXT"
 SERVICES = ("tenancy", "inventory", "ipam", "allocation", "fabric", "bmc")
@@ -31,6 +35,7 @@ class Context:
     cert: Path
     key: Path
     token: str = field(repr=False)
+    server_names: dict[str, str] = field(default_factory=dict)
 
 
 def load(given: Path | None) -> Context:
@@ -45,8 +50,11 @@ def load(given: Path | None) -> Context:
     if not isinstance(content, dict):
         raise ContextError(f"{path}: has to be a JSON object")
     endpoints = dict(content.get("endpoints") or {})
+    server_names: dict[str, str] = {}
     if edge := content.get("endpoint"):
-        endpoints = dict.fromkeys(SERVICES, str(edge)) | endpoints
+        behind = [service for service in SERVICES if service not in endpoints]
+        server_names = dict.fromkeys(behind, _edge_name(path, str(edge), content.get("server_name")))
+        endpoints |= dict.fromkeys(behind, str(edge))
     missing = [name for name in ("ca", "cert", "key", "token") if not content.get(name)]
     if missing or not endpoints:
         raise ContextError(f"{path}: lacks {', '.join(missing) or 'endpoints'}")
@@ -59,7 +67,17 @@ def load(given: Path | None) -> Context:
         cert=base / str(content["cert"]),
         key=base / str(content["key"]),
         token=str(content["token"]),
+        server_names=server_names,
     )
+
+
+def _edge_name(path: Path, endpoint: str, given: object) -> str:
+    """The name that the edge's certificate has to carry."""
+    try:
+        host, _ = parse_endpoint(endpoint)
+    except ValueError as error:
+        raise ContextError(f"{path}: endpoint: {error}") from None
+    return str(given or host)
 
 
 def _find(given: Path | None) -> Path:

@@ -63,7 +63,7 @@ def run(options: Options, body: Callable[[Peers], Awaitable[T]]) -> T:
 
 async def _connected(context: Context, body: Callable[[Peers], Awaitable[T]]) -> T:
     identity = Identity(context.ca, context.cert, context.key)
-    peers = Peers(context.endpoints, identity, token=lambda: context.token)
+    peers = Peers(context.endpoints, identity, token=lambda: context.token, server_names=context.server_names)
     try:
         return await body(peers)
     finally:

@@ -1,0 +1,1 @@
+"""What a plane in containers needs before its first service starts: certificates, keys, passwords, database roles."""

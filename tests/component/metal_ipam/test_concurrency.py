@@ -19,6 +19,7 @@ from metal_kit.db import Database
 from metal_kit.errors import (
     Aborted,
     AlreadyExists,
+    DeadlineExceeded,
     FailedPrecondition,
     NotFound,
     Problem,
@@ -293,3 +294,63 @@ async def test_calls_under_way_while_their_owner_is_released_leave_nothing_behin
             await ipam.acquire(IpWish(network="net"), stub=service, owner=who)
     pools = await ipam.pools().ListPools(pool_pb2.ListPoolsRequest())
     assert next(p.used for p in pools.pools if p.id == "asn") == 0
+
+
+async def test_connections_cut_while_networks_come_and_go_leave_neither_halves_nor_leaks(ipam: Any) -> None:
+    await ipam.super(prefixes=["10.0.0.0/20", "fd00::/48"], default_child_prefix_length=(26, 64))
+    admin = await asyncpg.connect(ipam.database_url)
+
+    async def come_and_go(number: int) -> None:
+        for _ in range(3):
+            with contextlib.suppress(Unavailable, Aborted, NotFound):
+                child = await ipam.child()
+                if number % 2:
+                    await ipam.delete(child.id)
+
+    async def cut() -> None:
+        for _ in range(8):
+            await asyncio.sleep(0.02)
+            await admin.fetch(
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND application_name = 'metal-ipam'"""
+            )
+
+    await asyncio.gather(cut(), *(come_and_go(number) for number in range(10)))
+    state = await admin.fetchrow(
+        """SELECT (SELECT count(*) FROM ipam.network WHERE type = 'child') AS networks,
+                  (SELECT count(*) FROM ipam.prefix WHERE parent_id IS NOT NULL) AS prefixes,
+                  (SELECT count(*) FROM ipam.id_used) AS numbers,
+                  (SELECT count(*) FROM ipam.outbox WHERE subject LIKE '%changed') - 1
+                  - (SELECT count(*) FROM ipam.outbox WHERE subject LIKE '%deleted') AS events"""
+    )
+    await admin.close()
+    assert state is not None
+    assert (state["prefixes"], state["numbers"], state["events"]) == (
+        2 * state["networks"], state["networks"], state["networks"],
+    )  # fmt: skip
+
+
+async def test_a_call_that_waits_for_a_lock_ends_at_its_deadline_and_its_retry_finds_the_address(
+    ipam: Any, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    await ipam.external("net", "198.51.100.0/24")
+    blocker = await asyncpg.connect(ipam.database_url)
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT FROM ipam.prefix FOR UPDATE")
+    request = ip_pb2.AcquireIpsRequest(project=PROJECT, wishes=[IpWish(network="net")], request_id=str(uuid4()))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(DeadlineExceeded):
+        await ipam.ips().AcquireIps(request, timeout=0.5)
+    assert loop.time() - began < 5
+    await transaction.rollback()
+    await blocker.close()
+
+    async def done() -> bool:
+        return len(await ipam.list_ips()) == 1
+
+    await eventually(done, seconds=20, what="the call that was under way to commit")
+    answer = await ipam.ips().AcquireIps(request)
+    assert [ip.address for ip in answer.ips] == ["198.51.100.1"]
+    assert len(await ipam.list_ips()) == 1

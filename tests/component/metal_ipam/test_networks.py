@@ -303,3 +303,26 @@ async def test_each_change_is_told_in_an_event_of_its_transaction(ipam: Any) -> 
     finally:
         await connection.close()
     assert [row["subject"] for row in rows] == ["metalplane.ipam.network.changed", "metalplane.ipam.network.deleted"]
+
+
+async def test_a_page_costs_the_same_number_of_statements_however_long_it_is(
+    ipam: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ipam.super()
+    statements = 0
+    fetch = asyncpg.Connection.fetch
+
+    async def counting(self: asyncpg.Connection, *args: Any, **kwargs: Any) -> Any:
+        nonlocal statements
+        statements += "FROM network" in args[0] or "FROM prefix" in args[0]
+        return await fetch(self, *args, **kwargs)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetch", counting)
+    counts = []
+    for children in (1, 12):
+        for _ in range(children):
+            await ipam.child()
+        statements = 0
+        listed = await ipam.networks().ListNetworks(network_pb2.ListNetworksRequest(page_size=100))
+        counts.append((len(listed.networks), statements))
+    assert counts == [(2, 3), (14, 3)]

@@ -10,6 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from metal_kit.logs import get_logger
 from metalplane.boot.v1 import boot_pb2, boot_pb2_grpc
 
+from metal_boot import metrics
 from metal_boot.decider import Decider
 from metal_boot.hints import Hints
 from metal_boot.orders import Verdict, verdict
@@ -24,6 +25,15 @@ _VERDICTS = {
     Verdict.BOOT_EXISTING: boot_pb2.VERDICT_BOOT_EXISTING,
     Verdict.HOLD: boot_pb2.VERDICT_HOLD,
 }
+
+
+STEPS = frozenset({"plan", "partition", "fetch", "unpack", "configure", "bootloader", "report", "kexec"})
+"""Steps of an installation that have a metric of their own."""
+
+
+def _known_step(step: str) -> str:
+    """A label from a fixed list: what an installer writes must not make a metric grow."""
+    return step if step in STEPS else "other"
 
 
 class BootApi(boot_pb2_grpc.BootServiceServicer):
@@ -73,6 +83,7 @@ class BootApi(boot_pb2_grpc.BootServiceServicer):
         """Pass wipe results on, and look again at once: a clean machine may wait now."""
         failed = [result.serial for result in request.results if result.error]
         if failed:
+            metrics.WIPES_FAILED.inc(len(failed))
             log.error("machine.not_clean", machine=request.machine, disks=failed)
         await self._plane.record_wipe(request)
         self._hints.wake(request.machine)
@@ -86,6 +97,7 @@ class BootApi(boot_pb2_grpc.BootServiceServicer):
     async def ReportResult(self, request: boot_pb2.ReportResultRequest, context: Any) -> Empty:
         """Pass the end of an installation on; from success on the machine is for its local disk."""
         await self._plane.record_result(request)
+        metrics.INSTALLATIONS.labels("" if request.succeeded else _known_step(request.step)).inc()
         if request.succeeded:
             self._decider.learn_installed(request.machine)
         else:

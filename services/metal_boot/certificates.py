@@ -11,6 +11,7 @@ from metal_kit.identity import machine_id as machine_spiffe_id
 from metal_kit.ids import parse_uuid
 from metal_kit.logs import get_logger
 
+from metal_boot import metrics
 from metal_boot.tokens import RamdiskTokens, TokenRefused
 
 log = get_logger(__name__)
@@ -39,7 +40,9 @@ class MachineCertificates:
         try:
             redeemed = self.tokens.redeem(token, uuid)
         except TokenRefused as refused:
+            metrics.TOKENS.labels(refused.refusal).inc()
             log.warning("token.refused", machine=uuid, refusal=refused.refusal)
             raise Unauthenticated("TOKEN_REFUSED", "the token is not good for this machine") from refused
+        metrics.TOKENS.labels("redeemed").inc()
         log.info("certificate.issued", machine=uuid, session=redeemed.session)
         return chain

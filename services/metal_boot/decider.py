@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from metal_kit.errors import Problem
 from metal_kit.logs import get_logger
 
+from metal_boot import metrics
 from metal_boot.decision import Answer, Decision, decide, decide_without_plane
 from metal_boot.plane import ASK_DEADLINE, View
 from metal_boot.situation import INSTALLED, Known, Situation, Wanted
@@ -52,10 +53,14 @@ class Decider:
         except (Problem, TimeoutError) as error:
             found = machine_id or self._macs.get(mac, "")
             log.warning("decision.without_plane", machine=found, mac=mac, error=type(error).__name__)
-            return found, decide_without_plane(self._last.get(found))
+            decision = decide_without_plane(self._last.get(found))
+            metrics.DECISIONS.labels(decision.answer, "unreachable").inc()
+            return found, decision
         decision = decide(situation)
         if not situation.machine_id:
+            metrics.DECISIONS.labels(Answer.LOCAL_DISK, "asked").inc()
             return "", Decision(Answer.LOCAL_DISK, "the firmware gives no UUID and nobody knows its MAC address")
+        metrics.DECISIONS.labels(decision.answer, "asked").inc()
         self.remember(situation.machine_id, decision)
         if mac:
             _put(self._macs, mac, situation.machine_id)

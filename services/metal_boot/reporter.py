@@ -18,6 +18,8 @@ from metal_kit.errors import DeadlineExceeded, Problem, ResourceExhausted, Unava
 from metal_kit.logs import get_logger
 from metalplane.inventory.v1 import machine_pb2
 
+from metal_boot import metrics
+
 log = get_logger(__name__)
 
 QUEUE = 10_000
@@ -88,4 +90,5 @@ class Reporter:
 
     def _drop(self, machine_id: str, reason: str) -> None:
         self.dropped += 1
+        metrics.REPORTS_DROPPED.inc()
         log.warning("boot.not_reported", machine=machine_id, reason=reason, dropped=self.dropped)

@@ -19,7 +19,7 @@ from metal_kit.errors import InvalidArgument, Problem, Unauthenticated
 from metal_kit.ids import parse_uuid
 from metal_kit.logs import get_logger
 
-from metal_boot import script
+from metal_boot import metrics, script
 from metal_boot.bootconfig import CurrentBootConfig
 from metal_boot.certificates import MachineCertificates
 from metal_boot.decider import Decider
@@ -62,6 +62,10 @@ class Web:
         mac = parse_mac(request.query.get("mac", ""))
         found, decision = await self.decider.decide("" if machine_id == NIL else machine_id, mac)
         text = self._script(found, decision)
+        seconds = time.monotonic() - began
+        metrics.DECISION_SECONDS.observe(seconds)
+        if decision.unexpected:
+            metrics.UNEXPECTED.inc()
         if found:
             self.reporter.booted(found, f"{decision.answer}: {decision.reason}")
         level = log.warning if decision.unexpected else log.info
@@ -71,7 +75,7 @@ class Web:
             mac=mac,
             answer=decision.answer,
             reason=decision.reason,
-            milliseconds=round((time.monotonic() - began) * 1000),
+            milliseconds=round(seconds * 1000),
         )
         return web.Response(text=text, headers={"Cache-Control": "no-store"})
 

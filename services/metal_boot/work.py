@@ -18,6 +18,7 @@ from metal_kit.errors import Aborted, NotFound, Problem, Unavailable
 from metal_kit.logs import get_logger
 from metalplane.boot.v1 import boot_pb2
 
+from metal_boot import metrics
 from metal_boot.decider import Decider
 from metal_boot.hints import Hints
 from metal_boot.orders import Instruction, Order, instruct
@@ -61,7 +62,7 @@ class WorkStream:
 
     async def items(self) -> AsyncIterator[boot_pb2.WorkResponse]:
         """Items until the installer goes, or the service drains. Raises Aborted after a newer registration."""
-        with self.hints.of(self.machine_id) as woken:
+        with self.hints.of(self.machine_id) as woken, metrics.STREAMS.track_inprogress():
             try:
                 while not self.stopping.is_set():
                     woken.clear()
@@ -94,6 +95,7 @@ class WorkStream:
         if key == self._sent and now < self._repeat_at:
             return None
         if key != self._sent:
+            metrics.ORDERS.labels(instruction.order.value).inc()
             log.info(
                 "work.ordered",
                 machine=self.machine_id,

@@ -1,9 +1,9 @@
 """Taking in other services' events: durable, in a transaction, at least once, never going back.
 
 A consumer is a durable JetStream consumer by name; the replicas of a service share it. Each event is handled in one
-transaction that also notes the object's version, so that an event that comes twice or late is dropped. An event whose
-handler fails is tried again with growing delays while others go on; after `ATTEMPTS` failures it is put aside into
-`parked_event`, with the reason, counted and logged, for a person to look at. While the database is away nothing is
+transaction that also notes how far the object has come, so that an event that comes twice or late is dropped. An event
+whose handler fails is tried again with growing delays while others go on; after `ATTEMPTS` failures it is put aside
+into `parked_event`, with the reason, counted and logged, for a person to look at. While the database is away nothing is
 parked: that is not the event's fault.
 
 Handlers write to the database and nothing else. Whatever takes longer is enqueued for a controller. And since a lost
@@ -54,21 +54,16 @@ PARKED = Gauge("metalplane_events_parked", "Events put aside that nobody has loo
 
 Handler = Callable[[Event, Connection], Awaitable[None]]
 
-# Locks the object's row for this consumer, so that two replicas do not handle two versions side by side. Within one
-# life of an object the version decides, since clocks can step back. A lower version that is yet later, and whatever
-# follows an end, is a new life of an id that people choose; what is older than the life we know is of an earlier one.
+# Locks the object's row for this consumer, so that two replicas do not handle two events of it side by side. Events
+# that came from no outbox have no sequence and go by their version.
 _ADVANCE = """
-    INSERT INTO consumed AS seen (consumer, entity, entity_id, version, event_id, event_time, deleted, since)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $6)
+    INSERT INTO consumed AS seen (consumer, entity, entity_id, version, event_id, event_time, deleted, sequence)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
     ON CONFLICT (consumer, entity, entity_id) DO UPDATE
     SET version = excluded.version, event_id = excluded.event_id, event_time = excluded.event_time,
-        deleted = excluded.deleted,
-        since = CASE
-            WHEN seen.deleted OR excluded.version < seen.version THEN excluded.event_time ELSE seen.since
-        END
+        deleted = excluded.deleted, sequence = greatest(seen.sequence, excluded.sequence)
     WHERE seen.event_id <> excluded.event_id AND CASE
-        WHEN seen.deleted OR excluded.version < seen.version THEN excluded.event_time > seen.event_time
-        ELSE excluded.event_time >= seen.since
+        WHEN excluded.sequence > 0 THEN excluded.sequence > seen.sequence ELSE excluded.version >= seen.version
     END
     RETURNING version
 """
@@ -184,8 +179,8 @@ class ConsumerRunner:
         async with self._db.transaction(purpose=f"event {event.subject}") as connection:
             advanced = await connection.fetchval(
                 _ADVANCE,
-                *(self._consumer.name, event.entity, event.entity_id),
-                *(event.entity_version, event.id, time, event.deleted),
+                *(self._consumer.name, _thing(event), event.entity_id),
+                *(event.entity_version, event.id, time, event.deleted, event.sequence),
             )
             if advanced is None:
                 return "dropped"
@@ -230,6 +225,12 @@ class ConsumerRunner:
         async with self._db.connection() as connection:
             count = await connection.fetchval(_COUNT_PARKED, self._consumer.name)
         PARKED.labels(self._db.schema, self._consumer.name).set(count)
+
+
+def _thing(event: Event) -> str:
+    """`inventory.machine`: the entity with its domain, since two services may each have a `machine`."""
+    domain = event.subject.split(".")[1] if event.subject.count(".") else ""
+    return f"{domain}.{event.entity}"
 
 
 async def _unsubscribe(subscription: JetStreamContext.PullSubscription) -> None:

@@ -7,7 +7,7 @@ Order. Row ids are handed out before commit, so a smaller id can appear after a 
 whose transaction is older than every transaction that still runs (`xid < pg_snapshot_xmin(...)`): nothing can appear
 among them any more. The price: one long transaction in the cluster delays all events, which is why their age is a
 metric and transactions are short. Across transactions that overlap, an object's later version can still overtake an
-earlier one; events carry the version, and consumers drop the older.
+earlier one; events carry the row's id as their sequence, and consumers drop what is older.
 
 It does not promise "exactly once": after a crash between publishing and deleting, the same message id is sent again.
 """
@@ -84,9 +84,9 @@ async def emit(
 ) -> None:
     """Record an event and a line for watchers in the caller's transaction.
 
-    Call it after the row that it tells of was locked or written: the order of an object's events is the order of these
-    calls. `version` is the row's version after the change; `scope` is the project that may see it; `payload` must show
-    the whole object, since an older event may be dropped unread, and never carry a secret.
+    Call it after the row that it tells of was locked or written: the order of these calls is the order of an object's
+    events, which consumers go by. `version` is the row's version after the change; `scope` is the project that may see
+    it; `payload` must show the whole object, since an older event may be dropped unread, and never carry a secret.
 
     Raises:
         RuntimeError: no transaction is open, so that the event could commit without its change.
@@ -204,8 +204,8 @@ class Relay:
     async def _publish(self, row: asyncpg.Record) -> None:
         time = Timestamp()
         time.FromDatetime(row["created_at"])
-        # Concatenated messages merge: this sets the time, by the database's clock, without parsing the envelope.
-        data = row["envelope"] + Event(time=time).SerializeToString()
+        # Concatenated messages merge: this sets what only the database knows, without parsing the envelope.
+        data = row["envelope"] + Event(time=time, sequence=row["id"]).SerializeToString()
         await self._bus.publish(row["subject"], data, message_id=row["msg_id"])
 
     async def _measure(self) -> int:

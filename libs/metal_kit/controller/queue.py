@@ -58,7 +58,11 @@ _RENEW = """
     WHERE q.kind = held.kind AND q.key = held.key
     RETURNING q.key
 """
-_REMOVE = "DELETE FROM reconcile_queue WHERE kind = $1 AND key = $2 AND fence = $3 AND woken_at IS NULL RETURNING key"
+_REMOVE = """
+    DELETE FROM reconcile_queue
+    WHERE kind = $1 AND key = $2 AND fence = $3 AND holder IS NOT NULL AND woken_at IS NULL
+    RETURNING key
+"""
 _FINISH = """
     UPDATE reconcile_queue SET
         holder = NULL,
@@ -75,7 +79,7 @@ _FINISH = """
 """
 _ENTER = """
     UPDATE reconcile_queue SET phase = $4, phase_since = clock_timestamp(), overdue = false
-    WHERE kind = $1 AND key = $2 AND fence = $3
+    WHERE kind = $1 AND key = $2 AND fence = $3 AND holder IS NOT NULL
 """
 _RELEASE = """
     UPDATE reconcile_queue SET holder = NULL, ready_at = clock_timestamp() + $4::interval, woken_at = NULL

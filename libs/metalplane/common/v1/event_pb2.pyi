@@ -34,6 +34,7 @@ class Event(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7 of the event, also its `Nats-Msg-Id`."""
     subject: _builtins.str
@@ -43,13 +44,17 @@ class Event(_message.Message):
     entity_id: _builtins.str
     """Id of the entity."""
     entity_version: _builtins.int
-    """Version of the entity after the change; consumers drop events that are older than what they have seen."""
+    """Version of the entity after the change, as its etag shows it."""
     partition: _builtins.str
     """Partition that the entity lives in; empty for entities of the whole plane."""
     request_id: _builtins.str
     """Id of the request that caused the change, for tracing; may be empty."""
     deleted: _builtins.bool
     """Whether the change was the end of the entity; the payload then shows its last state."""
+    sequence: _builtins.int
+    """Number of the event in the outbox of its service. Of two events about one entity the later has the higher number,
+    also when its version has started again because the id came back after its end. Consumers go by it.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the change was committed, by the database's clock."""
@@ -71,10 +76,11 @@ class Event(_message.Message):
         request_id: _builtins.str = ...,
         payload: _any_pb2.Any | None = ...,
         deleted: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "entity", b"entity", "entity_id", b"entity_id", "entity_version", b"entity_version", "id", b"id", "partition", b"partition", "payload", b"payload", "request_id", b"request_id", "subject", b"subject", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "entity", b"entity", "entity_id", b"entity_id", "entity_version", b"entity_version", "id", b"id", "partition", b"partition", "payload", b"payload", "request_id", b"request_id", "sequence", b"sequence", "subject", b"subject", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,15 +22,19 @@ from metalplane.common.v1.event_pb2 import Event
 Eventually = Callable[..., Awaitable[None]]
 SUBJECT = "metalplane.test.thing.changed"
 FAST = Backoff(timedelta(milliseconds=20), timedelta(milliseconds=100))
-START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def thing(entity_id: str, version: int, *, deleted: bool = False, second: int = 0) -> Event:
-    event = Event(
-        id=uuid7(), subject=SUBJECT, entity="thing", entity_id=entity_id, entity_version=version, deleted=deleted
+def thing(entity_id: str, version: int, *, deleted: bool = False, sequence: int | None = None) -> Event:
+    """An event whose place in its outbox is its version, unless the test says otherwise; 0 is "from no outbox"."""
+    return Event(
+        id=uuid7(),
+        subject=SUBJECT,
+        entity="thing",
+        entity_id=entity_id,
+        entity_version=version,
+        deleted=deleted,
+        sequence=version if sequence is None else sequence,
     )
-    event.time.FromDatetime(START + timedelta(seconds=second))
-    return event
 
 
 class Seen:
@@ -130,18 +134,35 @@ async def test_an_older_version_and_a_second_copy_are_dropped(
     assert await seen(store) == [("a", 5), ("b", 1), ("a", 6)]
 
 
+async def test_events_from_no_outbox_go_by_their_version(store: Database, bus: Bus, eventually: Eventually) -> None:
+    async with consuming(store, bus, Seen()):
+        await publish(bus, *(thing("a", version, sequence=0) for version in (5, 4, 5, 6)))
+        await eventually(lambda: _saw(store, [("a", 5), ("a", 5), ("a", 6)]))
+
+
+async def test_things_of_the_same_name_in_two_domains_are_two(
+    store: Database, bus: Bus, eventually: Eventually
+) -> None:
+    other = thing("a", 1)
+    other.subject = SUBJECT.replace("test", "other")
+    async with consuming(store, bus, Seen()):
+        await publish(bus, thing("a", 9))
+        await bus.publish(SUBJECT, other.SerializeToString(), message_id="other")
+        await eventually(lambda: _saw(store, [("a", 9), ("a", 1)]))
+
+
 async def test_two_facts_of_one_version_are_both_taken_in(store: Database, bus: Bus, eventually: Eventually) -> None:
     async with consuming(store, bus, Seen()):
-        await publish(bus, thing("a", 5), thing("a", 5))
+        await publish(bus, thing("a", 5, sequence=8), thing("a", 5, sequence=9))
         await eventually(lambda: _saw(store, [("a", 5), ("a", 5)]))
 
 
 async def test_an_id_that_comes_back_after_its_end_starts_anew(
     store: Database, bus: Bus, eventually: Eventually
 ) -> None:
-    late = thing("size-s", 6, second=5)
+    late = thing("size-s", 6, sequence=5)
     async with consuming(store, bus, Seen()):
-        await publish(bus, thing("size-s", 7, second=10, deleted=True), late, thing("size-s", 1, second=20))
+        await publish(bus, thing("size-s", 7, sequence=10, deleted=True), late, thing("size-s", 1, sequence=20))
         await eventually(lambda: _saw(store, [("size-s", 7), ("size-s", 1)]))
         await eventually(lambda: settled(bus))
     assert await seen(store) == [("size-s", 7), ("size-s", 1)], "the late one from before the end was dropped"

@@ -94,6 +94,7 @@ async def test_an_event_arrives_whole(db: Database, bus: Bus, nats_url: str, eve
     assert (event.subject, event.entity, event.entity_id, event.entity_version) == (SUBJECT, "thing", "m1", 1)
     assert (event.partition, event.request_id, event.deleted) == ("fra", "req-7", False)
     assert before - timedelta(seconds=5) < event.time.ToDatetime(UTC) < datetime.now(UTC) + timedelta(seconds=5)
+    assert event.sequence > 0
     payload = Condition()
     assert event.payload.Unpack(payload)
     assert payload.type == "m1"
@@ -130,7 +131,10 @@ async def test_events_keep_the_order_of_their_commits(
         for number in range(60):
             await emit_all(db, f"{number:03}")
         await eventually(lambda: is_empty(db))
-    ids = [event.entity_id for _, event in await stored(nats_url)]
+    events = [event for _, event in await stored(nats_url)]
+    ids = [event.entity_id for event in events]
+    sequences = [event.sequence for event in events]
+    assert sequences == sorted(set(sequences))
     # Inside a batch the publishes run side by side on one connection, which sends them in the order of the rows.
     assert ids == sorted(ids)
     assert len(ids) == 60

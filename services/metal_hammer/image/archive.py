@@ -53,7 +53,7 @@ class Stopped(Exception):
     """The unpacking was cancelled."""
 
 
-class UnsafeMember(tarfile.FilterError):
+class UnsafeMember(Exception):
     """A member of the archive that an image must not have."""
 
     def __init__(self, tarinfo: tarfile.TarInfo, why: str) -> None:
@@ -87,21 +87,24 @@ async def unpack(archive: Path, target: Path, *, checkpoint: Callable[[], None])
 
 def _unpack(archive: Path, target: Path, alive: Callable[[], None]) -> int:
     members = 0
-
-    def keep(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
-        nonlocal members
-        members += 1
-        return image_filter(member, path)
-
+    directories: list[tarfile.TarInfo] = []
     try:
         with archive.open("rb") as raw, _decompressed(raw) as plain:
             reader = BufferedReader(_Watched(plain, alive), READ)
             with tarfile.open(fileobj=reader, mode="r|", errorlevel=1) as tar:
-                tar.extractall(target, filter=keep)  # noqa: S202 - `keep` looks at each member
+                # Not extractall(filter=…): Python got it in 3.11.4. Newer ones are told to leave the filtering to us.
+                tar.extraction_filter = _as_it_is
+                for found in tar:
+                    member = image_filter(found, str(target))
+                    tar.extract(member, target, set_attrs=not member.isdir())
+                    members += 1
+                    if member.isdir():
+                        directories.append(member)
+                _finish(tar, target, directories)
             # tarfile stops at the end-of-archive blocks; the rest still has to decompress, or the file is cut off.
             while reader.read(READ):
                 pass
-    except tarfile.FilterError as error:
+    except UnsafeMember as error:
         raise StepFailed(Step.UNPACK, Code.IMAGE_UNSAFE, str(error)) from error
     except _DAMAGE as error:
         raise StepFailed(Step.UNPACK, Code.IMAGE_CORRUPT, f"{type(error).__name__}: {error}") from error
@@ -112,8 +115,23 @@ def _unpack(archive: Path, target: Path, alive: Callable[[], None]) -> int:
     return members
 
 
+def _as_it_is(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+    """tarfile's filter when all filtering has been done."""
+    del path
+    return member
+
+
+def _finish(tar: tarfile.TarFile, target: Path, directories: list[tarfile.TarInfo]) -> None:
+    """Give directories their owners, modes and times, deepest first: before, their files could not be written."""
+    for member in sorted(directories, key=lambda each: each.name, reverse=True):
+        place = str(target / member.name)
+        tar.chown(member, place, numeric_owner=False)
+        tar.utime(member, place)
+        tar.chmod(member, place)
+
+
 def image_filter(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
-    """tarfile extraction filter, see the module. Raises UnsafeMember. Also clears the way for the member.
+    """The member as it may be written, see the module. Raises UnsafeMember. Also clears the way for the member.
 
     The walk looks at every directory on the way by itself instead of trusting one `realpath` of the whole: that one
     can be fooled by paths longer than the kernel takes.
@@ -129,7 +147,9 @@ def image_filter(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
         _check_relative_link(member, parts[:-1])
     if parts:
         _clear(member, root, root.joinpath(*parts))
-    return member.replace(name="/".join(parts) or ".", deep=False)
+    safe = copy.copy(member)
+    safe.name = "/".join(parts) or "."
+    return safe
 
 
 def _checked_hard_link(member: tarfile.TarInfo, root: Path) -> tarfile.TarInfo:
@@ -151,7 +171,9 @@ def _checked_hard_link(member: tarfile.TarInfo, root: Path) -> tarfile.TarInfo:
         return twin
     if not stat.S_ISREG(mode) or _parts(member, member.name) == source:
         raise UnsafeMember(member, f"is a link to {member.linkname!r}, which is no other file")
-    return member.replace(linkname="/".join(source), deep=False)
+    twin = copy.copy(member)
+    twin.linkname = "/".join(source)
+    return twin
 
 
 def _parts(member: tarfile.TarInfo, name: str) -> list[str]:

@@ -173,3 +173,11 @@ async def _on_server(server: Postgres, statement: str) -> None:
         await connection.execute(statement, timeout=30)
     finally:
         await connection.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, keep a module's tests together: they share servers; and all tests of the lab: it is one."""
+    for item in items:
+        directory = item.path.relative_to(item.config.rootpath).parts[1]
+        group = "lab" if directory == "e2e" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

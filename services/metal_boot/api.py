@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -15,6 +16,7 @@ from metal_boot.decider import Decider
 from metal_boot.hints import Hints
 from metal_boot.orders import Verdict, verdict
 from metal_boot.plane import Plane
+from metal_boot.reporter import Reporter
 from metal_boot.work import Pace, WorkStream
 
 log = get_logger(__name__)
@@ -26,6 +28,9 @@ _VERDICTS = {
     Verdict.HOLD: boot_pb2.VERDICT_HOLD,
 }
 
+
+BEHIND_BOOT = 5.0
+"""Seconds that an installer's events wait for the report of the boot before them."""
 
 STEPS = frozenset({"plan", "partition", "fetch", "unpack", "configure", "bootloader", "report", "kexec"})
 """Steps of an installation that have a metric of their own."""
@@ -39,8 +44,17 @@ def _known_step(step: str) -> str:
 class BootApi(boot_pb2_grpc.BootServiceServicer):
     """Who calls is checked by the interceptor: the machine in the request is the one of the certificate."""
 
-    def __init__(self, plane: Plane, decider: Decider, hints: Hints, stopping: asyncio.Event, pace: Pace) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        decider: Decider,
+        reporter: Reporter,
+        hints: Hints,
+        stopping: asyncio.Event,
+        pace: Pace,
+    ) -> None:
         self._plane = plane
+        self._reporter = reporter
         self._decider = decider
         self._hints = hints
         self._stopping = stopping
@@ -61,7 +75,8 @@ class BootApi(boot_pb2_grpc.BootServiceServicer):
         )
 
     async def ReportEvents(self, request: boot_pb2.ReportEventsRequest, context: Any) -> Empty:
-        """Pass events on."""
+        """Pass events on, behind the boot that they follow."""
+        await self._reporter.settled(request.machine, within=BEHIND_BOOT)
         await self._plane.record_events(request.machine, list(request.events))
         return Empty()
 
@@ -76,8 +91,9 @@ class BootApi(boot_pb2_grpc.BootServiceServicer):
             generation=request.generation,
             pace=self._pace,
         )
-        async for item in stream.items():
-            yield item
+        async with aclosing(stream.items()) as items:
+            async for item in items:
+                yield item
 
     async def ReportWipe(self, request: boot_pb2.ReportWipeRequest, context: Any) -> Empty:
         """Pass wipe results on, and look again at once: a clean machine may wait now."""

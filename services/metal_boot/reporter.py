@@ -25,6 +25,9 @@ log = get_logger(__name__)
 QUEUE = 10_000
 WORKERS = 8
 ATTEMPTS = 8
+FAREWELL = 2.0
+"""Seconds that a service which stops goes on reporting."""
+
 _BACKOFF = Backoff(first=timedelta(seconds=0.5), most=timedelta(seconds=15))
 
 Record = Callable[[str, list[machine_pb2.ReportedEvent]], Awaitable[None]]
@@ -39,6 +42,7 @@ class Reporter:
     queue_size: int = QUEUE
     dropped: int = 0
     _queue: asyncio.Queue[tuple[str, machine_pb2.ReportedEvent]] = field(init=False)
+    _pending: dict[str, asyncio.Event] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._queue = asyncio.Queue(self.queue_size)
@@ -57,12 +61,31 @@ class Reporter:
             self._queue.put_nowait((machine_id, event))
         except asyncio.QueueFull:
             self._drop(machine_id, "queue full")
+        else:
+            self._pending[machine_id] = asyncio.Event()
+
+    async def settled(self, machine_id: str, *, within: float) -> None:
+        """Wait, at most `within` seconds, until the latest boot of a machine is reported or given up.
+
+        What its installer reports comes after this: inventory takes a network boot after "Preparing" for a crash.
+        """
+        pending = self._pending.get(machine_id)
+        if pending is not None:
+            try:
+                async with asyncio.timeout(within):
+                    await pending.wait()
+            except TimeoutError:
+                log.warning("boot.report_late", machine=machine_id)
 
     async def run(self) -> None:
-        """Report until the service stops."""
+        """Report until the service stops, and what is left for a moment longer."""
         workers = [asyncio.create_task(self._work(), name=f"boot-report-{number}") for number in range(WORKERS)]
         try:
             await self.stopping.wait()
+            async with asyncio.timeout(FAREWELL):
+                await self._queue.join()
+        except TimeoutError:
+            log.warning("boot.reports_left", count=self._queue.qsize())
         finally:
             for worker in workers:
                 worker.cancel()
@@ -71,7 +94,16 @@ class Reporter:
     async def _work(self) -> None:
         while True:
             machine_id, event = await self._queue.get()
-            await self._report(machine_id, event)
+            # Of two boots of one machine in the queue the later one is waited for; the earlier one has been overtaken.
+            pending = self._pending.get(machine_id)
+            try:
+                await self._report(machine_id, event)
+            finally:
+                self._queue.task_done()
+                if pending is not None:
+                    pending.set()
+                    if self._pending.get(machine_id) is pending:
+                        del self._pending[machine_id]
 
     async def _report(self, machine_id: str, event: machine_pb2.ReportedEvent) -> None:
         reason = ""

@@ -70,7 +70,7 @@ class Boot:
             lease_renewal=settings.lease_seconds / 4,
             lease=settings.lease_seconds,
         )
-        self.api = BootApi(plane, self.decider, self.hints, rt.stopping, pace)
+        self.api = BootApi(plane, self.decider, self.reporter, self.hints, rt.stopping, pace)
 
     def parts(self) -> Parts:
         """What the kit runs."""

@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from metal_kit.errors import Aborted, NotFound, Problem, Unavailable
@@ -60,7 +60,7 @@ class WorkStream:
     _sent: tuple[Order, str, str] | None = None
     _repeat_at: float = 0.0
 
-    async def items(self) -> AsyncIterator[boot_pb2.WorkResponse]:
+    async def items(self) -> AsyncGenerator[boot_pb2.WorkResponse]:
         """Items until the installer goes, or the service drains. Raises Aborted after a newer registration."""
         with self.hints.of(self.machine_id) as woken, metrics.STREAMS.track_inprogress():
             try:

@@ -56,6 +56,38 @@ async def test_a_report_that_is_refused_is_dropped_at_once(eventually: Any) -> N
     assert record.calls == 1
 
 
+async def test_what_comes_after_a_boot_can_wait_for_its_report(eventually: Any) -> None:
+    release = asyncio.Event()
+    order: list[str] = []
+
+    async def record(machine_id: str, events: list[machine_pb2.ReportedEvent]) -> None:
+        await release.wait()
+        order.append("boot")
+
+    async def follow() -> None:
+        await reporter.settled(MACHINE, within=20)
+        order.append("preparing")
+
+    stopping = asyncio.Event()
+    reporter = Reporter(record, stopping)
+    running = asyncio.create_task(reporter.run())
+    reporter.booted(MACHINE, "")
+    following = asyncio.create_task(follow())
+    await reporter.settled("another machine", within=0)
+    release.set()
+    await following
+    stopping.set()
+    await running
+    assert order == ["boot", "preparing"]
+    assert not reporter._pending
+
+
+async def test_nobody_waits_for_a_report_for_ever() -> None:
+    reporter = Reporter(Recorder(), asyncio.Event())
+    reporter.booted(MACHINE, "")  # nobody works on the queue
+    await reporter.settled(MACHINE, within=0.01)
+
+
 def test_reporting_never_waits_and_drops_what_is_too_much() -> None:
     reporter = Reporter(Recorder(), asyncio.Event(), queue_size=3)
     for _ in range(5):

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 from metal_hammer.hardware import process
+from metal_hammer.hardware.facts import Disk
 from metal_hammer.hardware.linux import LinuxHardware
+from metal_hammer.wipe.erase import erase
+
+MIB = 1024 * 1024
 
 
 async def test_a_program_gives_its_code_and_its_output() -> None:
@@ -70,3 +74,15 @@ async def test_a_disk_is_read_and_written_at_any_offset(tmp_path: Path) -> None:
     assert await hardware.read_at(str(device), 4096, 4096) == b"a" * 4096
     assert await hardware.read_at(str(device), 10_001, 3) == b"odd"
     assert device.stat().st_size == 64 * 1024
+
+
+async def test_a_real_file_is_overwritten_to_its_last_byte(tmp_path: Path) -> None:
+    """The last method of every disk, through the reads and writes of the backend for real machines."""
+    size = 9 * MIB + 512
+    device = tmp_path / "disk"
+    device.write_bytes(b"secret!\n" * (size // 8))
+    disk = Disk(str(device), "S1", "hdd", size)
+    result = await erase(LinuxHardware(), disk)
+    assert (result.method, result.error) == ("overwrite", "")
+    assert not any(device.read_bytes())
+    assert device.stat().st_size == size

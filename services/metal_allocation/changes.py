@@ -15,7 +15,10 @@ INSTALLATION_CHANGED = "metalplane.allocation.installation.changed"
 
 
 async def publish(conn: Connection, record: Record, *, installation_changed: bool) -> None:
-    """Publish the allocation as it now is and, where it changed, that the installer has something new to do."""
+    """Publish the allocation as it now is and, where it changed, that the installer has something new to do.
+
+    The second is an event of the allocation, too: versions of a machine's allocations have no order among each other.
+    """
     lines = (await AllocationStore().timelines(conn, [record.id]))[record.id]
     await emit(
         conn,
@@ -32,7 +35,7 @@ async def publish(conn: Connection, record: Record, *, installation_changed: boo
             conn,
             subject=INSTALLATION_CHANGED,
             entity="installation",
-            entity_id=record.machine,
+            entity_id=record.id,
             version=record.version,
             payload=InstallationChanged(machine=record.machine, allocation=record.id),
             partition=record.partition,

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metal_kit.client import Peers
+from metal_kit.errors import FailedPrecondition
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 from metalplane.inventory.v1.image_pb2_grpc import ImageServiceStub
 from metalplane.inventory.v1.layout_pb2_grpc import FilesystemLayoutServiceStub
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
 from metalplane.inventory.v1.partition_pb2_grpc import PartitionServiceStub
+from metalplane.inventory.v1.size_pb2_grpc import SizeServiceStub
 from metalplane.ipam.v1.ip_pb2_grpc import IpServiceStub
+from metalplane.ipam.v1.network_pb2 import ListNetworksRequest, Network, NetworkType
 from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceStub
 from metalplane.ipam.v1.pool_pb2_grpc import PoolServiceStub
 from metalplane.tenancy.v1.project_pb2_grpc import ProjectServiceStub
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from metalplane.inventory.v1.layout_pb2_grpc import FilesystemLayoutServiceAsyncStub
     from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceAsyncStub
     from metalplane.inventory.v1.partition_pb2_grpc import PartitionServiceAsyncStub
+    from metalplane.inventory.v1.size_pb2_grpc import SizeServiceAsyncStub
     from metalplane.ipam.v1.ip_pb2_grpc import IpServiceAsyncStub
     from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceAsyncStub
     from metalplane.ipam.v1.pool_pb2_grpc import PoolServiceAsyncStub
@@ -38,6 +42,7 @@ class Clients:
     projects: ProjectServiceAsyncStub
     machines: MachineServiceAsyncStub
     partitions: PartitionServiceAsyncStub
+    sizes: SizeServiceAsyncStub
     images: ImageServiceAsyncStub
     layouts: FilesystemLayoutServiceAsyncStub
     networks: NetworkServiceAsyncStub
@@ -53,6 +58,7 @@ class Clients:
             projects=peers.stub(ProjectServiceStub, "tenancy"),
             machines=peers.stub(MachineServiceStub, "inventory"),
             partitions=peers.stub(PartitionServiceStub, "inventory"),
+            sizes=peers.stub(SizeServiceStub, "inventory"),
             images=peers.stub(ImageServiceStub, "inventory"),
             layouts=peers.stub(FilesystemLayoutServiceStub, "inventory"),
             networks=peers.stub(NetworkServiceStub, "ipam"),
@@ -61,6 +67,20 @@ class Clients:
             switches=peers.stub(SwitchServiceStub, "fabric"),
             bmcs=peers.stub(BmcServiceStub, "bmc"),
         )
+
+
+async def underlay_of(clients: Clients, partition: str) -> Network:
+    """The partition's underlay network, in which each firewall gets an address.
+
+    Raises FailedPrecondition unless there is exactly one.
+    """
+    request = ListNetworksRequest(type=NetworkType.NETWORK_TYPE_UNDERLAY, partition=partition)
+    found = (await clients.networks.ListNetworks(request)).networks
+    if len(found) != 1:
+        raise FailedPrecondition(
+            "UNDERLAY", f"partition {partition} has {len(found)} underlay networks; a firewall needs exactly one"
+        )
+    return found[0]
 
 
 def derived_request_id(allocation: str, step: str, attempt: int = 0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -15,16 +16,18 @@ from metalplane.inventory.v1.events_pb2 import MachineChanged, MachineDeleted
 from metalplane.inventory.v1.machine_pb2 import Liveliness, Machine, MachineState
 
 from metal_allocation.controller import KIND
-from metal_allocation.phase import SETTLED
+from metal_allocation.phase import Phase
 from metal_allocation.store import AllocationStore, CandidateFacts, PlacementStore
 
 M = TypeVar("M", bound=Message)
+MACHINE_FACTS = ("changed", "deleted")
+STATES = {number: name.removeprefix("MACHINE_STATE_").lower() for name, number in MachineState.items()}
 
 
 def consumers() -> list[Consumer]:
     """What allocation listens to."""
     return [
-        Consumer("allocation-machines", ["metalplane.inventory.machine.*"], on_machine),
+        Consumer("allocation-machines", [f"metalplane.inventory.machine.{fact}" for fact in MACHINE_FACTS], on_machine),
         Consumer("allocation-attachments", ["metalplane.fabric.attachment.confirmed"], on_attachment),
         Consumer("allocation-commands", ["metalplane.bmc.command.finished"], on_command),
     ]
@@ -36,45 +39,49 @@ async def on_machine(event: Event, conn: Connection) -> None:
         await PlacementStore().forget(conn, event.entity_id)
         return
     machine = _unpack(event, MachineChanged()).machine
-    await PlacementStore().upsert(conn, facts_of(machine))
-    if machine.binding.allocation:
-        await _wake(conn, machine.binding.allocation)
+    await PlacementStore().upsert(conn, [facts_of(machine)])
+    await wake(conn, [machine.binding.allocation])
 
 
 async def on_attachment(event: Event, conn: Connection) -> None:
     """The leaves have confirmed: whoever asked can go on."""
-    await _wake(conn, _unpack(event, AttachmentConfirmed()).allocation)
+    await wake(conn, [_unpack(event, AttachmentConfirmed()).allocation])
 
 
 async def on_command(event: Event, conn: Connection) -> None:
     """A BMC command has ended: whoever gave it can go on."""
-    await _wake(conn, _unpack(event, CommandFinished()).command.allocation)
+    await wake(conn, [_unpack(event, CommandFinished()).command.allocation])
 
 
 def facts_of(machine: Machine) -> CandidateFacts:
-    """What choosing needs to know of a machine."""
+    """What choosing needs to know of a machine. A state that this release does not know is not available."""
     return CandidateFacts(
         machine=machine.id,
         partition=machine.partition,
         size=machine.size,
         rack=machine.rack,
-        state=MachineState.Name(machine.state).removeprefix("MACHINE_STATE_").lower(),
+        state=STATES.get(machine.state, "unknown"),
         waiting=machine.waiting,
         alive=machine.lifecycle.liveliness == Liveliness.LIVELINESS_ALIVE,
         clean=machine.disks_clean,
         cabled=bool(machine.links) and not machine.cabling_error,
+        reclaim_failed=machine.lifecycle.failed_reclaim,
         bound=bool(machine.binding.allocation),
-        version=int(machine.etag or 0),
+        version=int(machine.etag) if machine.etag.isdecimal() else 0,
     )
 
 
-async def _wake(conn: Connection, allocation: str) -> None:
-    """Look at the allocation again, unless it is not ours or has nothing left to do."""
-    if not allocation:
-        return
-    record = await AllocationStore().get(conn, allocation)
-    if record is not None and record.phase not in SETTLED:
-        await enqueue(conn, KIND, allocation)
+async def wake(conn: Connection, allocations: Iterable[str]) -> set[str]:
+    """Look at allocations again, unless they run and so have nothing to do; answers those that do not exist.
+
+    One that was released is looked at too: a machine that is said to be bound to it has to be let go of.
+    """
+    named = {each for each in allocations if each}
+    if not named:
+        return set()
+    phases = await AllocationStore().phases(conn, named)
+    await enqueue(conn, KIND, [each for each, phase in phases.items() if phase is not Phase.RUNNING])
+    return named - set(phases)
 
 
 def _unpack(event: Event, message: M) -> M:

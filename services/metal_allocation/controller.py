@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -15,27 +15,26 @@ from metal_allocation.clients import Clients
 from metal_allocation.phase import DEADLINES, SETTLED, InstallationState, Phase
 from metal_allocation.record import OVERDUE, READY, Record
 from metal_allocation.steps import STEPS
-from metal_allocation.store import AllocationStore, PlacementStore
+from metal_allocation.store import AllocationStore, PlacementStore, changing
+from metal_allocation.telemetry import PHASE_SECONDS
 
 KIND = "allocation"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An allocation as loaded, and what it wanted of the installer then."""
+    """An allocation and how it was when it was loaded; a step may change the record."""
 
     record: Record
-    before: InstallationState
+    phase: Phase
+    version: int
+    wanted: InstallationState
+    stored: tuple[object, ...]
 
-    @property
-    def phase(self) -> str:
-        """Phase that the controller's deadlines and history go by."""
-        return self.record.phase
-
-    @property
-    def version(self) -> int:
-        """Version that the save must still find."""
-        return self.record.version
+    @classmethod
+    def of(cls, record: Record) -> Snapshot:
+        """The snapshot of a record that was just read."""
+        return cls(record, record.phase, record.version, record.installation, changing(record))
 
 
 @dataclass(slots=True)
@@ -52,7 +51,7 @@ class AllocationReconciler:
     async def load(self, conn: Connection, key: str) -> Snapshot | None:
         """The allocation, or None when it is gone."""
         record = await self.allocations.get(conn, key)
-        return Snapshot(record, record.installation) if record else None
+        return Snapshot.of(record) if record else None
 
     async def act(self, snapshot: Snapshot) -> Outcome:
         """Do what the phase asks for."""
@@ -60,23 +59,36 @@ class AllocationReconciler:
         return Done() if step is None else await step(snapshot.record, self.clients, self.clock)
 
     async def save(self, conn: Connection, snapshot: Snapshot, outcome: Outcome, *, overdue: bool) -> None:
-        """Write the new phase or the reason for staying, and the events. StaleSnapshot when the allocation changed."""
+        """Write the new phase or the reason for staying, and the events. StaleSnapshot when the allocation changed.
+
+        A look that found nothing new writes nothing: waiting allocations are looked at every few seconds.
+        """
+        if snapshot.phase is Phase.RELEASED:
+            return
         record = snapshot.record
         now = self.clock.now()
         match outcome:
             case Go(phase=phase, reason=reason, message=message):
+                PHASE_SECONDS.labels(snapshot.phase).observe((now - record.phase_time).total_seconds())
                 record.enter(Phase(phase), now, reason, message)
-            case Wait(reason=reason, message=message) | Failed(reason=reason, message=message):
-                if record.set_condition(READY, False, reason, message, now) and isinstance(outcome, Failed):
+            case Wait(reason=reason, message=message):
+                record.set_condition(READY, False, reason, message, now)
+            case Failed(reason=reason, message=message):
+                if record.set_condition(READY, False, reason, message, now):
                     record.note(reason, message)
             case Done():
-                if record.phase in SETTLED and not record.new_lines:
-                    return
+                pass
         if overdue and record.phase not in SETTLED:
             late = f"{record.phase} has taken longer than {DEADLINES[record.phase]}"
             if record.set_condition(OVERDUE, True, "PHASE_OVERDUE", late, now):
                 record.note("PHASE_OVERDUE", late)
+        if not record.new_lines and changing(record) == snapshot.stored:
+            return
         if record.phase is Phase.RELEASED:
             await self.placements.unclaim(conn, record.id)
         await self.allocations.update(conn, record)
-        await publish(conn, record, installation_changed=snapshot.before is not record.installation)
+        await publish(conn, record, installation_changed=snapshot.wanted is not record.installation)
+
+    async def sweep(self, conn: Connection) -> Iterable[str]:
+        """Allocations that have something left to do, should one have fallen out of the queue."""
+        return await self.allocations.unsettled(conn)

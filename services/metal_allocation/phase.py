@@ -43,6 +43,18 @@ DEADLINES: Mapping[str, timedelta] = {
 }
 
 
+def freeing_begins(phase: Phase) -> Phase:
+    """Where giving the machine back begins, for an allocation that is in `phase`.
+
+    Before the installer was told anything there is nothing on the machine's disks and its ports have never left the PXE
+    network: only what is held for the allocation has to be let go of, and the machine goes on waiting. From then on the
+    fence comes first. An allocation that is being freed goes on where it is.
+    """
+    if phase in FREEING:
+        return phase
+    return Phase.RELEASING if phase in {Phase.BINDING, Phase.ADDRESSING} else Phase.FENCING
+
+
 class InstallationState(StrEnum):
     """What an allocation wants of its machine's installer."""
 

@@ -4,6 +4,8 @@ Among the racks that have candidates, P are those with the fewest machines that 
 partition and size), T those with the fewest of these that carry one of the wanted placement labels. A rack of both is
 best, then one of T: labels are somebody's explicit wish, the project's spread is only a default. Claims in flight count
 like allocations, or parallel requests of one project would land in one rack.
+
+Candidates come as a number a rack, not as a list: a partition may have thousands, and only one is wanted.
 """
 
 from __future__ import annotations
@@ -15,14 +17,6 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A machine that could be taken."""
-
-    machine: str
-    rack: str
-
-
-@dataclass(frozen=True, slots=True)
 class Held:
     """A machine that the project holds, by its rack and its allocation's placement labels."""
 
@@ -30,26 +24,36 @@ class Held:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def best_racks(candidates: Sequence[Candidate], held: Sequence[Held], labels: Mapping[str, str]) -> set[str]:
-    """The racks to choose from; empty only when there are no candidates."""
-    racks = {candidate.rack for candidate in candidates}
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The machine that is number `position` (from 0, by id) among the candidates of `racks`."""
+
+    racks: frozenset[str]
+    position: int
+
+
+def best_racks(free: Mapping[str, int], held: Sequence[Held], labels: Mapping[str, str]) -> frozenset[str]:
+    """The racks to choose from; `free` is the number of candidates a rack. Empty only when there are none."""
+    racks = {rack for rack, count in free.items() if count > 0}
     if not racks:
-        return set()
+        return frozenset()
     by_project = Counter(each.rack for each in held)
     wanted = set(labels.items())
     by_label = Counter(each.rack for each in held if wanted & set(each.labels.items()))
     spread = _fewest(racks, by_project)
     tagged = _fewest(racks, by_label)
-    return (spread & tagged) or tagged
+    return frozenset((spread & tagged) or tagged)
 
 
 def choose(
-    candidates: Sequence[Candidate], held: Sequence[Held], labels: Mapping[str, str], rng: random.Random
-) -> Candidate | None:
-    """One machine, uniformly among the machines of the best racks; None without candidates."""
-    racks = best_racks(candidates, held, labels)
-    pool = [candidate for candidate in candidates if candidate.rack in racks]
-    return rng.choice(pool) if pool else None
+    free: Mapping[str, int], held: Sequence[Held], labels: Mapping[str, str], rng: random.Random
+) -> Choice | None:
+    """One machine, uniformly among the machines of the best racks; None without candidates.
+
+    Among machines, not among racks: a rack with more candidates is likelier, which levels the racks.
+    """
+    racks = best_racks(free, held, labels)
+    return Choice(racks, rng.randrange(sum(free[rack] for rack in racks))) if racks else None
 
 
 def _fewest(racks: set[str], counts: Counter[str]) -> set[str]:

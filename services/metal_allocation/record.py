@@ -16,6 +16,9 @@ from metal_allocation.phase import DEADLINES, InstallationState, Phase, installa
 
 READY = "Ready"
 OVERDUE = "PhaseOverdue"
+INSTALLED = "Installed"
+# What others report ends up here and, with each change, in an event: its length must not be theirs to choose.
+MAX_TEXT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,14 @@ class Record:
     boot_info: BootInfo = field(default_factory=BootInfo)
     command: str | None = None
     command_attempts: int = 0
+    command_after: datetime | None = None
+    command_error: str = ""
     running_time: datetime | None = None
     free_time: datetime | None = None
     version: int = 1
     create_time: datetime | None = None
     update_time: datetime | None = None
-    new_lines: list[tuple[str, str]] = field(default_factory=list)
+    new_lines: list[tuple[Phase, str, str]] = field(default_factory=list)
 
     @property
     def firewall(self) -> bool:
@@ -91,6 +96,8 @@ class Record:
         self.phase_deadline = now + limit if limit else None
         self.command = None
         self.command_attempts = 0
+        self.command_after = None
+        self.command_error = ""
         self.note(reason or f"ENTERED_{phase.name}", message or PHASE_TEXT[phase])
         self.set_condition(OVERDUE, False, "IN_TIME", "", now)
         ready = phase is Phase.RUNNING
@@ -99,20 +106,20 @@ class Record:
             self.running_time = now
 
     def note(self, reason: str, message: str) -> None:
-        """Add a line to the timeline."""
-        self.new_lines.append((reason, message))
+        """Add a line to the timeline, for the present phase."""
+        self.new_lines.append((self.phase, reason, message[:MAX_TEXT]))
 
     def set_condition(self, kind: str, status: bool, reason: str, message: str, now: datetime) -> bool:
-        """Set a condition; answers whether anything about it changed. Its time moves only with its status."""
+        """Set a condition; answers whether its status or reason changed. Its time moves only with its status."""
+        message = message[:MAX_TEXT]
         for condition in self.conditions:
             if condition.type != kind:
                 continue
-            if (condition.status, condition.reason, condition.message) == (status, reason, message):
-                return False
+            changed = (condition.status, condition.reason) != (status, reason)
             if condition.status != status:
                 condition.transition_time.FromDatetime(now)
             condition.status, condition.reason, condition.message = status, reason, message
-            return True
+            return changed
         condition = Condition(type=kind, status=status, reason=reason, message=message)
         condition.transition_time.FromDatetime(now)
         self.conditions.append(condition)

@@ -6,39 +6,37 @@ the field and what would be right.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from metal_kit.errors import InvalidArgument
 from metalplane.allocation.v1.allocation_pb2 import AllocationRole, AllocationSpec, FirewallRule
 
-# OpenSSH's key types (RFC 4253 section 6.6, RFC 8709, PROTOCOL.u2f). ssh-dss is left out: OpenSSH dropped it.
-SSH_KEY_TYPES = frozenset(
-    {
-        "ssh-rsa",
-        "ssh-ed25519",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "sk-ssh-ed25519@openssh.com",
-        "sk-ecdsa-sha2-nistp256@openssh.com",
-    }
-)
+from metal_allocation.sshkeys import check_ssh_key
+
+# The spec goes along with each event and each page of a list, and one event has to fit the bus.
+MAX_SPEC_BYTES = 128 * 1024
+MAX_LABEL = 256
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 
 
 def check(spec: AllocationSpec) -> None:
     """Raise InvalidArgument for the first rule that does not hold."""
+    size = spec.ByteSize() - len(spec.userdata)
+    if size > MAX_SPEC_BYTES:
+        raise InvalidArgument(
+            "SPEC_TOO_LARGE",
+            f"has {size} bytes beside the user data, more than {MAX_SPEC_BYTES}; write fewer keys or rules",
+            field="spec",
+        )
     _check_choice(spec)
+    check_labels("spec.labels", spec.labels)
+    check_labels("spec.placement_labels", spec.placement_labels)
     for index, key in enumerate(spec.ssh_keys):
         check_ssh_key(key, field=f"spec.ssh_keys[{index}]")
-    names = [network.network for network in spec.networks]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise InvalidArgument(
-                "NETWORK_TWICE", f"network {name} is named twice; name it once", field=f"spec.networks[{index}].network"
-            )
+    for index, server in enumerate(spec.ntp_servers):
+        check_server(server, field=f"spec.ntp_servers[{index}]")
     if spec.role != AllocationRole.ALLOCATION_ROLE_FIREWALL and (spec.egress_rules or spec.ingress_rules):
         field = "spec.egress_rules" if spec.egress_rules else "spec.ingress_rules"
         raise InvalidArgument("FIREWALL_ONLY", "firewall rules need the role firewall; leave them out", field=field)
@@ -61,22 +59,25 @@ def _check_choice(spec: AllocationSpec) -> None:
             raise InvalidArgument("REQUIRED", f"name a {field}, or a machine by its UUID", field=f"spec.{field}")
 
 
-def check_ssh_key(key: str, *, field: str) -> None:
-    """Raise InvalidArgument unless `key` is one public key in authorized_keys form, without options."""
-    parts = key.split()
-    if len(parts) < 2 or "\n" in key.strip():
-        raise InvalidArgument("SSH_KEY", "write one public key: type, base64, optional comment", field=field)
-    kind, body = parts[0], parts[1]
-    if kind not in SSH_KEY_TYPES:
-        raise InvalidArgument("SSH_KEY_TYPE", f"the key type {kind[:64]} is not supported", field=field)
+def check_labels(field: str, labels: Mapping[str, str]) -> None:
+    for key, value in labels.items():
+        if not key or len(key) > MAX_LABEL or len(value) > MAX_LABEL:
+            raise InvalidArgument(
+                "LABEL", f"a label has a key and at most {MAX_LABEL} characters on either side", field=field
+            )
+
+
+def check_server(server: str, *, field: str) -> None:
+    """Raise InvalidArgument unless `server` is an IP address or a host name (RFC 1123; underscores as DNS has them).
+
+    It ends up in a configuration file of the installed system, where anything else could say something of its own.
+    """
     try:
-        blob = base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidArgument("SSH_KEY", "the key's base64 part does not decode; paste it again", field=field) from None
-    # The blob begins with the key type as a length-prefixed string (RFC 4253 section 6.6): catches truncated pastes.
-    length = int.from_bytes(blob[:4], "big")
-    if blob[4 : 4 + length] != kind.encode():
-        raise InvalidArgument("SSH_KEY", f"the key's content is not of type {kind}; paste it again", field=field)
+        ipaddress.ip_address(server)
+    except ValueError:
+        labels = server.removesuffix(".").split(".")
+        if len(server) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels):
+            raise InvalidArgument("HOST_NAME", "must be a host name or an IP address", field=field) from None
 
 
 def _check_rules(where: str, rules: Sequence[FirewallRule], *, ingress: bool) -> None:
@@ -86,6 +87,17 @@ def _check_rules(where: str, rules: Sequence[FirewallRule], *, ingress: bool) ->
             raise InvalidArgument(
                 "EGRESS_FROM", "egress rules have no from_prefixes; leave them out", field=f"{field}.from_prefixes"
             )
-        families = {ipaddress.ip_network(prefix).version for prefix in (*rule.from_prefixes, *rule.to_prefixes)}
+        families = {_family(prefix, field=f"{field}.from_prefixes") for prefix in rule.from_prefixes}
+        families |= {_family(prefix, field=f"{field}.to_prefixes") for prefix in rule.to_prefixes}
         if len(families) > 1:
             raise InvalidArgument("MIXED_FAMILIES", "one rule is either IPv4 or IPv6; write two", field=field)
+
+
+def _family(prefix: str, *, field: str) -> int:
+    """IP version of a prefix. The contract lets host bits pass, which in a rule are more likely a slip than a wish."""
+    try:
+        return ipaddress.ip_network(prefix).version
+    except ValueError:
+        raise InvalidArgument(
+            "PREFIX", f"{prefix[:64]} is not a prefix without host bits, such as 10.0.0.0/8", field=field
+        ) from None

@@ -1,27 +1,33 @@
 """Safety net under the events: the projection of machines is compared with inventory now and then.
 
-An event that was lost costs one interval, and nothing else. Old released allocations are forgotten here too.
+An event that was lost costs one interval, and nothing else. One replica does it for all. Old released allocations are
+forgotten here too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from metal_kit.backoff import pause
 from metal_kit.db import Database
 from metal_kit.errors import Problem
+from metal_kit.lease import Lease, new_holder
 from metal_kit.logs import get_logger
-from metalplane.inventory.v1.machine_pb2 import StreamMachinesRequest
+from metalplane.inventory.v1.machine_pb2 import Machine, StreamMachinesRequest
 
 from metal_allocation.clients import Clients
-from metal_allocation.consumers import facts_of
+from metal_allocation.consumers import facts_of, wake
 from metal_allocation.store import AllocationStore, PlacementStore
+from metal_allocation.telemetry import UNKNOWN_BINDINGS
 
 log = get_logger(__name__)
 STREAM_TIMEOUT = 300.0
+AFTER_FAILURE = timedelta(seconds=5)
 
 
 @dataclass(slots=True)
@@ -37,20 +43,33 @@ class Resync:
     placements: PlacementStore = field(default_factory=PlacementStore)
 
     async def run(self) -> None:
-        """Compare at once, then every `interval` with a jitter of a fifth; a failure is logged and tried again."""
-        while not self.stopping.is_set():
-            delay = self.interval.total_seconds() * random.uniform(0.9, 1.1)
-            try:
-                count = await self.once()
-                log.debug("allocation.resynced", machines=count)
-            except Problem as problem:
-                log.warning("allocation.resync_failed", reason=problem.reason, message=problem.message)
-                delay = min(delay, 5.0)
-            try:
-                async with asyncio.timeout(delay):
-                    await self.stopping.wait()
-            except TimeoutError:
-                continue
+        """Compare at once, then every `interval` with a jitter of a fifth; a failure is logged and tried again.
+
+        The lease outlives the pause, so that the same replica goes on; another takes over when it is gone.
+        """
+        lease = Lease(self.db, "resync", new_holder(), ttl=1.5 * self.interval)
+        try:
+            while not self.stopping.is_set():
+                await pause(self.stopping, await self._turn(lease))
+        finally:
+            await self._give_up(lease)
+
+    async def _turn(self, lease: Lease) -> timedelta:
+        """Compare, if it is ours to do; answers when to look again."""
+        delay = self.interval * random.uniform(0.9, 1.1)
+        try:
+            if await lease.take():
+                log.debug("allocation.resynced", machines=await self.once())
+        except Problem as problem:
+            log.warning("allocation.resync_failed", reason=problem.reason, message=problem.message)
+            delay = min(delay, AFTER_FAILURE)
+        return delay
+
+    async def _give_up(self, lease: Lease) -> None:
+        try:
+            await lease.release()
+        except Problem as problem:
+            log.debug("allocation.resync_lease_kept", reason=problem.reason)
 
     async def once(self) -> int:
         """One comparison; answers how many machines inventory has."""
@@ -60,11 +79,19 @@ class Resync:
         seen = 0
         stream: Any = self.clients.machines.StreamMachines(StreamMachinesRequest(), timeout=STREAM_TIMEOUT)
         async for batch in stream:
-            async with self.db.transaction(purpose="resync machines") as conn:
-                for machine in batch.machines:
-                    await self.placements.upsert(conn, facts_of(machine))
+            await self._take_over(batch.machines)
             seen += len(batch.machines)
         async with self.db.transaction(purpose="forget what is gone") as conn:
             await self.placements.forget_unseen(conn, began)
             await self.allocations.forget_released(conn, began - self.keep_released)
         return seen
+
+    async def _take_over(self, machines: Sequence[Machine]) -> None:
+        bound = {machine.binding.allocation: machine.id for machine in machines if machine.binding.allocation}
+        async with self.db.transaction(purpose="resync machines") as conn:
+            await self.placements.upsert(conn, [facts_of(machine) for machine in machines])
+            unknown = await wake(conn, bound)
+        for allocation in unknown:
+            # Not undone: after a restored backup these may be tenants' machines.
+            UNKNOWN_BINDINGS.inc()
+            log.error("allocation.unknown_binding", machine=bound[allocation], allocation=allocation)

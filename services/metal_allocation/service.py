@@ -13,10 +13,10 @@ from pydantic import Field
 
 from metal_allocation.api.allocations import AllocationApi
 from metal_allocation.api.installations import InstallationApi
-from metal_allocation.claiming import Claimer
 from metal_allocation.clients import Clients
 from metal_allocation.consumers import consumers
 from metal_allocation.controller import AllocationReconciler
+from metal_allocation.creation import Creation
 from metal_allocation.resync import Resync
 from metal_allocation.store import AllocationStore
 
@@ -37,8 +37,8 @@ async def compose(rt: Runtime) -> Parts:
     db = rt.require_db()
     clients = Clients.of(rt.peers)
     store = AllocationStore()
-    claimer = Claimer(db, clients, rt.clock)
-    api = AllocationApi(db, clients, claimer, rt.paging, rt.clock, rt.stopping, store)
+    creation = Creation(db, clients, rt.clock)
+    api = AllocationApi(db, clients, creation, rt.paging, rt.clock, rt.stopping, store)
     installations = InstallationApi(db, rt.clock, store)
     resync = Resync(
         db, clients, rt.stopping,

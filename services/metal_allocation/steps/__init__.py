@@ -29,5 +29,6 @@ STEPS: Mapping[Phase, Step] = {
     Phase.FENCING: free.fence,
     Phase.RECLAIMING: free.reclaim,
     Phase.RELEASING: free.release,
-    Phase.UNBINDING: binding.unbind,
+    Phase.UNBINDING: free.unbind,
+    Phase.RELEASED: free.settle,
 }

@@ -8,11 +8,11 @@ from metal_kit.clock import Clock
 from metal_kit.controller import Failed, Go, Outcome
 from metal_kit.errors import FailedPrecondition, NotFound, ResourceExhausted
 from metalplane.allocation.v1.allocation_pb2 import AllocationNetwork, MachineNetwork
-from metalplane.ipam.v1.ip_pb2 import AcquireIpsRequest, AttachIpRequest, GetIpRequest, IpType, IpWish, Owner, OwnerKind
-from metalplane.ipam.v1.network_pb2 import GetNetworkRequest, ListNetworksRequest, NatType, Network, NetworkType
+from metalplane.ipam.v1.ip_pb2 import AcquireIpsRequest, AttachIpRequest, IpType, IpWish, Owner, OwnerKind
+from metalplane.ipam.v1.network_pb2 import GetNetworkRequest, NatType, Network
 from metalplane.ipam.v1.pool_pb2 import AcquireNumberRequest
 
-from metal_allocation.clients import Clients, derived_request_id
+from metal_allocation.clients import Clients, derived_request_id, underlay_of
 from metal_allocation.networks import PRIVATE, TYPE_NAMES
 from metal_allocation.phase import Phase
 from metal_allocation.record import Record
@@ -28,6 +28,7 @@ async def address(record: Record, clients: Clients, clock: Clock) -> Outcome:
     owner = Owner(kind=OwnerKind.OWNER_KIND_ALLOCATION, id=record.id)
     try:
         wanted = await _networks(record, clients)
+        announcable = [await _announcable(network, clients) for network, _ in wanted]
         number = await clients.pools.AcquireNumber(AcquireNumberRequest(pool=ASN_POOL, owner=owner))
         given = await _attach_given(record, clients, owner)
         acquired = await _acquire_free(record, clients, owner, wanted)
@@ -36,27 +37,23 @@ async def address(record: Record, clients: Clients, clock: Clock) -> Outcome:
         return Failed(problem.reason, problem.message, EXHAUSTED_RETRY)
     record.asn = number.number
     record.networks = [
-        _machine_network(network, given.get(network.id, []) or acquired.get(network.id, []), number.number)
-        for network, _ in wanted
+        machine_network(
+            network, ips=given.get(network.id) or acquired.get(network.id, []), asn=number.number, announcable=more
+        )
+        for (network, _), more in zip(wanted, announcable, strict=True)
     ]
     record.set_condition(ACQUIRED, True, "ACQUIRED", "", clock.now())
     return Go(Phase.INSTALLING, "ADDRESSES_ACQUIRED", ", ".join(ip for each in record.networks for ip in each.ips))
 
 
 async def _networks(record: Record, clients: Clients) -> list[tuple[Network, AllocationNetwork]]:
+    """The networks that were asked for, and for a firewall the underlay."""
     wanted = [
         (await clients.networks.GetNetwork(GetNetworkRequest(id=wish.network)), wish) for wish in record.spec.networks
     ]
     if record.firewall:
-        underlay = await clients.networks.ListNetworks(
-            ListNetworksRequest(type=NetworkType.NETWORK_TYPE_UNDERLAY, partition=record.partition)
-        )
-        if len(underlay.networks) != 1:
-            raise FailedPrecondition(
-                "UNDERLAY",
-                f"partition {record.partition} has {len(underlay.networks)} underlay networks; a firewall needs one",
-            )
-        wanted.append((underlay.networks[0], AllocationNetwork(network=underlay.networks[0].id)))
+        underlay = await underlay_of(clients, record.partition)
+        wanted.append((underlay, AllocationNetwork(network=underlay.id)))
     return wanted
 
 
@@ -64,12 +61,9 @@ async def _attach_given(record: Record, clients: Clients, owner: Owner) -> dict[
     """Take over the static addresses that the request names."""
     given: dict[str, list[str]] = {}
     for wish in record.spec.networks:
-        for address_ in wish.ips:
-            await clients.ips.AttachIp(
-                AttachIpRequest(address=address_, network=wish.network, project=record.project, owner=owner)
-            )
-            known = await clients.ips.GetIp(GetIpRequest(address=address_, network=wish.network))
-            given.setdefault(wish.network, []).append(known.address)
+        for each in wish.ips:
+            request = AttachIpRequest(address=each, network=wish.network, project=record.project, owner=owner)
+            given.setdefault(wish.network, []).append((await clients.ips.AttachIp(request)).address)
     return given
 
 
@@ -96,7 +90,16 @@ async def _acquire_free(
     return acquired
 
 
-def _machine_network(network: Network, ips: list[str], asn: int) -> MachineNetwork:
+async def _announcable(network: Network, clients: Clients) -> list[str]:
+    """What a super network lets the machines of its children announce beyond their prefixes."""
+    if network.type not in PRIVATE or not network.parent:
+        return []
+    parent = await clients.networks.GetNetwork(GetNetworkRequest(id=network.parent))
+    return list(parent.additional_announcable_prefixes)
+
+
+def machine_network(network: Network, *, ips: list[str], asn: int, announcable: list[str]) -> MachineNetwork:
+    """The network as the machine gets it."""
     return MachineNetwork(
         network=network.id,
         type=TYPE_NAMES[network.type],
@@ -107,4 +110,5 @@ def _machine_network(network: Network, ips: list[str], asn: int) -> MachineNetwo
         asn=asn,
         private=network.type in PRIVATE,
         nat=network.nat == NatType.NAT_TYPE_IPV4_MASQUERADE,
+        additional_announcable_prefixes=announcable,
     )

@@ -1,11 +1,11 @@
-"""Binding and unbinding: inventory's compare-and-set."""
+"""Binding: inventory's compare-and-set."""
 
 from __future__ import annotations
 
 from metal_kit.clock import Clock
 from metal_kit.controller import Go, Outcome
 from metal_kit.errors import FailedPrecondition, NotFound
-from metalplane.inventory.v1.machine_pb2 import BindMachineRequest, UnbindMachineRequest
+from metalplane.inventory.v1.machine_pb2 import BindMachineRequest
 
 from metal_allocation.clients import Clients
 from metal_allocation.fit import disk_serials
@@ -23,8 +23,8 @@ async def bind(record: Record, clients: Clients, clock: Clock) -> Outcome:
         machine = await clients.machines.BindMachine(bind_request(record))
         record.disk_serials = disk_serials(record.layout, machine.hardware)
     except (FailedPrecondition, NotFound) as refused:
-        return Go(Phase.UNBINDING, refused.reason, f"inventory refused the machine: {refused.message}")
-    return Go(Phase.ADDRESSING)
+        return Go(Phase.UNBINDING, refused.reason, f"the machine was refused: {refused.message}")
+    return Go(Phase.ADDRESSING, "BOUND", f"machine {record.machine} in rack {record.rack}")
 
 
 def bind_request(record: Record) -> BindMachineRequest:
@@ -35,12 +35,3 @@ def bind_request(record: Record) -> BindMachineRequest:
         project=record.project,
         allow_tainted=bool(record.spec.machine),
     )
-
-
-async def unbind(record: Record, clients: Clients, clock: Clock) -> Outcome:
-    """End the binding. A machine that inventory no longer knows has none."""
-    try:
-        await clients.machines.UnbindMachine(UnbindMachineRequest(machine=record.machine, allocation=record.id))
-    except NotFound:
-        record.note("MACHINE_GONE", "inventory no longer knows the machine")
-    return Go(Phase.RELEASED)

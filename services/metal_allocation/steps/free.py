@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from metal_kit.clock import Clock
-from metal_kit.controller import Go, Outcome, Wait
+from metal_kit.controller import Done, Go, Outcome, Wait
 from metal_kit.errors import NotFound
 from metalplane.bmc.v1.bmc_pb2 import CommandAction
-from metalplane.fabric.v1.switch_pb2 import Attachment, DetachMachineRequest, GetAttachmentRequest
-from metalplane.inventory.v1.machine_pb2 import ProvisioningEventType, RecordEventsRequest, ReportedEvent
-from metalplane.ipam.v1.ip_pb2 import Owner, OwnerKind, ReleaseOwnedRequest
+from metalplane.fabric.v1.switch_pb2 import Attachment, DetachMachineRequest
+from metalplane.inventory.v1.machine_pb2 import (
+    ProvisioningEventType,
+    RecordEventsRequest,
+    ReportedEvent,
+    UnbindMachineRequest,
+)
+from metalplane.ipam.v1.ip_pb2 import Owner, OwnerKind, ReleaseOwnedRequest, ReleaseOwnedResponse
 
 from metal_allocation.clients import Clients, derived_request_id
 from metal_allocation.phase import Phase
 from metal_allocation.record import Record
-from metal_allocation.steps.commands import POLL, command
-from metal_allocation.steps.start import outstanding
+from metal_allocation.steps.commands import POLL, again, command
+from metal_allocation.steps.leaves import confirmations, outstanding
 
 FENCED = "Fenced"
 # A leaf that has been silent this long is taken for dead: its heartbeat comes every 5 s.
 DEAD_LEAF = timedelta(seconds=20)
-MAX_BACKOFF = timedelta(minutes=2)
+# Longer than a call of a worker that was given up can be under way.
+SETTLING = timedelta(seconds=90)
 
 
 async def fence(record: Record, clients: Clients, clock: Clock) -> Outcome:
@@ -30,42 +36,38 @@ async def fence(record: Record, clients: Clients, clock: Clock) -> Outcome:
     When an outstanding leaf is dead, the machine is powered off and seen off instead: an old system that does not run
     cannot reach the tenant's network, whatever the leaf's ports still say.
     """
+    wanted = DetachMachineRequest(machine=record.machine, allocation=record.id)
     try:
-        attachment = await clients.switches.DetachMachine(
-            DetachMachineRequest(machine=record.machine, allocation=record.id)
-        )
-        if not attachment.confirmed:
-            attachment = await clients.switches.GetAttachment(GetAttachmentRequest(machine=record.machine))
+        attachment = await clients.switches.DetachMachine(wanted)
     except NotFound:
-        record.set_condition(FENCED, True, "NO_CABLING", "the machine hangs on no leaf", clock.now())
-        return Go(Phase.RECLAIMING, "FENCED", "the machine hangs on no leaf")
-    if attachment.confirmed:
-        leaves = ", ".join(f"{leaf.switch_id} {leaf.port}" for leaf in attachment.leaves)
-        record.set_condition(FENCED, True, "CONFIRMED", f"confirmed by {leaves}", clock.now())
-        return Go(Phase.RECLAIMING, "FENCED", f"confirmed by {leaves}")
+        return _fenced(record, clock, "NO_CABLING", "the machine hangs on no leaf")
+    if attachment.confirmed and not attachment.allocation:
+        return _fenced(record, clock, "CONFIRMED", f"confirmed by {confirmations(attachment)}")
+    if attachment.allocation != record.id:
+        # Fabric has forgotten us, or never knew: what the ports are wanted to be now is not for us.
+        return _fenced(record, clock, "NOT_ATTACHED", "the machine's ports are not this allocation's")
     waiting = outstanding(attachment)
     record.set_condition(FENCED, False, "LEAVES_OUTSTANDING", waiting, clock.now())
-    if dead_leaves(attachment, clock):
-        return await _power_off(record, clients, clock, waiting)
-    return Wait("LEAVES_OUTSTANDING", waiting, POLL)
+    if not dead_leaves(attachment, clock.now()):
+        return Wait("LEAVES_OUTSTANDING", waiting, POLL)
+    result = await command(record, clients, clock, CommandAction.COMMAND_ACTION_POWER_OFF, "fence-off")
+    if not result.succeeded:
+        return again(result, before=waiting)
+    return _fenced(record, clock, "POWERED_OFF", f"the machine is off; {waiting}")
 
 
-def dead_leaves(attachment: Attachment, clock: Clock) -> list[str]:
+def _fenced(record: Record, clock: Clock, reason: str, message: str) -> Go:
+    record.set_condition(FENCED, True, reason, message, clock.now())
+    return Go(Phase.RECLAIMING, "FENCED", message)
+
+
+def dead_leaves(attachment: Attachment, now: datetime) -> list[str]:
     """Outstanding leaves that have not been heard of for too long."""
-    limit = clock.now() - DEAD_LEAF
     return [
         leaf.switch_id
         for leaf in attachment.leaves
-        if not leaf.confirmed and not leaf.connected and leaf.seen_time.ToDatetime(tzinfo=limit.tzinfo) < limit
+        if not leaf.confirmed and not leaf.connected and leaf.seen_time.ToDatetime(tzinfo=now.tzinfo) < now - DEAD_LEAF
     ]
-
-
-async def _power_off(record: Record, clients: Clients, clock: Clock, waiting: str) -> Outcome:
-    result = await command(record, clients, CommandAction.COMMAND_ACTION_POWER_OFF, "fence-off")
-    if result.succeeded:
-        record.set_condition(FENCED, True, "POWERED_OFF", f"off instead of fenced: {waiting}", clock.now())
-        return Go(Phase.RECLAIMING, "FENCED_BY_POWER_OFF", f"the machine is off; {waiting}")
-    return Wait(result.reason, f"{waiting}; power off: {result.error}", POLL)
 
 
 async def reclaim(record: Record, clients: Clients, clock: Clock) -> Outcome:
@@ -75,34 +77,65 @@ async def reclaim(record: Record, clients: Clients, clock: Clock) -> Outcome:
     inventory still believes that the tenant's system runs, and counts as a crash loop. A failed power action is tried
     again for as long as it takes; nothing goes on as if it had worked.
     """
-    await clients.machines.RecordEvents(
-        RecordEventsRequest(
-            partition=record.partition,
-            machine=record.machine,
-            allocation=record.id,
-            events=[
-                ReportedEvent(
-                    id=derived_request_id(record.id, "reclaim-event"),
-                    type=ProvisioningEventType.PROVISIONING_EVENT_TYPE_MACHINE_RECLAIM,
-                    message=f"allocation {record.id} is freed",
-                )
-            ],
-        )
+    if record.command is None:
+        await _announce(record, clients)
+    result = await command(record, clients, clock, CommandAction.COMMAND_ACTION_PXE_CYCLE, "reclaim")
+    if not result.succeeded:
+        return again(result)
+    return Go(Phase.RELEASING, "RECLAIMED", "the machine boots into the installer")
+
+
+async def _announce(record: Record, clients: Clients) -> None:
+    """Tell inventory, once: the event has an id of its own, and is dropped when another allocation has the machine."""
+    event = ReportedEvent(
+        id=derived_request_id(record.id, "reclaim-event"),
+        type=ProvisioningEventType.PROVISIONING_EVENT_TYPE_MACHINE_RECLAIM,
+        message=f"allocation {record.id} is freed",
     )
-    result = await command(record, clients, CommandAction.COMMAND_ACTION_PXE_CYCLE, "reclaim")
-    if result.succeeded:
-        return Go(Phase.RELEASING, "RECLAIMED", "the machine boots into the installer")
-    after = min(POLL * 2 ** min(record.command_attempts, 6), MAX_BACKOFF) if result.done else POLL
-    return Wait(result.reason, result.error, after)
+    await clients.machines.RecordEvents(
+        RecordEventsRequest(partition=record.partition, machine=record.machine, allocation=record.id, events=[event])
+    )
 
 
 async def release(record: Record, clients: Clients, clock: Clock) -> Outcome:
     """Release everything that the allocation owns, keyed by its id: never by the machine's."""
-    answer = await clients.ips.ReleaseOwned(
-        ReleaseOwnedRequest(owner=Owner(kind=OwnerKind.OWNER_KIND_ALLOCATION, id=record.id))
-    )
+    answer = await _release_owned(record, clients)
     message = (
         f"released {answer.released_ips} addresses and {answer.released_numbers} numbers, "
         f"detached {answer.detached_ips} static addresses"
     )
     return Go(Phase.UNBINDING, "RELEASED_ADDRESSES", message)
+
+
+async def unbind(record: Record, clients: Clients, clock: Clock) -> Outcome:
+    """End the binding. A machine that inventory no longer knows has none."""
+    if not await _unbind(record, clients):
+        record.note("MACHINE_GONE", "inventory no longer knows the machine")
+    return Go(Phase.RELEASED)
+
+
+async def settle(record: Record, clients: Clients, clock: Clock) -> Outcome:
+    """Once more, when nothing can be under way any more.
+
+    A worker that was stopped in the middle of a call and taken for dead may have acquired or bound something after it
+    had been let go of. Both are keyed by the allocation's id, so that the next holder of the machine is not touched.
+    """
+    left = record.phase_time + SETTLING - clock.now()
+    if left > timedelta(0):
+        return Wait("SETTLING", "", left)
+    await _release_owned(record, clients)
+    await _unbind(record, clients)
+    return Done()
+
+
+async def _release_owned(record: Record, clients: Clients) -> ReleaseOwnedResponse:
+    owner = Owner(kind=OwnerKind.OWNER_KIND_ALLOCATION, id=record.id)
+    return await clients.ips.ReleaseOwned(ReleaseOwnedRequest(owner=owner))
+
+
+async def _unbind(record: Record, clients: Clients) -> bool:
+    try:
+        await clients.machines.UnbindMachine(UnbindMachineRequest(machine=record.machine, allocation=record.id))
+    except NotFound:
+        return False
+    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from metal_kit.clock import Clock
 from metal_kit.controller import Go, Outcome, Wait
@@ -10,12 +10,11 @@ from metalplane.bmc.v1.bmc_pb2 import CommandAction
 
 from metal_allocation.clients import Clients
 from metal_allocation.phase import Phase
-from metal_allocation.record import Record
-from metal_allocation.steps.commands import POLL, command
+from metal_allocation.record import INSTALLED, Record
+from metal_allocation.steps.commands import again, command
 
-INSTALLED = "Installed"
 MAX_ATTEMPTS = 3
-# The installer reports each step and every few percent of the image; a silence this long is a dead installer.
+# The installer reports each step and a sign of life in between; a silence this long is a dead installer.
 SILENCE = timedelta(minutes=5)
 LOOK_AGAIN = timedelta(seconds=30)
 
@@ -28,27 +27,31 @@ async def install(record: Record, clients: Clients, clock: Clock) -> Outcome:
     if record.installed:
         record.set_condition(INSTALLED, True, "INSTALLED", "", clock.now())
         return Go(Phase.ATTACHING, "INSTALLED", "the installer has reported success")
-    heard = max(record.installer_time or record.phase_time, record.phase_time)
-    failed = bool(record.install_error)
-    silent = clock.now() - heard > SILENCE
-    if not failed and not silent and record.command is None:
+    why = trouble(record, clock.now())
+    if not why:
         step = f"the installer is at {record.installer_step}" if record.installer_step else "the installer is awaited"
         return Wait("INSTALLING", step, LOOK_AGAIN)
-    why = record.install_error or "the installer fell silent"
     record.set_condition(INSTALLED, False, "INSTALL_FAILED", why, clock.now())
     if record.command_attempts >= MAX_ATTEMPTS:
         message = f"gave up after {MAX_ATTEMPTS} attempts: {why}; free the allocation, or repair the machine"
         return Wait("INSTALL_GAVE_UP", message, LOOK_AGAIN)
-    return await _again(record, clients, clock, why)
+    result = await command(record, clients, clock, CommandAction.COMMAND_ACTION_PXE_CYCLE, "install-again")
+    if not result.succeeded:
+        return again(result, before=why)
+    record.command = None
+    record.command_attempts += 1
+    record.command_after = None
+    record.installer_time = clock.now()
+    record.install_error = ""
+    record.note("INSTALL_AGAIN", f"rebooted into the installer: {why}")
+    return Wait("INSTALLING", "the installer is awaited again", LOOK_AGAIN)
 
 
-async def _again(record: Record, clients: Clients, clock: Clock, why: str) -> Outcome:
-    result = await command(record, clients, CommandAction.COMMAND_ACTION_PXE_CYCLE, "install-again")
-    if result.succeeded:
-        record.command = None
-        record.command_attempts += 1
-        record.installer_time = clock.now()
-        record.install_error = ""
-        record.note("INSTALL_AGAIN", f"rebooted into the installer: {why}")
-        return Wait("INSTALLING", "the installer is awaited again", LOOK_AGAIN)
-    return Wait(result.reason, result.error, POLL)
+def trouble(record: Record, now: datetime) -> str:
+    """Why the machine has to be sent to the installer again; empty while the installation may still come to its end."""
+    if record.install_error:
+        return record.install_error
+    heard = max(record.installer_time or record.phase_time, record.phase_time)
+    if now - heard > SILENCE or record.command is not None:
+        return "the installer fell silent"
+    return ""

@@ -9,42 +9,47 @@ from metal_kit.controller import Failed, Go, Outcome, Wait
 from metal_kit.errors import FailedPrecondition, NotFound
 from metalplane.allocation.v1.allocation_pb2 import MachineNetwork
 from metalplane.bmc.v1.bmc_pb2 import CommandAction
-from metalplane.fabric.v1.switch_pb2 import AttachMachineRequest, Attachment, GetAttachmentRequest, PortRole
-from metalplane.inventory.v1.machine_pb2 import GetMachineRequest, LifecycleState
+from metalplane.fabric.v1.switch_pb2 import AttachMachineRequest, PortRole
+from metalplane.inventory.v1.machine_pb2 import GetMachineRequest, LifecycleState, Machine
 
 from metal_allocation.clients import Clients
 from metal_allocation.phase import Phase
 from metal_allocation.record import Record
-from metal_allocation.steps.commands import POLL, command
+from metal_allocation.steps.commands import POLL, UNKNOWN_BMC, again, command
+from metal_allocation.steps.leaves import confirmations, outstanding
 
 ATTACHED = "Attached"
 BOOT_ORDER_SET = "BootOrderSet"
 MAX_BOOT_ORDER_ATTEMPTS = 3
 REFUSED_RETRY = timedelta(seconds=15)
+# The phone home is an event; this is for the one that gets lost.
+LOOK_AGAIN = timedelta(seconds=5)
 
 
 async def attach(record: Record, clients: Clients, clock: Clock) -> Outcome:
     """Ask fabric for the machine's ports in the tenant's VRF, and go on when every leaf has confirmed."""
+    vrf = 0 if record.firewall else vrf_of(record)
+    if not record.firewall and not vrf:
+        # Number 0 is the fabric's own VRF: no tenant's machine gets into that.
+        return Failed("NO_VRF", "the machine's private network has no VRF", REFUSED_RETRY)
     request = AttachMachineRequest(
         machine=record.machine,
         allocation=record.id,
         role=PortRole.PORT_ROLE_FIREWALL if record.firewall else PortRole.PORT_ROLE_MACHINE,
-        vrf=0 if record.firewall else vrf_of(record),
+        vrf=vrf,
         allowed_prefixes=allowed_prefixes(record),
         vnis=sorted({each.vrf for each in record.networks if each.vrf}) if record.firewall else [],
     )
     try:
         attachment = await clients.switches.AttachMachine(request)
-        if not attachment.confirmed:
-            attachment = await clients.switches.GetAttachment(GetAttachmentRequest(machine=record.machine))
     except (FailedPrecondition, NotFound) as refused:
         record.set_condition(ATTACHED, False, refused.reason, refused.message, clock.now())
         return Failed(refused.reason, refused.message, REFUSED_RETRY)
-    if not attachment.confirmed:
+    if not attachment.confirmed or attachment.allocation != record.id:
         waiting = outstanding(attachment)
         record.set_condition(ATTACHED, False, "LEAVES_OUTSTANDING", waiting, clock.now())
         return Wait("LEAVES_OUTSTANDING", waiting, POLL)
-    leaves = ", ".join(f"{leaf.switch_id} {leaf.port}" for leaf in attachment.leaves)
+    leaves = confirmations(attachment)
     record.set_condition(ATTACHED, True, "CONFIRMED", f"confirmed by {leaves}", clock.now())
     return Go(Phase.BOOT_ORDER, "PORTS_ATTACHED", f"confirmed by {leaves}")
 
@@ -55,27 +60,33 @@ async def boot_order(record: Record, clients: Clients, clock: Clock) -> Outcome:
     A BMC that cannot do it does not stop the machine: boot sends a machine with a running allocation to its disk
     whatever the BMC made it boot. The condition stays, for an operator to see.
     """
-    result = await command(record, clients, CommandAction.COMMAND_ACTION_BOOT_DISK, "boot-disk")
+    result = await command(record, clients, clock, CommandAction.COMMAND_ACTION_BOOT_DISK, "boot-disk")
     if result.succeeded:
         record.set_condition(BOOT_ORDER_SET, True, "SET", "", clock.now())
         return Go(Phase.STARTING, "BOOT_ORDER_SET", "the BMC has read back boot from disk")
-    if result.done:
+    if result.failed:
         record.set_condition(BOOT_ORDER_SET, False, result.reason, result.error, clock.now())
-        if record.command_attempts >= MAX_BOOT_ORDER_ATTEMPTS or result.reason == "BMC_UNKNOWN":
+        if record.command_attempts >= MAX_BOOT_ORDER_ATTEMPTS or result.reason == UNKNOWN_BMC:
             return Go(Phase.STARTING, "BOOT_ORDER_NOT_SET", f"{result.error}; boot will send the machine to its disk")
-    return Wait(result.reason, result.error, POLL)
+    return again(result)
 
 
 async def start(record: Record, clients: Clients, clock: Clock) -> Outcome:
     """Wait for the installed system. That the installer may start it is said by the phase itself."""
     machine = await clients.machines.GetMachine(GetMachineRequest(id=record.machine))
-    phoned_home = machine.lifecycle.state == LifecycleState.LIFECYCLE_STATE_PHONED_HOME
     if machine.binding.allocation != record.id:
         return Failed("BINDING_LOST", "inventory no longer binds the machine to this allocation", REFUSED_RETRY)
-    if phoned_home:
+    if machine.lifecycle.state == LifecycleState.LIFECYCLE_STATE_PHONED_HOME:
         return Go(Phase.RUNNING, "PHONED_HOME", "the installed system has announced itself on its leaves")
-    state = LifecycleState.Name(machine.lifecycle.state).removeprefix("LIFECYCLE_STATE_").lower().replace("_", " ")
-    return Wait("STARTING", f"the installed system is awaited; the machine is at {state}", POLL)
+    return Wait("STARTING", f"the installed system is awaited; the machine is at {_state(machine)}", LOOK_AGAIN)
+
+
+def _state(machine: Machine) -> str:
+    """Name of the machine's state for people; a number for one that this release does not know."""
+    number = machine.lifecycle.state
+    if number not in LifecycleState.values():
+        return str(number)
+    return LifecycleState.Name(number).removeprefix("LIFECYCLE_STATE_").lower().replace("_", " ")
 
 
 def vrf_of(record: Record) -> int:
@@ -92,20 +103,14 @@ def allowed_prefixes(record: Record) -> list[str]:
     """
     if record.firewall:
         return _host_routes([each for each in record.networks if each.type == "underlay"])
-    private = [prefix for each in record.networks if each.private for prefix in each.prefixes]
+    private = [
+        prefix
+        for each in record.networks
+        if each.private
+        for prefix in (*each.prefixes, *each.additional_announcable_prefixes)
+    ]
     return sorted({*private, *_host_routes([each for each in record.networks if not each.private])})
 
 
 def _host_routes(networks: list[MachineNetwork]) -> list[str]:
     return sorted({f"{ip}/{128 if ':' in ip else 32}" for each in networks for ip in each.ips})
-
-
-def outstanding(attachment: Attachment) -> str:
-    """Which leaves have not confirmed, and what they say."""
-    waiting = []
-    for leaf in attachment.leaves:
-        if not leaf.confirmed:
-            state = "connected" if leaf.connected else "not connected"
-            generations = f"generation {leaf.applied_generation} of {leaf.wanted_generation}"
-            waiting.append(f"{leaf.switch_id} ({state}, {generations}{', ' + leaf.error if leaf.error else ''})")
-    return "waiting for " + "; ".join(waiting) if waiting else "waiting for the leaves"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metal_allocation.store.allocations import AllocationStore, ListFilter
+from metal_allocation.store.allocations import AllocationStore, ListFilter, changing
 from metal_allocation.store.placements import CandidateFacts, PlacementStore
 
-__all__ = ["AllocationStore", "CandidateFacts", "ListFilter", "PlacementStore"]
+__all__ = ["AllocationStore", "CandidateFacts", "ListFilter", "PlacementStore", "changing"]

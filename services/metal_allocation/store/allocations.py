@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from metalplane.inventory.v1.layout_pb2 import FilesystemLayout
 from metal_allocation.phase import Phase
 from metal_allocation.record import Record, TimelineLine
 
-TIMELINE_SHOWN = 200
+TIMELINE_KEPT = 200
 
 INSERT = """
 INSERT INTO allocation (id, project, creator, name, role, spec, userdata, description, labels, placement_labels, phase,
@@ -27,34 +27,45 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $
 RETURNING create_time, update_time
 """
 
+# User data may hold secrets: it goes when the machine has gone.
 UPDATE = """
 UPDATE allocation SET
     phase = $3, phase_time = $4, phase_deadline = $5, machine = $6, rack = $7, asn = $8, networks = $9,
     conditions = $10,
     installed = $11, install_failures = $12, install_error = $13, installer_step = $14, installer_percent = $15,
     installer_time = $16, boot_info = $17, command = $18, command_attempts = $19, running_time = $20, free_time = $21,
-    description = $22, labels = $23, disk_serials = $24, version = version + 1, update_time = clock_timestamp()
+    description = $22, labels = $23, disk_serials = $24,
+    command_after = $25, command_error = $26,
+    userdata = CASE WHEN $3 = 'released' THEN '' ELSE userdata END,
+    version = version + 1, update_time = clock_timestamp()
 WHERE id = $1 AND version = $2
 RETURNING version, update_time
 """
+# Neither version nor event: a sign of life must not get in the way of whoever changes the allocation.
+HEARD = "UPDATE allocation SET installer_time = $2 WHERE id = $1"
 
 GET = "SELECT * FROM allocation WHERE id = $1"
 GET_FOR_UPDATE = "SELECT * FROM allocation WHERE id = $1 FOR UPDATE"
 BY_MACHINE = "SELECT a.* FROM claim c JOIN allocation a ON a.id = c.allocation WHERE c.machine = $1"
-LIST = """
-SELECT * FROM allocation
-WHERE id > $1
-  AND ($2::uuid[] IS NULL OR project = ANY ($2))
-  AND ($3::uuid IS NULL OR machine = $3)
-  AND ($4::text IS NULL OR phase = $4)
-  AND ($5 OR phase <> 'released')
-ORDER BY id LIMIT $6
-"""
+PHASES = "SELECT id::text, phase FROM allocation WHERE id = ANY ($1::uuid[])"
+UNSETTLED = "SELECT id::text FROM allocation WHERE phase NOT IN ('running', 'released')"
 FORGET_RELEASED = """
-DELETE FROM allocation a WHERE phase = 'released' AND update_time < $1
-  AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.allocation = a.id)
+DELETE FROM allocation WHERE id = ANY (ARRAY(
+    SELECT a.id FROM allocation a WHERE a.phase = 'released' AND a.update_time < $1
+      AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.allocation = a.id)
+    LIMIT 1000 FOR UPDATE SKIP LOCKED
+))
 """
-ADD_LINE = "INSERT INTO timeline (allocation, phase, reason, message) VALUES ($1, $2, $3, $4)"
+ADD_LINES = """
+INSERT INTO timeline (allocation, phase, reason, message)
+SELECT $1, line.* FROM unnest($2::text[], $3::text[], $4::text[]) AS line
+"""
+# What nobody is shown is not kept either: an allocation that cannot go on adds lines for as long as that lasts.
+TRIM = """
+DELETE FROM timeline WHERE allocation = $1 AND seq <= (
+    SELECT seq FROM timeline WHERE allocation = $1 ORDER BY seq DESC OFFSET $2 LIMIT 1
+)
+"""
 TIMELINES = """
 SELECT line.* FROM unnest($1::uuid[]) AS wanted (id)
 CROSS JOIN LATERAL (
@@ -87,26 +98,21 @@ class AllocationStore:
             record.layout.SerializeToString(), list(record.dns_servers), list(record.ntp_servers),
             _conditions(record),
         )  # fmt: skip
-        if row is None:
-            raise RuntimeError("INSERT … RETURNING gave no row")
+        assert row is not None
         record.create_time, record.update_time = row["create_time"], row["update_time"]
         await self._add_lines(conn, record)
 
     async def update(self, conn: Connection, record: Record) -> None:
-        """Write what phases and updates change. StaleSnapshot when somebody else was first."""
-        row = await conn.fetchrow(
-            UPDATE,
-            record.id, record.version, record.phase, record.phase_time, record.phase_deadline, record.machine,
-            record.rack, record.asn, AllocationStatus(networks=record.networks).SerializeToString(),
-            _conditions(record), record.installed, record.install_failures, record.install_error,
-            record.installer_step, record.installer_percent, record.installer_time,
-            record.boot_info.SerializeToString(), record.command, record.command_attempts, record.running_time,
-            record.free_time, record.description, dict(record.labels), list(record.disk_serials),
-        )  # fmt: skip
+        """Write everything that changes. Raises StaleSnapshot when the allocation is no longer the record's version."""
+        row = await conn.fetchrow(UPDATE, record.id, record.version, *changing(record))
         if row is None:
             raise StaleSnapshot(record.id)
         record.version, record.update_time = row["version"], row["update_time"]
         await self._add_lines(conn, record)
+
+    async def heard(self, conn: Connection, allocation: str, now: datetime) -> None:
+        """Note that the installer gave a sign of life, which is no change."""
+        await conn.execute(HEARD, allocation, now)
 
     async def get(self, conn: Connection, allocation: str, *, lock: bool = False) -> Record | None:
         """One allocation; `lock` keeps others from changing it until the transaction ends."""
@@ -118,28 +124,78 @@ class AllocationStore:
         row = await conn.fetchrow(BY_MACHINE, machine)
         return _record(row) if row else None
 
+    async def phases(self, conn: Connection, allocations: Collection[str]) -> Mapping[str, Phase]:
+        """The phases of those allocations that exist."""
+        rows = await conn.fetch(PHASES, list(allocations))
+        return {row["id"]: Phase(row["phase"]) for row in rows}
+
+    async def unsettled(self, conn: Connection) -> list[str]:
+        """Ids of allocations that have something left to do."""
+        return [row["id"] for row in await conn.fetch(UNSETTLED)]
+
     async def page(self, conn: Connection, which: ListFilter, *, after: str, limit: int) -> list[Record]:
         """Allocations with an id above `after`, by id."""
-        projects = None if which.projects is None else list(which.projects)
-        rows = await conn.fetch(LIST, after, projects, which.machine, which.phase, which.released, limit)
-        return [_record(row) for row in rows]
+        statement, arguments = list_statement(which, after=after, limit=limit)
+        return [_record(row) for row in await conn.fetch(statement, *arguments)]
 
     async def timelines(self, conn: Connection, allocations: Sequence[str]) -> Mapping[str, list[TimelineLine]]:
         """The last lines of each timeline, oldest first."""
         lines: dict[str, list[TimelineLine]] = {each: [] for each in allocations}
-        for row in await conn.fetch(TIMELINES, list(allocations), TIMELINE_SHOWN):
+        for row in await conn.fetch(TIMELINES, list(allocations), TIMELINE_KEPT):
             line = TimelineLine(row["time"], Phase(row["phase"]), row["reason"], row["message"])
             lines[str(row["allocation"])].append(line)
         return lines
 
-    async def forget_released(self, conn: Connection, before: datetime) -> None:
-        """Drop allocations that were released before a time."""
-        await conn.execute(FORGET_RELEASED, before)
+    async def forget_released(self, conn: Connection, before: datetime) -> int:
+        """Drop some allocations that were released before a time; how many there were."""
+        done = await conn.execute(FORGET_RELEASED, before)
+        return int(done.rpartition(" ")[2])
 
     async def _add_lines(self, conn: Connection, record: Record) -> None:
-        for reason, message in record.new_lines:
-            await conn.execute(ADD_LINE, record.id, record.phase, reason, message)
+        if not record.new_lines:
+            return
+        phases, reasons, messages = (list(column) for column in zip(*record.new_lines, strict=True))
+        await conn.execute(ADD_LINES, record.id, phases, reasons, messages)
+        await conn.execute(TRIM, record.id, TIMELINE_KEPT)
         record.new_lines.clear()
+
+
+def changing(record: Record) -> tuple[object, ...]:
+    """The columns that an update writes: two records with the same ones need none."""
+    return (
+        record.phase, record.phase_time, record.phase_deadline, record.machine, record.rack, record.asn,
+        AllocationStatus(networks=record.networks).SerializeToString(),
+        _conditions(record), record.installed, record.install_failures, record.install_error,
+        record.installer_step, record.installer_percent, record.installer_time,
+        record.boot_info.SerializeToString(), record.command, record.command_attempts, record.running_time,
+        record.free_time, record.description, dict(record.labels), list(record.disk_serials),
+        record.command_after, record.command_error,
+    )  # fmt: skip
+
+
+def list_statement(which: ListFilter, *, after: str, limit: int) -> tuple[str, list[object]]:
+    """The query of one page. Built from the filters that are set, so that each combination gets a plan of its own: one
+    statement for all would be planned for none."""
+    arguments: list[object] = [after]
+    conditions = ["id > $1"]
+
+    def also(condition: str, value: object) -> None:
+        arguments.append(value)
+        conditions.append(condition.format(f"${len(arguments)}"))
+
+    if which.projects is not None and len(which.projects) == 1:
+        also("project = {}::uuid", which.projects[0])  # an equality keeps the order of the index
+    elif which.projects is not None:
+        also("project = ANY ({}::uuid[])", list(which.projects))
+    if which.machine is not None:
+        also("machine = {}::uuid", which.machine)
+    if which.phase is not None:
+        also("phase = {}::text", which.phase)
+    if not which.released:
+        conditions.append("phase <> 'released'")
+    arguments.append(limit)
+    where = " AND ".join(conditions)
+    return f"SELECT * FROM allocation WHERE {where} ORDER BY id LIMIT ${len(arguments)}", arguments
 
 
 def _conditions(record: Record) -> bytes:
@@ -182,6 +238,8 @@ def _record(row: asyncpg.Record) -> Record:
         boot_info=BootInfo.FromString(row["boot_info"]),
         command=str(row["command"]) if row["command"] else None,
         command_attempts=row["command_attempts"],
+        command_after=row["command_after"],
+        command_error=row["command_error"],
         running_time=row["running_time"],
         free_time=row["free_time"],
         version=row["version"],

@@ -221,6 +221,7 @@ class MachineNetwork(_message.Message):
     ASN_FIELD_NUMBER: _builtins.int
     PRIVATE_FIELD_NUMBER: _builtins.int
     NAT_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_ANNOUNCABLE_PREFIXES_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """Id of the network."""
     type: _builtins.str
@@ -245,6 +246,10 @@ class MachineNetwork(_message.Message):
     def destination_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prefixes that are reached through it."""
 
+    @_builtins.property
+    def additional_announcable_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Prefixes beyond those of the network that the machine may announce in its VRF."""
+
     def __init__(
         self,
         *,
@@ -257,10 +262,11 @@ class MachineNetwork(_message.Message):
         asn: _builtins.int = ...,
         private: _builtins.bool = ...,
         nat: _builtins.bool = ...,
+        additional_announcable_prefixes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asn", b"asn", "destination_prefixes", b"destination_prefixes", "ips", b"ips", "nat", b"nat", "network", b"network", "prefixes", b"prefixes", "private", b"private", "type", b"type", "vrf", b"vrf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_announcable_prefixes", b"additional_announcable_prefixes", "asn", b"asn", "destination_prefixes", b"destination_prefixes", "ips", b"ips", "nat", b"nat", "network", b"network", "prefixes", b"prefixes", "private", b"private", "type", b"type", "vrf", b"vrf"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -469,7 +475,7 @@ class AllocationStatus(_message.Message):
 
     @_builtins.property
     def timeline(self) -> _containers.RepeatedCompositeFieldContainer[_condition_pb2.TimelineEntry]:
-        """What happened when, oldest first; at most the last 200 entries."""
+        """What happened when, oldest first; at most the last 200 entries. Lists leave it out."""
 
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___MachineNetwork]:
@@ -645,7 +651,7 @@ class ListAllocationsRequest(_message.Message):
     include_released: _builtins.bool
     """Whether allocations that are gone are listed too."""
     page_size: _builtins.int
-    """Entries a page; 0 means 50, more than 500 means 500."""
+    """Entries a page; 0 means 50, more than 500 means 500. Fewer when they are large."""
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filters."""
     def __init__(

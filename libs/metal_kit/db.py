@@ -159,8 +159,9 @@ class Database:
             yield connection
         except (TimeoutError, asyncpg.QueryCanceledError) as error:
             raise Unavailable("DATABASE_SLOW", "the database did not answer in time; try again") from error
-        except asyncpg.CharacterNotInRepertoireError as error:
-            # The one valid string of a contract that Postgres cannot hold. Which field it was, it does not say.
+        except (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError) as error:
+            # The one valid string of a contract that Postgres cannot hold, in text or (the second) in jsonb. Which
+            # field it was, it does not say.
             raise InvalidArgument("INVALID_TEXT", "a text of the request holds a NUL character") from error
         except _CONFLICT as error:
             raise Aborted("CONCURRENT_CHANGE", "lost against a concurrent change; try again") from error

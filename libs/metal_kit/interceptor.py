@@ -20,7 +20,7 @@ import grpc
 from metal_kit import request as ambient
 from metal_kit import validation
 from metal_kit.access import Rule, decide
-from metal_kit.errors import DeadlineExceeded, InvalidArgument, PermissionDenied, Problem, Unauthenticated
+from metal_kit.errors import DeadlineExceeded, InvalidArgument, NotFound, PermissionDenied, Problem, Unauthenticated
 from metal_kit.identity import Caller, set_current_caller
 from metal_kit.ids import uuid7
 from metal_kit.logs import get_logger
@@ -84,7 +84,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One running call: what its log line and its metrics need."""
 
-    __slots__ = ("caller", "code", "failure", "limited", "request_id", "started")
+    __slots__ = ("caller", "code", "failure", "limited", "remembered", "request_id", "started")
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -93,6 +93,8 @@ class _Call:
         self.code = "OK"
         self.failure: Problem | None = None
         self.limited = False
+        # The token whose roles came from the cache, and who can ask for them anew.
+        self.remembered: tuple[TokenVerifier, str] | None = None
 
 
 class _Method:
@@ -186,14 +188,14 @@ class _Method:
     async def _admit(self, call: _Call, raw: bytes, context: Context) -> Any:
         caller = await self._identify(call, context)
         request = self._read(raw)
-        decide(self._rule, caller, request)
+        await self._decide(call, caller, request)
         validation.check(request)
         return request
 
     async def _admit_stream(self, call: _Call, stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         caller = await self._identify(call, context)
         if not self._rule.needs_request:
-            decide(self._rule, caller, None)
+            await self._decide(call, caller, None)
             return self._requests(stream)
         # The first message names the scope; a stream that ends without one has asked for nothing.
         try:
@@ -201,9 +203,24 @@ class _Method:
                 first = self._read(await anext(stream))
         except StopAsyncIteration:
             raise InvalidArgument("STREAM_EMPTY", "the stream ended without a message") from None
-        decide(self._rule, caller, first)
+        await self._decide(call, caller, first)
         validation.check(first)
         return self._requests(stream, first)
+
+    async def _decide(self, call: _Call, caller: Caller, request: Any) -> None:
+        """Let the call in, or refuse it: by what is remembered of a token only after asking again.
+
+        Whoever has just made a project, or has just become a member, would be told for seconds that it does not exist.
+        """
+        try:
+            decide(self._rule, caller, request)
+        except (NotFound, PermissionDenied):
+            if call.remembered is None:
+                raise
+            tokens, secret = call.remembered
+            caller = await tokens.ask(secret)
+            set_current_caller(caller)
+            decide(self._rule, caller, request)
 
     async def _requests(self, stream: AsyncIterator[bytes], first: Any = None) -> AsyncIterator[Any]:
         scope = ""
@@ -250,7 +267,10 @@ class _Method:
         caller = self._certificates.caller(context.auth_context())
         if authorization:
             tokens, secret = self._token_of(caller, authorization)
-            caller = tokens.known(secret) or await tokens.verify(secret)
+            known = tokens.known(secret)
+            if known is not None:
+                call.remembered = (tokens, secret)
+            caller = known or await tokens.ask(secret)
         call.caller = caller.label
         set_current_caller(caller)
         return caller

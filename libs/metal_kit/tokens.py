@@ -84,9 +84,10 @@ class TokenVerifier:
 
     async def verify(self, secret: str) -> Caller:
         """The caller behind the token. Raises Unauthenticated, or Unavailable when it cannot be checked now."""
-        caller = self.known(secret)
-        if caller is not None:
-            return caller
+        return self.known(secret) or await self.ask(secret)
+
+    async def ask(self, secret: str) -> Caller:
+        """The same, asked now whatever is remembered: roles may have been given since."""
         key = _key(secret)
         running = self._running.get(key)
         if running is None:

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NoReturn
 
 from metal_kit.clock import Clock
-from metal_kit.db import Database
-from metal_kit.migrations import migrate
+from metal_kit.db import Database, DatabaseUnreachable
+from metal_kit.migrations import MigrationError, migrate
+from metal_kit.process import StartError, run
 
 from metal_tenancy.issuing import Issuer
 from metal_tenancy.roles import OPERATOR, Grants
-from metal_tenancy.service import Settings
-from metal_tenancy.signing import Signer
+from metal_tenancy.service import Settings, load_signer
+
+MOST_HOURS = 24 * 366.0
+LEAST_HOURS = 1 / 60
+LONGEST_USER = 256
 
 
 async def operator_token(settings: Settings, *, user: str, lifetime: timedelta, description: str) -> str:
-    """Make a token with the role of plane operator. Needs the database and the signing key, and so their owner."""
-    await migrate(settings.database_url, "tenancy", "metal_tenancy")
-    db = await Database.open(settings.database_url, "tenancy", max_size=2)
+    """Make a token with the role of plane operator. Needs the database and the signing key, and so their owner.
+
+    Raises StartError when one of them cannot be used.
+    """
+    signer = load_signer(settings)
     try:
-        issuer = Issuer(db, Signer.load(settings.token_key), Clock())
+        await migrate(settings.database_url, "tenancy", "metal_tenancy")
+        db = await Database.open(settings.database_url, "tenancy", max_size=2)
+    except DatabaseUnreachable as error:
+        raise StartError(str(error), os.EX_UNAVAILABLE) from error
+    except MigrationError as error:
+        raise StartError(str(error)) from error
+    try:
+        issuer = Issuer(db, signer, Clock())
         _, secret = await issuer.issue(
             user,
             Grants(plane=OPERATOR),
@@ -37,15 +52,22 @@ async def operator_token(settings: Settings, *, user: str, lifetime: timedelta, 
     return secret
 
 
-def command(arguments: Sequence[str]) -> None:
-    """`metal-tenancy bootstrap [--user NAME] [--hours N]`: prints the token, once."""
+def command(arguments: Sequence[str]) -> NoReturn:
+    """`metal-tenancy bootstrap [--user NAME] [--hours N]`: prints the token, once, on standard output."""
     parser = argparse.ArgumentParser(prog="metal-tenancy bootstrap", description=__doc__)
     parser.add_argument("--user", default="admin", help="user that the token speaks for (admin)")
     parser.add_argument("--hours", type=float, default=8.0, help="hours that the token holds (8)")
     options = parser.parse_args(arguments)
-    if not 0 < options.hours <= 24 * 366:
-        parser.error("--hours has to be above 0 and at most 8784")
-    secret = asyncio.run(
-        operator_token(Settings(), user=options.user, lifetime=timedelta(hours=options.hours), description="bootstrap")
-    )
-    sys.stdout.write(secret + "\n")
+    if not LEAST_HOURS <= options.hours <= MOST_HOURS:
+        parser.error(f"--hours has to be a minute to a year: {LEAST_HOURS:.3f} to {MOST_HOURS:.0f}")
+    if not 1 <= len(options.user) <= LONGEST_USER:
+        parser.error(f"--user has to have 1 to {LONGEST_USER} characters")
+
+    async def body(settings: Settings, _stopping: asyncio.Event) -> None:
+        if not settings.database_url:
+            raise StartError("METALPLANE_DATABASE_URL is not set")
+        lifetime = timedelta(hours=options.hours)
+        secret = await operator_token(settings, user=options.user, lifetime=lifetime, description="bootstrap")
+        sys.stdout.write(secret + "\n")
+
+    run("metal-tenancy bootstrap", Settings, body)

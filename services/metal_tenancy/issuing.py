@@ -58,6 +58,7 @@ class Issuer:
 
     async def _worth(self, conn: Connection, row: TokenRow) -> Grants:
         memberships = await self.members.of_user(conn, row.username)
+        projects = {*row.project_roles, *memberships.projects}
         tenants = {*row.tenant_roles, *memberships.tenants}
-        tenant_of = await self.projects.tenants(conn, row.project_roles, tenants)
+        tenant_of = await self.projects.tenants(conn, projects, tenants)
         return effective(row.grants, memberships, tenant_of, by_operator=row.by_operator)

@@ -2,6 +2,9 @@
 
 Roles are numbers of the contract's enums: 1 viewer, 2 editor, 3 owner on a project or tenant; 1 viewer, 2 operator on
 the plane. A higher one includes the lower ones.
+
+Two kinds of tokens: what a plane operator grants holds as it is written; everybody else's tokens are cut to their
+user's memberships each time they are used, so that leaving a project ends what one could do there.
 """
 
 from __future__ import annotations
@@ -22,51 +25,67 @@ class Grants:
     tenants: Mapping[str, int] = field(default_factory=dict)
     plane: int = 0
 
+    @property
+    def personal(self) -> bool:
+        """Whether no role is named. A token of that kind stands for its user, with all of his memberships."""
+        return not (self.projects or self.tenants or self.plane)
 
-def check_grantable(wanted: Grants, maker: Grants, tenant_of: Mapping[str, str]) -> None:
-    """Raise PermissionDenied when `wanted` holds anything that its maker does not.
+    def on_project(self, project: str, tenant: str) -> int:
+        """The role on a project of that tenant: a role on a tenant is one on its projects too."""
+        return max(self.projects.get(project, 0), self.tenants.get(tenant, 0))
 
-    `tenant_of` names the tenant of each wanted project: a role on a tenant is one on its projects too.
+
+def check_grantable(wanted: Grants, maker: Grants, memberships: Grants, tenant_of: Mapping[str, str]) -> None:
+    """Raise PermissionDenied when `wanted` holds anything that its maker, who is no plane operator, cannot give.
+
+    He can give what he holds now (`maker`) and by membership: the new token is worth no more than his memberships, and
+    one that looks larger than it is would only confuse. `tenant_of` names the tenant of each wanted project.
     """
-    if maker.plane >= OPERATOR:
-        return
-    if wanted.plane > maker.plane:
-        raise _more("plane_role", "the plane")
+    if wanted.plane:
+        raise PermissionDenied(
+            "GRANT_TOO_LARGE", "only plane operators grant a role on the plane", field="token.plane_role"
+        )
     for project, role in wanted.projects.items():
-        held = max(maker.projects.get(project, 0), maker.tenants.get(tenant_of.get(project, ""), 0))
-        if role > held:
+        tenant = tenant_of.get(project, "")
+        if role > min(maker.on_project(project, tenant), memberships.on_project(project, tenant)):
             raise _more("project_roles", f"project {project}")
     for tenant, role in wanted.tenants.items():
-        if role > maker.tenants.get(tenant, 0):
+        if role > min(maker.tenants.get(tenant, 0), memberships.tenants.get(tenant, 0)):
             raise _more("tenant_roles", f"tenant {tenant}")
+
+
+def check_personal(token: Grants | None) -> None:
+    """Raise PermissionDenied unless a token without roles can be made with this one (None: made by certificate).
+
+    It would have all memberships of the user; whoever found a token that has some of them must not come by the rest.
+    """
+    if token is None or not token.personal:
+        raise PermissionDenied(
+            "GRANT_TOO_LARGE",
+            "a token without roles has all of its user's, and yours has not: name the roles that it shall have",
+            field="token",
+        )
 
 
 def effective(token: Grants, memberships: Grants, tenant_of: Mapping[str, str], *, by_operator: bool) -> Grants:
     """What a token is worth now.
 
     A token without any role stands for its user and has his memberships. A token with roles has these, cut to the
-    user's memberships unless a plane operator made it. Tenant roles are expanded over `tenant_of` (project → tenant).
+    user's memberships unless a plane operator made it. Tenant roles are expanded over `tenant_of` (project → tenant);
+    a project that is not in it does not exist any more.
     """
-    if not token.projects and not token.tenants and not token.plane:
-        return _expanded(memberships, tenant_of)
-    if by_operator:
-        return _expanded(token, tenant_of)
     held = _expanded(memberships, tenant_of)
+    if token.personal:
+        return held
     wanted = _expanded(token, tenant_of)
-    return Grants(
-        projects=_cut(wanted.projects, held.projects),
-        tenants=_cut(wanted.tenants, held.tenants),
-        plane=min(token.plane, memberships.plane),
-    )
+    if by_operator:
+        return wanted
+    return Grants(projects=_cut(wanted.projects, held.projects), tenants=_cut(wanted.tenants, held.tenants))
 
 
 def _expanded(grants: Grants, tenant_of: Mapping[str, str]) -> Grants:
-    projects = dict(grants.projects)
-    for project, tenant in tenant_of.items():
-        role = grants.tenants.get(tenant, 0)
-        if role > projects.get(project, 0):
-            projects[project] = role
-    return Grants(projects, grants.tenants, grants.plane)
+    roles = {project: grants.on_project(project, tenant) for project, tenant in tenant_of.items()}
+    return Grants({project: role for project, role in roles.items() if role}, grants.tenants, grants.plane)
 
 
 def _cut(wanted: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
@@ -76,5 +95,7 @@ def _cut(wanted: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
 
 def _more(field_name: str, where: str) -> PermissionDenied:
     return PermissionDenied(
-        "GRANT_TOO_LARGE", f"you cannot grant a role on {where} that you do not hold", field=f"token.{field_name}"
+        "GRANT_TOO_LARGE",
+        f"you cannot grant a role on {where} that you do not hold by membership and with this token",
+        field=f"token.{field_name}",
     )

@@ -6,8 +6,12 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
+from metal_kit.backoff import pause
 from metal_kit.db import Database
+from metal_kit.errors import Problem
 from metal_kit.identity import Caller
+from metal_kit.logs import get_logger
+from metal_kit.process import StartError
 from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
 from metal_kit.settings import ServiceSettings
 from metal_kit.tokens import caller_of
@@ -24,9 +28,10 @@ from metal_tenancy.issuing import Issuer
 from metal_tenancy.signing import Signer
 from metal_tenancy.store import TokenStore
 
+log = get_logger(__name__)
 # Long enough to see in a list that a token has just expired.
 KEEP_EXPIRED = timedelta(days=30)
-SWEEP_SECONDS = 3600.0
+SWEEP_EVERY = timedelta(hours=1)
 
 
 class Settings(ServiceSettings):
@@ -42,7 +47,7 @@ async def compose(rt: Runtime) -> Parts:
     if not isinstance(settings, Settings):
         raise TypeError("tenancy needs its own settings")
     db = rt.require_db()
-    issuer = Issuer(db, Signer.load(settings.token_key, settings.token_old_keys), rt.clock)
+    issuer = Issuer(db, load_signer(settings), rt.clock)
     tenants, projects = TenantApi(db, rt.paging), ProjectApi(db, rt.paging)
     tokens = TokenApi(db, rt.paging, issuer)
     return Parts(
@@ -68,16 +73,25 @@ class LocalChecker:
         return caller_of(token_message(row, grants))
 
 
+def load_signer(settings: Settings) -> Signer:
+    """The keys of the settings. Raises StartError that names the file which is none."""
+    try:
+        return Signer.load(settings.token_key, settings.token_old_keys)
+    except OSError as error:
+        raise StartError(f"METALPLANE_TOKEN_KEY: {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise StartError(f"METALPLANE_TOKEN_KEY: {error}") from error
+
+
 async def forget_expired(db: Database, stopping: asyncio.Event) -> None:
-    """Drop tokens that expired long ago, now and every hour."""
+    """Drop tokens that expired long ago, now and every hour; while the database is away they stay for another hour."""
     while not stopping.is_set():
-        async with db.transaction(purpose="forget expired tokens") as conn:
-            await TokenStore().forget(conn, KEEP_EXPIRED)
         try:
-            async with asyncio.timeout(SWEEP_SECONDS):
-                await stopping.wait()
-        except TimeoutError:
-            continue
+            async with db.transaction(purpose="forget expired tokens") as conn:
+                await TokenStore().forget(conn, KEEP_EXPIRED)
+        except Problem as problem:
+            log.warning("tokens.not_forgotten", reason=problem.reason)
+        await pause(stopping, SWEEP_EVERY)
 
 
 SPEC = ServiceSpec(name="tenancy", settings=Settings, package="metal_tenancy", compose=compose)

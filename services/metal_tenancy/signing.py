@@ -37,8 +37,8 @@ class Signer:
 
     @classmethod
     def load(cls, current: Path, older: Sequence[Path] = ()) -> Signer:
-        """Read Ed25519 private keys in PEM form. Raises OSError or ValueError for files that hold none."""
-        return cls([_key(path.read_bytes()) for path in (current, *older)])
+        """Read Ed25519 private keys in PEM form. Raises OSError or ValueError for a file that holds none."""
+        return cls([_key(path) for path in (current, *older)])
 
     def sign(self, claims: Claims, *, issued: datetime, expires: datetime) -> str:
         """The bearer token."""
@@ -75,9 +75,13 @@ def invalid() -> Unauthenticated:
     return Unauthenticated("TOKEN_INVALID", "the token does not hold; log in again")
 
 
-def _key(pem: bytes) -> OKPKey:
-    key = OKPKey.import_key(pem)
-    if key.curve_name != "Ed25519" or not key.is_private:
-        raise ValueError("tokens are signed with an Ed25519 key")
+def _key(path: Path) -> OKPKey:
+    try:
+        key = OKPKey.import_key(path.read_bytes())
+        usable = key.curve_name == "Ed25519" and key.is_private
+    except (JoseError, ValueError, TypeError):  # what the libraries below say may quote the key
+        usable = False
+    if not usable:
+        raise ValueError(f"{path}: is not an Ed25519 private key in PEM form, without a passphrase")
     key.ensure_kid()
     return key

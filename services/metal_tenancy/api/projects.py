@@ -6,23 +6,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from metal_kit import idempotency
+from metal_kit import idempotency, validation
 from metal_kit.db import Connection, Database
 from metal_kit.errors import PermissionDenied
 from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller, missing
-from metal_kit.ids import uuid7
+from metal_kit.ids import parse_uuid, uuid7
 from metal_kit.outbox import emit
 from metal_kit.paging import Paging
-from metalplane.common.v1.access_pb2 import PlaneRole, Role
+from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.tenancy.v1 import project_pb2 as pb
 from metalplane.tenancy.v1.events_pb2 import ProjectChanged, ProjectDeleted
 from metalplane.tenancy.v1.project_pb2_grpc import ProjectServiceServicer
 from metalplane.tenancy.v1.tenant_pb2 import Member
 
 from metal_tenancy.api.messages import project_message
-from metal_tenancy.store import MemberStore, NewProject, ProjectRow, ProjectStore
+from metal_tenancy.store import MemberStore, NewProject, ProjectRow, ProjectStore, Visible
 
 MUTABLE = ("name", "description", "labels", "machine_quota")
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -68,17 +68,16 @@ class ProjectApi(ProjectServiceServicer):
 
     async def ListProjects(self, request: pb.ListProjectsRequest, context: Any) -> pb.ListProjectsResponse:
         caller = current_caller()
-        if request.tenant and not caller.projects:
-            caller.require_tenant(request.tenant, Role.ROLE_VIEWER, what=f"tenant {request.tenant}")
-        # A role on a tenant has been expanded to its projects when the token was checked.
-        only = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
-        who = caller.label if only is not None else ""
+        # By the tenants as well: a project that was made since the token was checked is in none of its roles.
+        every = caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER)
+        seen = None if every else Visible(caller.projects, caller.tenants)
+        who = "" if every else caller.label
         filter_key = f"projects:{request.tenant}:{request.name}:{who}"
         size = self.paging.page_size(request.page_size)
         key = self.paging.parse(request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
             rows = await self.projects.page(
-                conn, only, request.tenant, request.name, after=str(key[0]) if key else FIRST_ID, limit=size + 1
+                conn, seen, request.tenant, request.name, after=str(key[0]) if key else FIRST_ID, limit=size + 1
             )
         page = rows[:size]
         more = len(rows) > size
@@ -89,10 +88,12 @@ class ProjectApi(ProjectServiceServicer):
 
     async def UpdateProject(self, request: pb.UpdateProjectRequest, context: Any) -> pb.Project:
         wanted = request.project
+        id_ = parse_uuid(wanted.id, field="project.id")
         async with self.db.transaction(purpose="update a project") as conn:
-            row = await self._locked(conn, wanted.id, wanted.etag)
+            row = await self._locked(conn, id_, wanted.etag)
             target = project_message(row)
             apply_update(target, wanted, request.update_mask, mutable=MUTABLE)
+            validation.check(target, field="project")
             _check_quota(row.machine_quota, target.machine_quota)
             new = replace(
                 row,
@@ -139,6 +140,8 @@ class ProjectApi(ProjectServiceServicer):
             found = await self.members.page(
                 conn, "project", request.project, after=str(key[0]) if key else "", limit=size + 1
             )
+            if not found and await self.projects.get(conn, request.project) is None:
+                raise missing(f"project {request.project}")
         page = found[:size]
         more = len(found) > size
         return pb.ListProjectMembersResponse(

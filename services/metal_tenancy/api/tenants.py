@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from metal_kit import idempotency
+from metal_kit import idempotency, validation
 from metal_kit.db import Connection, Database
 from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller, missing
-from metal_kit.ids import uuid7
+from metal_kit.ids import parse_uuid, uuid7
 from metal_kit.outbox import emit
 from metal_kit.paging import Paging
 from metalplane.common.v1.access_pb2 import PlaneRole
@@ -72,10 +72,12 @@ class TenantApi(TenantServiceServicer):
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Any) -> pb.Tenant:
         wanted = request.tenant
+        id_ = parse_uuid(wanted.id, field="tenant.id")
         async with self.db.transaction(purpose="update a tenant") as conn:
-            row = await self._locked(conn, wanted.id, wanted.etag)
+            row = await self._locked(conn, id_, wanted.etag)
             target = tenant_message(row)
             apply_update(target, wanted, request.update_mask, mutable=MUTABLE)
+            validation.check(target, field="tenant")
             new = replace(row, name=target.name, description=target.description, labels=dict(target.labels))
             return await _changed(conn, await self.tenants.update(conn, new))
 
@@ -114,6 +116,8 @@ class TenantApi(TenantServiceServicer):
             found = await self.members.page(
                 conn, "tenant", request.tenant, after=str(key[0]) if key else "", limit=size + 1
             )
+            if not found and await self.tenants.get(conn, request.tenant) is None:
+                raise missing(f"tenant {request.tenant}")
         page = found[:size]
         more = len(found) > size
         return pb.ListTenantMembersResponse(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from metal_kit.db import Database
-from metal_kit.errors import FailedPrecondition, PermissionDenied
+from metal_kit.db import Connection, Database
+from metal_kit.errors import NotFound, PermissionDenied
 from metal_kit.identity import Caller, current_caller, missing
+from metal_kit.ids import parse_uuid
 from metal_kit.outbox import emit
 from metal_kit.paging import Paging
 from metalplane.common.v1.access_pb2 import PlaneRole
@@ -19,8 +21,8 @@ from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer
 
 from metal_tenancy.api.messages import token_message
 from metal_tenancy.issuing import Issuer
-from metal_tenancy.roles import Grants, check_grantable
-from metal_tenancy.store import ProjectStore, TokenStore
+from metal_tenancy.roles import Grants, check_grantable, check_personal
+from metal_tenancy.store import ProjectStore, TenantStore, TokenStore
 
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
@@ -34,23 +36,28 @@ class TokenApi(TokenServiceServicer):
     issuer: Issuer
     tokens: TokenStore = field(default_factory=TokenStore)
     projects: ProjectStore = field(default_factory=ProjectStore)
+    tenants: TenantStore = field(default_factory=TenantStore)
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
-        caller = current_caller()
+        caller = _person()
         operator = caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR)
-        user = request.token.user or (caller.name if caller.kind == "user" else "")
-        if not user:
-            raise FailedPrecondition("NO_USER", "name the user that the token is for", field="token.user")
+        user = request.token.user or caller.name
         if user != caller.name and not operator:
             raise PermissionDenied(
                 "TOKEN_FOR_OTHERS",
                 "only plane operators make tokens for others: leave it out",
                 field="token.user",
             )
-        wanted = Grants(request.token.project_roles, request.token.tenant_roles, request.token.plane_role)
+        wanted = Grants(
+            _canonical(request.token.project_roles, "token.project_roles"),
+            _canonical(request.token.tenant_roles, "token.tenant_roles"),
+            request.token.plane_role,
+        )
         async with self.db.connection() as conn:
             tenant_of = await self.projects.tenants(conn, wanted.projects, [])
-        check_grantable(wanted, Grants(caller.projects, caller.tenants, caller.plane_role), tenant_of)
+            if not operator:
+                await self._check_grantable(conn, caller, wanted, tenant_of)
+            await self._check_there(conn, wanted, tenant_of)
         lifetime: timedelta = request.lifetime.ToTimedelta()
         row, secret = await self.issuer.issue(
             user,
@@ -62,8 +69,26 @@ class TokenApi(TokenServiceServicer):
         )
         return pb.CreateTokenResponse(token=token_message(row), secret=secret)
 
+    async def _check_grantable(
+        self, conn: Connection, caller: Caller, wanted: Grants, tenant_of: Mapping[str, str]
+    ) -> None:
+        if wanted.personal:
+            own = await self.tokens.get(conn, caller.token_id)
+            check_personal(own.grants if own is not None else None)
+        memberships = await self.issuer.members.of_user(conn, caller.name)
+        check_grantable(wanted, Grants(caller.projects, caller.tenants, caller.plane_role), memberships, tenant_of)
+
+    async def _check_there(self, conn: Connection, wanted: Grants, tenant_of: Mapping[str, str]) -> None:
+        """A grant on something that does not exist is a mistyped id."""
+        projects = sorted(wanted.projects.keys() - tenant_of.keys())
+        if projects:
+            raise NotFound("NOT_FOUND", f"project {projects[0]} does not exist", field="token.project_roles")
+        tenants = sorted(wanted.tenants.keys() - await self.tenants.existing(conn, wanted.tenants))
+        if tenants:
+            raise NotFound("NOT_FOUND", f"tenant {tenants[0]} does not exist", field="token.tenant_roles")
+
     async def ListTokens(self, request: pb.ListTokensRequest, context: Any) -> pb.ListTokensResponse:
-        caller = current_caller()
+        caller = _person()
         every = caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER)
         user = (request.user or None) if every else caller.name
         if not every and request.user not in {"", caller.name}:
@@ -85,14 +110,14 @@ class TokenApi(TokenServiceServicer):
             row = await self.tokens.get(conn, request.id)
             if row is None or not _may_revoke(current_caller(), row.username):
                 raise missing(f"token {request.id}")
-            if await self.tokens.revoke(conn, request.id):
+            if await self.tokens.revoke(conn, row.id):
                 await emit(
                     conn,
                     subject="metalplane.tenancy.token.revoked",
                     entity="token",
-                    entity_id=request.id,
+                    entity_id=row.id,
                     version=2,
-                    payload=TokenRevoked(id=request.id),
+                    payload=TokenRevoked(id=row.id),
                     deleted=True,
                 )
         return Empty()
@@ -114,6 +139,23 @@ class TokenApi(TokenServiceServicer):
 
     async def GetSigningKeys(self, request: pb.GetSigningKeysRequest, context: Any) -> pb.GetSigningKeysResponse:
         return pb.GetSigningKeysResponse(jwks=self.issuer.signer.jwks())
+
+
+def _person() -> Caller:
+    """The caller, when he is a person or a script with a token.
+
+    A certificate names a host, a partition or a service; somebody's user name may be spelt the same, and must not
+    become theirs by that.
+    """
+    caller = current_caller()
+    if caller.kind != "user":
+        raise PermissionDenied("NOT_A_USER", f"tokens are for users; a {caller.kind} has its certificate")
+    return caller
+
+
+def _canonical(roles: Mapping[str, int], field_name: str) -> dict[str, int]:
+    """Ids in the one spelling that rows have."""
+    return {parse_uuid(scope, field=field_name): role for scope, role in roles.items()}
 
 
 def _may_revoke(caller: Caller, user: str) -> bool:

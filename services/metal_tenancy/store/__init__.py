@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metal_tenancy.store.members import MemberStore
-from metal_tenancy.store.projects import NewProject, ProjectRow, ProjectStore
+from metal_tenancy.store.projects import NewProject, ProjectRow, ProjectStore, Visible
 from metal_tenancy.store.tenants import TenantRow, TenantStore
 from metal_tenancy.store.tokens import TokenRow, TokenStore
 
@@ -16,4 +16,5 @@ __all__ = [
     "TenantStore",
     "TokenRow",
     "TokenStore",
+    "Visible",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,9 +19,9 @@ GET = f"SELECT {COLUMNS} FROM project WHERE id = $1"
 LOCK = f"{GET} FOR UPDATE"
 LIST = f"""
 SELECT {COLUMNS} FROM project
-WHERE id > $1 AND ($2::uuid[] IS NULL OR id = ANY ($2)) AND ($3::uuid IS NULL OR tenant = $3)
-  AND ($4::text IS NULL OR name = $4)
-ORDER BY id LIMIT $5
+WHERE id > $1 AND ($2::uuid[] IS NULL OR id = ANY ($2) OR tenant = ANY ($3)) AND ($4::uuid IS NULL OR tenant = $4)
+  AND ($5::text IS NULL OR name = $5)
+ORDER BY id LIMIT $6
 """
 UPDATE = f"""
 UPDATE project SET name = $2, description = $3, labels = $4, machine_quota = $5, version = version + 1,
@@ -55,6 +55,14 @@ class ProjectRow(NewProject):
     update_time: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """What somebody may see: these projects, and all of these tenants."""
+
+    projects: Collection[str]
+    tenants: Collection[str]
+
+
 class ProjectStore:
     """Projects, by id."""
 
@@ -76,11 +84,12 @@ class ProjectStore:
         return ProjectRow(**row) if row else None
 
     async def page(
-        self, conn: Connection, only: Sequence[str] | None, tenant: str, name: str, *, after: str, limit: int
+        self, conn: Connection, seen: Visible | None, tenant: str, name: str, *, after: str, limit: int
     ) -> list[ProjectRow]:
-        """Projects with an id above `after`, only those in `only` unless it is None; empty filters do not filter."""
-        allowed = None if only is None else list(only)
-        rows = await conn.fetch(LIST, after, allowed, tenant or None, name or None, limit)
+        """Projects with an id above `after`, only those that are `seen` unless it is None; empty filters do not
+        filter."""
+        projects, tenants = (None, []) if seen is None else (list(seen.projects), list(seen.tenants))
+        rows = await conn.fetch(LIST, after, projects, tenants, tenant or None, name or None, limit)
         return [ProjectRow(**row) for row in rows]
 
     async def update(self, conn: Connection, row: ProjectRow) -> ProjectRow:

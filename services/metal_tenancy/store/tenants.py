@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +21,7 @@ UPDATE = f"""
 UPDATE tenant SET name = $2, description = $3, labels = $4, version = version + 1, update_time = clock_timestamp()
 WHERE id = $1 RETURNING {COLUMNS}
 """
+EXISTING = "SELECT id::text FROM tenant WHERE id = ANY ($1::uuid[])"
 DELETE = "DELETE FROM tenant WHERE id = $1"
 
 
@@ -58,6 +59,10 @@ class TenantStore:
         """Tenants with an id above `after`, only those in `only` unless it is None."""
         rows = await conn.fetch(LIST, after, None if only is None else list(only), limit)
         return [TenantRow(**row) for row in rows]
+
+    async def existing(self, conn: Connection, tenants: Collection[str]) -> set[str]:
+        """Those of the ids that tenants have."""
+        return {row["id"] for row in await conn.fetch(EXISTING, list(tenants))}
 
     async def update(self, conn: Connection, row: TenantRow) -> TenantRow:
         """Write name, description, labels. AlreadyExists when the name is taken."""

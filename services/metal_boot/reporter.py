@@ -47,13 +47,22 @@ class Reporter:
     def __post_init__(self) -> None:
         self._queue = asyncio.Queue(self.queue_size)
 
-    def booted(self, machine_id: str, message: str) -> None:
-        """Report PXE Booting of a machine soon. Never waits."""
+    def booted(self, machine_id: str, message: str, *, local_disk: bool = False) -> None:
+        """Report the network boot of a machine soon. Never waits.
+
+        It is PXE Booting when the machine was told to boot the installer. One that was sent to its local disk is only
+        Alive: its system comes up again by itself, and inventory holds a phone-home for stale that follows PXE Booting,
+        so the machine would never count as running again. The message says what happened.
+        """
         stamp = Timestamp()
         stamp.GetCurrentTime()
         event = machine_pb2.ReportedEvent(
             id=str(uuid.uuid4()),
-            type=machine_pb2.PROVISIONING_EVENT_TYPE_PXE_BOOTING,
+            type=(
+                machine_pb2.PROVISIONING_EVENT_TYPE_ALIVE
+                if local_disk
+                else machine_pb2.PROVISIONING_EVENT_TYPE_PXE_BOOTING
+            ),
             reported_time=stamp,
             message=message[:1024],
         )

@@ -67,7 +67,8 @@ class Web:
         if decision.unexpected:
             metrics.UNEXPECTED.inc()
         if found:
-            self.reporter.booted(found, f"{decision.answer}: {decision.reason}")
+            what = f"network boot, {decision.answer}: {decision.reason}"
+            self.reporter.booted(found, what, local_disk=decision.answer is Answer.LOCAL_DISK)
         level = log.warning if decision.unexpected else log.info
         level(
             "boot.answered",

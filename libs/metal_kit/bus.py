@@ -62,6 +62,7 @@ class Bus:
         self._jetstream: JetStreamContext | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
+        self._closing = False
         self._stream_checked = False
         self._ensuring = asyncio.Lock()
         self._complained_at = float("-inf")
@@ -189,6 +190,7 @@ class Bus:
 
     async def close(self) -> None:
         """Close the connection; what was published and not acknowledged counts as not published."""
+        self._closing = True
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -222,6 +224,8 @@ class Bus:
 
     async def _on_disconnected(self) -> None:
         self._connected.clear()
+        if self._closing:
+            return
         log.warning("bus.disconnected", url=self._where)
 
     async def _on_error(self, error: Exception) -> None:

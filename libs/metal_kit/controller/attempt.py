@@ -51,6 +51,7 @@ class Attempt:
                 return await self._run(held)
             except StaleSnapshot:
                 # Whoever changed the object has the right of way; a little later, so that we do not meet again.
+                log.debug("controller.stale", fence=held.fence)
                 after = timedelta(seconds=random.uniform(0, _STALE_SECONDS))
                 async with self._db.connection() as connection:
                     await queue.release(connection, self._kind, held, after=after)

@@ -32,6 +32,7 @@ SWEEP_EVERY = timedelta(seconds=60)
 ACT_LIMIT = timedelta(seconds=60)
 DRAIN = timedelta(seconds=10)
 FAILURES = Backoff(timedelta(seconds=1), timedelta(minutes=5))
+_CONTENDED = Backoff(timedelta(milliseconds=2), timedelta(milliseconds=500))
 _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 # The part of a lease that we rely on; the rest is for a cancelled attempt to come to its end.
 _CERTAIN = 0.9
@@ -136,7 +137,7 @@ class Controller:
                 await self._give_up_running()
 
     async def _dispatch(self, stopping: asyncio.Event, wakeup: Wakeup) -> None:
-        failures = 0
+        failures = empty = 0
         while not stopping.is_set():
             free = self._workers - len(self._running)
             if free == 0:
@@ -146,13 +147,16 @@ class Controller:
                 claimed = await self._claim(free, wakeup)
                 wait = await self._idle_seconds() if claimed < free else 0.0
                 failures = 0
+                # A due row that could not be claimed is locked by an open transaction, whose end will wake us.
+                empty = empty + 1 if claimed == 0 else 0
+                wait = max(wait, _CONTENDED.bound(empty - 1).total_seconds()) if empty else wait
             except _TROUBLE as error:
                 self._complain("claim", error, failures)
                 await pause(stopping, _OUTAGE.delay(failures))
                 failures += 1
                 continue
-            if wait > 0:
-                await wakeup.wait(wait)
+            if wait > 0 and await wakeup.wait(wait):
+                empty = 0
 
     async def _claim(self, most: int, wakeup: Wakeup) -> int:
         before = asyncio.get_running_loop().time()

@@ -533,7 +533,7 @@ async def test_a_worker_that_was_given_up_for_dead_can_no_longer_write(
         await entered.wait()
         work = hung._running["x"]
         work.end_alarm()
-        async with running(Controller(alive, things, lease=lease)):
+        async with running(Controller(alive, things)):
             await eventually(taken_over.is_set)
             if successor == "has finished":
                 await eventually(lambda: _reason_is(things, "x", "TAKEN_OVER"))
@@ -664,6 +664,37 @@ async def test_stopping_waits_for_running_work_and_gives_back_what_does_not_end(
     assert row["holder"] is None, "the next replica need not wait for the lease"
     async with things.connection() as connection:
         assert await connection.fetchval("SELECT ready_at <= clock_timestamp() FROM reconcile_queue WHERE key = 'long'")
+
+
+async def test_a_due_key_that_is_locked_is_not_asked_for_in_a_busy_loop(
+    things: Database, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    asked = 0
+    claim = queue_module.claim
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await claim(*arguments)
+
+    async def do(thing: Thing) -> Outcome:
+        seen.append(thing.key)
+        return Done()
+
+    monkeypatch.setattr(queue_module, "claim", counted)
+    await add(things, "x", queued=False)
+    async with running(Controller(Things(do), things)):
+        async with things.transaction(purpose="test: queue") as connection:
+            await enqueue(connection, "thing", "x", after=timedelta(seconds=0.5))
+        async with things.transaction(purpose="test: hold the row until it has been due for a while") as connection:
+            await connection.execute("SELECT FROM reconcile_queue WHERE key = 'x' FOR UPDATE")
+            await connection.execute("SELECT pg_sleep(0.5)")
+            before = asked
+            await connection.execute("SELECT pg_sleep(1)")
+            assert 1 <= asked - before < 30
+            assert seen == []
+        await eventually(lambda: seen == ["x"])
 
 
 async def test_the_sweep_finds_what_nobody_enqueued_and_respects_backoff(

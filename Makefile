@@ -54,14 +54,14 @@ lint: $(INSTALLED) ## ruff, mypy --strict, import-linter, buf lint, contracts up
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code --exclude-path third_party > /dev/null
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code > /dev/null
 	$(BIN)/python protos/generate.py --check
 
 .PHONY: format
 format: $(INSTALLED) ## format code and protos
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	cd protos && ../$(BIN)/buf format --write --exclude-path third_party
+	cd protos && ../$(BIN)/buf format --write
 
 .PHONY: proto
 proto: $(INSTALLED) ## generate the contract library from the protos

@@ -35,6 +35,11 @@ def check(spec: AllocationSpec) -> None:
     check_labels("spec.placement_labels", spec.placement_labels)
     for index, key in enumerate(spec.ssh_keys):
         check_ssh_key(key, field=f"spec.ssh_keys[{index}]")
+    for index, server in enumerate(spec.dns_servers):
+        if not _is_address(server):
+            raise InvalidArgument(
+                "ADDRESS", "must be an IP address, without a zone", field=f"spec.dns_servers[{index}]"
+            )
     for index, server in enumerate(spec.ntp_servers):
         check_server(server, field=f"spec.ntp_servers[{index}]")
     if spec.role != AllocationRole.ALLOCATION_ROLE_FIREWALL and (spec.egress_rules or spec.ingress_rules):
@@ -72,12 +77,20 @@ def check_server(server: str, *, field: str) -> None:
 
     It ends up in a configuration file of the installed system, where anything else could say something of its own.
     """
+    if _is_address(server):
+        return
+    labels = server.removesuffix(".").split(".")
+    if len(server) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels):
+        raise InvalidArgument("HOST_NAME", "must be a host name or an IP address", field=field)
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text is an IP address. One with a zone is none: what follows the percent sign could be anything."""
     try:
-        ipaddress.ip_address(server)
+        ipaddress.ip_address(text)
     except ValueError:
-        labels = server.removesuffix(".").split(".")
-        if len(server) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels):
-            raise InvalidArgument("HOST_NAME", "must be a host name or an IP address", field=field) from None
+        return False
+    return "%" not in text
 
 
 def _check_rules(where: str, rules: Sequence[FirewallRule], *, ingress: bool) -> None:
@@ -96,8 +109,11 @@ def _check_rules(where: str, rules: Sequence[FirewallRule], *, ingress: bool) ->
 def _family(prefix: str, *, field: str) -> int:
     """IP version of a prefix. The contract lets host bits pass, which in a rule are more likely a slip than a wish."""
     try:
-        return ipaddress.ip_network(prefix).version
+        parsed = ipaddress.ip_network(prefix)
     except ValueError:
+        parsed = None
+    if parsed is None or "%" in prefix:
         raise InvalidArgument(
             "PREFIX", f"{prefix[:64]} is not a prefix without host bits, such as 10.0.0.0/8", field=field
-        ) from None
+        )
+    return parsed.version

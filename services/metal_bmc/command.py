@@ -3,6 +3,8 @@
 A command is a plan of small steps. All but RESET may be repeated at any time, because they state a goal (be off, be on,
 boot from the network); so a crash anywhere ends in the same state. A power cycle is "be off, seen off, be on, seen on"
 for the same reason, and because a BMC that accepts and does nothing is found out by it. RESET is sent at most once.
+
+Before a machine loses power or is reset, inventory hears of it: a machine that reboots unannounced counts as crashing.
 """
 
 from __future__ import annotations
@@ -46,9 +48,10 @@ class State(StrEnum):
 
 
 class Step(StrEnum):
-    """One exchange with the BMC."""
+    """One exchange with the BMC; ANNOUNCE also tells inventory what is about to happen."""
 
     SET_BOOT = "SET_BOOT"
+    ANNOUNCE = "ANNOUNCE"
     TURN_OFF = "TURN_OFF"
     CONFIRM_OFF = "CONFIRM_OFF"
     REST = "REST"
@@ -62,15 +65,15 @@ _OFF_AND_ON = (Step.TURN_OFF, Step.CONFIRM_OFF, Step.REST, Step.TURN_ON, Step.CO
 
 PLANS: dict[Action, tuple[Step, ...]] = {
     Action.POWER_ON: (Step.TURN_ON, Step.CONFIRM_ON),
-    Action.POWER_OFF: (Step.TURN_OFF, Step.CONFIRM_OFF),
-    Action.RESET: (Step.RESET,),
-    Action.CYCLE: _OFF_AND_ON,
+    Action.POWER_OFF: (Step.ANNOUNCE, Step.TURN_OFF, Step.CONFIRM_OFF),
+    Action.RESET: (Step.ANNOUNCE, Step.RESET),
+    Action.CYCLE: (Step.ANNOUNCE, *_OFF_AND_ON),
     Action.BOOT_PXE: (Step.SET_BOOT,),
     Action.BOOT_DISK: (Step.SET_BOOT,),
     Action.BOOT_BIOS: (Step.SET_BOOT,),
     Action.IDENTIFY_ON: (Step.SET_IDENTIFY,),
     Action.IDENTIFY_OFF: (Step.SET_IDENTIFY,),
-    Action.PXE_CYCLE: (Step.SET_BOOT, *_OFF_AND_ON),
+    Action.PXE_CYCLE: (Step.SET_BOOT, Step.ANNOUNCE, *_OFF_AND_ON),
 }
 
 _BOOT: dict[Action, BootTarget] = {
@@ -126,14 +129,21 @@ def desired_after(action: Action, desired_on: bool | None) -> bool | None:
     return True if action in _LEAVES_ON else desired_on
 
 
+def reboots(action: Action, powered: bool) -> bool:
+    """Whether a machine with this power will go down, or come up, because of the action."""
+    return powered or action in _LEAVES_ON
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to insist. `confirm` is what a machine gets to show the power that was ordered."""
+    """How long to insist. `confirm` is what a machine gets to show the power that was ordered, `announce` what
+    inventory gets to hear of a reboot."""
 
     tries: int = 3
     confirm: timedelta = timedelta(seconds=30)
     rest: timedelta = timedelta(seconds=1)
     slots: timedelta = timedelta(seconds=15)
+    announce: timedelta = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +190,11 @@ def done(command: Command) -> Verdict:
     if command.step + 1 < len(PLANS[command.action]):
         return Advance()
     return Finish(State.SUCCEEDED)
+
+
+def announce_within(command: Command, now: datetime, patience: Patience) -> timedelta:
+    """How long inventory may take to hear of the reboot. Most of a short command's time is left to the BMC."""
+    return min(patience.announce, (command.deadline - now) / 4)
 
 
 def judge_power(command: Command, powered: bool, now: datetime, patience: Patience) -> Verdict:

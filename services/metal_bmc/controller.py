@@ -16,6 +16,7 @@ from metal_kit.db import Connection, Database
 from metal_kit.logs import get_logger
 
 from metal_bmc import events, metrics
+from metal_bmc.announcer import Announcer, event_of
 from metal_bmc.command import (
     PLANS,
     Action,
@@ -27,11 +28,13 @@ from metal_bmc.command import (
     State,
     Step,
     Verdict,
+    announce_within,
     done,
     expired,
     judge_error,
     judge_power,
     judge_setting,
+    reboots,
     unknown_outcome,
 )
 from metal_bmc.drivers.errors import BmcError, LoginBlocked, NoCredentials
@@ -67,7 +70,10 @@ class Work:
 
 
 class BmcReconciler:
-    """Carries out commands and enforces desired power. `step_seconds` bounds one exchange."""
+    """Carries out commands and enforces desired power.
+
+    `announcer` None: inventory is not configured and hears of no reboots. `step_seconds` bounds one exchange.
+    """
 
     # A command has a deadline of its own, checked at each look; enforcing goes on for as long as it is wanted.
     deadlines: Mapping[str, timedelta] = {_ENFORCING: timedelta(minutes=10)}
@@ -76,13 +82,14 @@ class BmcReconciler:
         self,
         db: Database,
         exchange: BmcExchange,
+        announcer: Announcer | None,
         clock: Clock,
         *,
         partition: str,
         patience: Patience,
         step_seconds: float = 20.0,
     ) -> None:
-        self._db, self._exchange, self._clock = db, exchange, clock
+        self._db, self._exchange, self._announcer, self._clock = db, exchange, announcer, clock
         self._partition, self._patience, self._step_seconds = partition, patience, step_seconds
         self._commands, self._endpoints = CommandStore(), EndpointStore()
         self.kind = reconcile_kind(partition)
@@ -150,6 +157,9 @@ class BmcReconciler:
             persists = setting.persistent or command.action is Action.BOOT_BIOS
             holds = setting.target is command.boot_target and persists
             return judge_setting(command, "boot device", holds, self._patience)
+        if step is Step.ANNOUNCE:
+            await self._announce(command, limit)
+            return done(command)
         if step in (Step.TURN_ON, Step.TURN_OFF):
             await self._exchange.set_power(machine, on=step is Step.TURN_ON, deadline=limit)
             return done(command)
@@ -166,6 +176,21 @@ class BmcReconciler:
         on = command.action is Action.IDENTIFY_ON
         lit = await self._exchange.set_identify(machine, on=on, deadline=limit)
         return judge_setting(command, "identify light", lit in (on, None), self._patience)
+
+    async def _announce(self, command: Command, limit: float) -> None:
+        # The controller of an allocation records what its commands do to the machine, with the allocation's guard.
+        if self._announcer is None or command.allocation:
+            return
+        # Asked first, so that inventory hears nothing of reboots that a dead BMC or a refused login prevents.
+        if not reboots(command.action, await self._exchange.powered(command.machine, deadline=limit)):
+            return
+        await self._announcer.planned_reboot(
+            command.machine,
+            event=event_of(command.id),
+            command=command.id,
+            message=f"{command.action}, BMC command {command.id}",
+            within=announce_within(command, self._clock.now(), self._patience),
+        )
 
     async def _reset(self, command: Command, limit: float) -> Verdict:
         if command.sent_at is not None:
@@ -195,6 +220,8 @@ class BmcReconciler:
             if await self._exchange.powered(machine, deadline=self._step_seconds) == wanted:
                 return Done()
             log.info("bmc.power.enforced", machine=machine, desired=order)
+            if not wanted:
+                await self._announce_enforcement(machine)
             await self._exchange.set_power(machine, on=wanted, deadline=self._step_seconds)
             await asyncio.sleep(_SETTLE_SECONDS)
             if await self._exchange.powered(machine, deadline=self._step_seconds) == wanted:
@@ -206,3 +233,14 @@ class BmcReconciler:
             return Failed(error.reason, error.message)
         # A slow machine shows it at the next look; for one that never does, the looks get rarer.
         return Failed("NOT_REACHED", f"the BMC accepted power {order}, and the machine has not followed yet")
+
+    async def _announce_enforcement(self, machine: str) -> None:
+        if self._announcer is None:
+            return
+        async with self._db.connection() as connection:
+            event = await self._endpoints.off_event(connection, machine)
+        if event:
+            message = "switched off, as its BMC's desired power says"
+            await self._announcer.planned_reboot(
+                machine, event=event, command="", message=message, within=self._patience.announce
+            )

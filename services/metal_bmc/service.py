@@ -17,6 +17,7 @@ from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from metal_bmc.announcer import Announcer
 from metal_bmc.api import BmcApi
 from metal_bmc.api.service import SERVICE
 from metal_bmc.command import Patience
@@ -47,6 +48,7 @@ class Settings(ServiceSettings):
     exchange_seconds: float = Field(20.0, gt=0, le=50, description="limit of one exchange with a BMC")
     confirm_seconds: float = Field(30.0, gt=0, le=600, description="time for a machine to show the power ordered")
     rest_seconds: float = Field(1.0, ge=0, le=60, description="time without power in a power cycle")
+    announce_seconds: float = Field(5.0, gt=0, le=60, description="time for inventory to hear of a reboot beforehand")
     poll_seconds: float = Field(60.0, gt=0, description="interval of power readings, with 20 % jitter")
     inspect_seconds: float = Field(6 * 3600.0, gt=0, description="interval of identity readings")
     report_seconds: float = Field(300.0, gt=0, description="inventory hears of an unchanged BMC this often")
@@ -96,6 +98,26 @@ def _discovery_plan(settings: Settings) -> DiscoveryPlan:
     )
 
 
+def _controller(settings: Settings, rt: Runtime, exchange: BmcExchange, announcer: Announcer | None) -> Controller:
+    db = rt.require_db()
+    patience = Patience(
+        confirm=timedelta(seconds=settings.confirm_seconds),
+        rest=timedelta(seconds=settings.rest_seconds),
+        announce=timedelta(seconds=settings.announce_seconds),
+    )
+    reconciler = BmcReconciler(
+        db,
+        exchange,
+        announcer,
+        rt.clock,
+        partition=settings.partition,
+        patience=patience,
+        step_seconds=settings.exchange_seconds,
+    )
+    drain = timedelta(seconds=settings.drain_seconds)
+    return Controller(reconciler, db, workers=settings.driver_processes, drain=drain)
+
+
 async def compose(rt: Runtime) -> Parts:
     """Wire driver, exchange, reconciler, poller, reporter and discovery."""
     settings = rt.settings
@@ -105,12 +127,6 @@ async def compose(rt: Runtime) -> Parts:
     driver = PyghmiDriver(WorkerPool(size=settings.driver_processes))
     exchange = BmcExchange(db, driver, ring, rt.clock)
     registry = Registry(ring, partition=partition)
-    patience = Patience(
-        confirm=timedelta(seconds=settings.confirm_seconds), rest=timedelta(seconds=settings.rest_seconds)
-    )
-    reconciler = BmcReconciler(
-        db, exchange, rt.clock, partition=partition, patience=patience, step_seconds=settings.exchange_seconds
-    )
     plan = PollPlan(
         interval=timedelta(seconds=settings.poll_seconds),
         inspect_every=timedelta(seconds=settings.inspect_seconds),
@@ -124,8 +140,10 @@ async def compose(rt: Runtime) -> Parts:
         Background("poller", lambda: poller.run(rt.stopping)),
         Background("upkeep", lambda: upkeep.run(rt.stopping)),
     ]
+    announcer: Announcer | None = None
     if rt.peers.has("inventory"):
         stub: Any = rt.peers.stub(MachineServiceStub, "inventory")
+        announcer = Announcer(stub, partition=partition)
         reporter = Reporter(db, stub, partition=partition, again=timedelta(seconds=settings.report_seconds))
         background.append(Background("reporter", lambda: reporter.run(rt.stopping)))
     else:
@@ -136,11 +154,7 @@ async def compose(rt: Runtime) -> Parts:
     api = BmcApi(db, registry, ring, rt.paging, rt.clock)
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
-        controllers=[
-            Controller(
-                reconciler, db, workers=settings.driver_processes, drain=timedelta(seconds=settings.drain_seconds)
-            )
-        ],
+        controllers=[_controller(settings, rt, exchange, announcer)],
         background=background,
         close=[driver.close],
     )

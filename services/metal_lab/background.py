@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-import psutil
-
-from metal_lab.control import LabNotRunning, ask
+from metal_lab.control import LabNotRunning, LabRefused, ask
+from metal_lab.servers.process import is_alive
 from metal_lab.state import State
 
 READY_LIMIT = 120.0
@@ -34,9 +37,11 @@ def spawn(state: State, *, processes: bool) -> subprocess.Popen[bytes]:
         )
 
 
-async def wait_ready(state: State, lab: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
-    """Tell each stage as it comes until the lab is ready. Raises LabDied."""
-    limit = time.monotonic() + READY_LIMIT
+async def wait_ready(state: State, lab: subprocess.Popen[bytes] | None, say: Callable[[str], None]) -> None:
+    """Tell each stage as it comes until the lab is ready; `lab` is None when somebody else started it.
+
+    Raises LabDied when it ends or takes too long; one that we started is ended then.
+    """
     began = time.monotonic()
     last = ""
     while True:
@@ -50,12 +55,48 @@ async def wait_ready(state: State, lab: subprocess.Popen[bytes], say: Callable[[
             say(f"{time.monotonic() - began:6.1f} s  {stage}")
         if stage == "ready":
             return
-        if lab.poll() is not None:
-            raise LabDied(f"the lab ended with code {lab.returncode}:\n{log_tail(state)}")
-        if time.monotonic() > limit:
-            lab.terminate()
+        # A holder that is not ours: two starts at once, and the other one was faster.
+        if (lab is None or lab.poll() is not None) and not state.holder():
+            code = "" if lab is None else f" with code {lab.returncode}"
+            raise LabDied(f"the lab ended{code}:\n{log_tail(state)}")
+        if time.monotonic() - began > READY_LIMIT:
+            if lab is not None:
+                lab.terminate()
+                await asyncio.to_thread(lab.wait)
             raise LabDied(f"the lab was still at {last or 'its start'} after {READY_LIMIT:.0f} s:\n{log_tail(state)}")
         await asyncio.sleep(0.1)
+
+
+async def end(state: State, *, limit: float) -> bool:
+    """End the lab that holds the directory, in order within `limit` seconds, else by force; False when it was force.
+
+    Asked over its socket, or told by SIGTERM when it does not listen yet.
+    """
+    pid = state.holder()
+    try:
+        await ask(state.control_socket, "/stop", {})
+    except (LabNotRunning, LabRefused):
+        _signal(pid, signal.SIGTERM)
+    if await _released(state, limit):
+        return True
+    _signal(pid, signal.SIGKILL)
+    await _released(state, END_LIMIT)
+    return False
+
+
+async def _released(state: State, limit: float) -> bool:
+    until = time.monotonic() + limit
+    while state.holder():
+        if time.monotonic() > until:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    if pid > 0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def log_tail(state: State) -> str:
@@ -68,33 +109,35 @@ def log_tail(state: State) -> str:
 
 
 async def kill_left_overs(state: State) -> list[str]:
-    """End servers whose lab was killed, by the process ids and start times in their records; answers their names."""
+    """End servers whose lab was killed, by the process ids and start times in their records; answers their names.
+
+    Only while nobody holds the directory: the servers of a living lab are not left over.
+    """
+    found = [(record.stem, _read(record)) for record in _records(state)]
+    living = [(name, server) for name, server in found if server is not None and is_alive(server)]
+    for _, (pid, _started) in living:
+        _signal(pid, signal.SIGTERM)
     ended = []
-    for record in sorted(state.directory.rglob("*.pid")) + sorted(state.sockets.rglob("*.pid")):
-        process = _recorded(record.read_text(encoding="utf-8", errors="replace"))
-        if process is None:
-            continue
-        try:
-            process.terminate()
-            await asyncio.to_thread(process.wait, END_LIMIT)
-            ended.append(record.stem)
-        except psutil.TimeoutExpired:
-            process.kill()
-            ended.append(f"{record.stem} (killed)")
-        except psutil.NoSuchProcess:
-            continue
+    until = time.monotonic() + END_LIMIT
+    for name, server in living:
+        while is_alive(server) and time.monotonic() < until:  # noqa: ASYNC110 - no event tells of a stranger's end
+            await asyncio.sleep(0.05)
+        killed = is_alive(server)
+        if killed:
+            _signal(server[0], signal.SIGKILL)
+        ended.append(f"{name} (killed)" if killed else name)
     return ended
 
 
-def _recorded(text: str) -> psutil.Process | None:
-    """The living process that a record names: pid and kernel start time, so that a reused pid is nobody's."""
+def _records(state: State) -> list[Path]:
+    # The servers' own directories only: a machine's disks may hold anything.
+    places = [state.path("postgres"), state.path("nats"), state.path("log"), *state.sockets.glob("*/")]
+    return sorted(record for place in places for record in place.glob("*.pid"))
+
+
+def _read(record: Path) -> tuple[int, int] | None:
     try:
-        pid, started = (int(part) for part in json.loads(text)["server"])
-    except (ValueError, TypeError, KeyError):
+        pid, started = (int(part) for part in json.loads(record.read_text(encoding="utf-8"))["server"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-        return psutil.Process(pid) if int(fields[19]) == started and fields[0] != "Z" else None
-    except (OSError, IndexError, psutil.NoSuchProcess):
-        return None
+    return pid, started

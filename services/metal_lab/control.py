@@ -23,6 +23,10 @@ class LabNotRunning(Exception):
     """Nothing answers on the lab's socket."""
 
 
+class LabRefused(Exception):
+    """The lab answers, and does not do what it was asked for; the text says why."""
+
+
 class ControlServer:
     """Serves status, port look-ups, faults and stop."""
 
@@ -69,12 +73,15 @@ class ControlServer:
         return web.json_response(dict(found))
 
     async def _post_fault(self, request: web.Request) -> web.Response:
-        wish = await request.json()
         try:
-            text = await self._fault(str(wish["name"]), str(wish["target"]), bool(wish["on"]))
+            wish = await request.json()
+            name, target, on = str(wish["name"]), str(wish["target"]), bool(wish["on"])
+        except (ValueError, KeyError, TypeError):
+            return web.json_response({"error": "a fault has a name, a target and on"}, status=400)
+        try:
+            return web.json_response({"text": await self._fault(name, target, on)})
         except UnknownFault as unknown:
             return web.json_response({"error": str(unknown)}, status=404)
-        return web.json_response({"text": text})
 
     async def _post_stop(self, request: web.Request) -> web.Response:
         self._stop.set()
@@ -82,15 +89,16 @@ class ControlServer:
 
 
 async def ask(socket: Path, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Ask the running lab. Raises LabNotRunning when nobody answers, UnknownFault when it says so."""
+    """Ask the running lab. Raises LabNotRunning when nobody answers, LabRefused when the answer is no."""
     try:
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=TIMEOUT) as session:
             call = session.get(f"http://lab{path}") if body is None else session.post(f"http://lab{path}", json=body)
             async with call as response:
+                if response.content_type != "application/json":
+                    raise LabRefused(f"the lab answered {response.status} to {path}; its log says why")
                 answer: dict[str, Any] = await response.json()
-                if response.status == 404:
-                    raise UnknownFault(str(answer.get("error", path)))
-                response.raise_for_status()
+                if response.status >= 400:
+                    raise LabRefused(str(answer.get("error", path)))
                 return answer
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise LabNotRunning(f"no lab answers at {socket}") from error

@@ -1,5 +1,6 @@
 """The lab's state directory: where everything lives, so that a lab that was killed starts again on it.
 
+lab.lock        held (flock) by the process that runs the lab, for as long as it lives; its text is the pid
 lab.json        what runs where, written when it changed; readers take it for a hint, not for proof
 context.json    how metalctl reaches the lab, with a token (0600)
 ports.json      the ports that were chosen for everything
@@ -11,19 +12,30 @@ postgres/ nats/ leaves/ machines/ images/ log/
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import secrets
+import shutil
+import stat
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from metal_lab.servers.ports import free_ports
 
-MAX_SOCKET_PARENT = 60
+# A socket's path may have 107 bytes (unix(7)); the longest below the parent is `run/<20>/redis.sock`.
+MAX_SOCKET_PARENT = 70
+MAX_TEMPORARY_PARENT = 40
+LOCK_SECONDS = 1.0
+# What a lab makes in its directory, and so all that `destroy` takes away.
+OWN = ("lab.lock", "lab.json", "context.json", "ports.json", "rack.yaml", "secrets.json", "pki", "postgres", "nats",
+       "leaves", "machines", "images", "log", "run")  # fmt: skip
 VARIABLE = "METALPLANE_LAB"
 DEFAULT = ".lab"
 
@@ -31,6 +43,14 @@ DEFAULT = ".lab"
 def state_directory(given: Path | None = None) -> Path:
     """The directory that was asked for: by argument, by METALPLANE_LAB, or `.lab` here."""
     return (given or Path(os.environ.get(VARIABLE, DEFAULT))).absolute()
+
+
+class StateInUse(Exception):
+    """A living process runs a lab in this directory; the text names it."""
+
+
+class StateUnusable(Exception):
+    """The directory cannot hold a lab's state; the text says why."""
 
 
 @dataclass(slots=True)
@@ -62,12 +82,15 @@ class State:
     def sockets(self) -> Path:
         """Where Unix sockets go: below the state directory, or in a short one when that is too deep.
 
-        A socket's path may have 107 bytes (unix(7)), and checkouts live in deep places.
+        Checkouts live in deep places, and so may the directory for temporary files.
         """
-        if len(str(self.directory).encode()) <= MAX_SOCKET_PARENT:
+        if len(os.fsencode(self.directory)) <= MAX_SOCKET_PARENT:
             return self.path("run")
-        name = hashlib.sha256(str(self.directory).encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"metalplane-{os.getuid()}-{name}"
+        name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:12]
+        parent = Path(tempfile.gettempdir())
+        if len(os.fsencode(parent)) > MAX_TEMPORARY_PARENT:
+            parent = Path("/tmp")  # noqa: S108 - `prepare` takes no directory that is not ours alone
+        return parent / f"metalplane-{os.getuid()}-{name}"
 
     @property
     def control_socket(self) -> Path:
@@ -75,10 +98,69 @@ class State:
         return self.sockets / "control.sock"
 
     def prepare(self) -> None:
-        """Make the directories, for their owner only: they hold keys and sockets."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self.path("log").mkdir(exist_ok=True, mode=0o700)
-        self.sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Make the directories, for their owner only: they hold keys and sockets. Raises StateUnusable."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+            self.path("log").mkdir(exist_ok=True, mode=0o700)
+            self.sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
+            found = self.sockets.lstat()
+        except OSError as error:
+            raise StateUnusable(f"{error.filename}: {error.strerror}; name another place with --state") from None
+        # In the directory for temporary files somebody else could have been faster, and would own our sockets.
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise StateUnusable(f"{self.sockets}: is not a directory of yours alone; remove it")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory; the kernel lets go of it when the process ends, however it ends.
+
+        Raises StateInUse when another process holds it.
+        """
+        self.prepare()
+        descriptor = os.open(self.path("lab.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            limit = time.monotonic() + LOCK_SECONDS
+            # Again for a moment: whoever asks `holder` takes the lock for an instant.
+            while not _locked(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() > limit:
+                    raise StateInUse(f"{self.directory} is in use by process {self.holder()}; `metal-lab down` ends it")
+                time.sleep(0.02)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            yield
+        finally:
+            os.close(descriptor)
+
+    def holder(self) -> int:
+        """Pid of the living process that holds the directory, 0 when there is none."""
+        try:
+            descriptor = os.open(self.path("lab.lock"), os.O_RDWR)
+        except OSError:
+            return 0
+        try:
+            if _locked(descriptor, fcntl.LOCK_SH):
+                return 0
+            return int(os.read(descriptor, 20) or b"0") or -1
+        except ValueError:
+            return -1
+        finally:
+            os.close(descriptor)
+
+    def delete(self) -> list[str]:
+        """Delete what a lab made here, and the directory when nothing else is in it; answers what else is."""
+        shutil.rmtree(self.sockets, ignore_errors=True)
+        for name in OWN:
+            path = self.path(name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for temporary in self.directory.glob(".*.json.*"):
+            temporary.unlink(missing_ok=True)
+        others = sorted(path.name for path in self.directory.iterdir())
+        if not others:
+            self.directory.rmdir()
+        return others
 
     def keep_rack_file(self, source: Path) -> Path:
         """Keep the rack file with the state that is made from it, so that a restart uses the same."""
@@ -133,7 +215,7 @@ class State:
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             content = json.loads(self.path(name).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
         return content if isinstance(content, dict) else None
 
@@ -146,3 +228,18 @@ class State:
             json.dump(content, file, indent=1)
         temporary.replace(path)
         return path
+
+
+def short(name: str) -> str:
+    """A name that fits into a socket's path: itself, or its beginning and a hash."""
+    if len(name) <= 20:
+        return name
+    return f"{name[:11]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

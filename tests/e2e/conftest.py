@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,13 +108,10 @@ class World:
 
 
 @pytest.fixture(scope="session")
-async def lab() -> AsyncIterator[Lab]:
+async def lab(server_directory: Path) -> AsyncIterator[Lab]:
     """The mini rack, up."""
-    directory = Path(tempfile.mkdtemp(prefix="metalplane-e2e-"))
-    directory.chmod(0o711)
-    async with Lab(State(directory / "lab"), load(EXAMPLES / "mini-rack.yaml")) as running:
+    async with Lab(State(server_directory / "lab"), load(EXAMPLES / "mini-rack.yaml")) as running:
         yield running
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

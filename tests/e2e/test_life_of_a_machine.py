@@ -80,7 +80,7 @@ async def test_what_a_tenant_wrote_is_gone_when_the_machine_waits_again(world: W
 
     assert [result.verified for result in clean.wipe_results] == [True]
     assert machine.hardware.installed_system() is None
-    assert not [path for path in machine.directory.rglob("secret")]
+    assert not list(machine.directory.rglob("secret"))
     assert await disk.read(disk.spec.size_bytes - len(secret), len(secret)) == bytes(len(secret))
 
 
@@ -130,8 +130,7 @@ async def test_a_watch_that_broke_resumes_where_it_was(world: World) -> None:
         allocation.WatchAllocationsRequest(allocation=made.id, position=position), timeout=60
     )
     async for batch in resumed:
-        for change in batch.changes:
-            seen.append(allocation.AllocationPhase.Name(change.allocation.status.phase))
+        seen += [allocation.AllocationPhase.Name(change.allocation.status.phase) for change in batch.changes]
         if "ALLOCATION_PHASE_RUNNING" in seen:
             break
     order = [name for index, name in enumerate(seen) if index == 0 or seen[index - 1] != name]

@@ -77,7 +77,11 @@ class Chassis:
     _pending_on: asyncio.TimerHandle | None = None
 
     def control(self, action: ChassisControl) -> bool:
-        """Carry out a chassis control request; False when the present state does not allow it."""
+        """Carry out a chassis control request; False when the present state does not allow it.
+
+        Raises ValueError for a number that is no action.
+        """
+        action = ChassisControl(action)
         if action is ChassisControl.ON:
             self._switch(on=True)
         elif action is ChassisControl.OFF:

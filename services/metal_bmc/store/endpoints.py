@@ -93,7 +93,9 @@ class EndpointStore:
         try:
             row = await connection.fetchrow(
                 f"""UPDATE endpoint SET partition = $2, host = $3, port = $4, mac = $5, login = $6, sealed = $7,
-                desired_on = $8, revision = revision + 1, version = nextval('endpoint_version'), updated_at = now(),
+                desired_on = $8,
+                off_event = CASE WHEN desired_on IS DISTINCT FROM $8 THEN NULL ELSE off_event END,
+                revision = revision + 1, version = nextval('endpoint_version'), updated_at = now(),
                 refused_logins = CASE WHEN $9 THEN 0 ELSE refused_logins END,
                 failures = CASE WHEN $9 THEN 0 ELSE failures END,
                 error = CASE WHEN $9 THEN '' ELSE error END,
@@ -171,7 +173,7 @@ class EndpointStore:
         """Write an observation. `news` gives it a new version and has inventory hear of it soon."""
         row = await connection.fetchrow(
             f"""UPDATE endpoint SET reported_on = $2, observed_at = $3, error_reason = $4, error = $5, failures = $6,
-            firmware = $7, fru = $8, inspected_at = $9,
+            firmware = $7, fru = $8, inspected_at = $9, off_event = CASE WHEN $2 THEN off_event END,
             version = CASE WHEN $10 THEN nextval('endpoint_version') ELSE version END,
             updated_at = CASE WHEN $10 THEN now() ELSE updated_at END,
             report_at = CASE WHEN $3::timestamptz IS NULL THEN report_at WHEN $10 THEN now()
@@ -190,6 +192,18 @@ class EndpointStore:
         )
         assert row is not None
         return from_row(row)
+
+    async def off_event(self, connection: Connection, machine: str) -> str:
+        """Id of the event that announces that the machine is being switched off as desired: the same one until the
+        machine is seen off, or is no longer to be. Empty when there is no such endpoint."""
+        return str(
+            await connection.fetchval(
+                """UPDATE endpoint SET off_event = coalesce(off_event, gen_random_uuid()) WHERE machine = $1
+                RETURNING off_event""",
+                machine,
+            )
+            or ""
+        )
 
     async def unsettled(self, connection: Connection, partition: str) -> list[str]:
         """Machines whose power is not the one that is wanted and whose BMC may be talked to."""

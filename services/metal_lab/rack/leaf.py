@@ -16,6 +16,7 @@ from metal_sim.leaf import LeafSpec, SimLeaf
 
 from metal_lab.rack.wiring import PlacedLeaf
 from metal_lab.servers import Redis
+from metal_lab.state import short
 
 log = get_logger(__name__)
 RESTART = 1.0
@@ -45,7 +46,7 @@ class LabLeaf:
             loopback=placed.leaf.loopback,
             pxe_vlan=pxe_vlan,
         )
-        self._redis = Redis(sockets / name)
+        self._redis = Redis(sockets / short(name))
         self.switch = SimLeaf(spec, self._redis.socket, directory)
         self._identity = identity
         self._fabric = fabric

@@ -136,11 +136,11 @@ class ServerProcess:
             server, keeper = record["server"], record["keeper"]
         except (OSError, ValueError, KeyError, TypeError):
             return
-        if keeper[0] != os.getpid() and _is_alive(keeper):
+        if keeper[0] != os.getpid() and is_alive(keeper):
             raise ServerError(
                 f"{self.name}: {self._record_path.parent} is in use by process {keeper[0]}; stop that first"
             )
-        if _is_alive(server):
+        if is_alive(server):
             _signal(server, self._stop_signal)
             half = limit.total_seconds() / 2
             if not await _gone(server, half):
@@ -194,7 +194,8 @@ def _start_time(pid: int) -> int:
     return 0 if fields[0] == "Z" else int(fields[19])
 
 
-def _is_alive(identity: list[int]) -> bool:
+def is_alive(identity: Sequence[int]) -> bool:
+    """Whether the process of a record, (pid, start time), lives; one that has ended and was not reaped does not."""
     pid, started = identity
     if started or sys.platform == "linux":
         return started != 0 and _start_time(pid) == started
@@ -216,7 +217,7 @@ async def _gone(identity: list[int], seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
             while True:
-                if not _is_alive(identity):
+                if not is_alive(identity):
                     return True
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:

@@ -25,7 +25,15 @@ from metal_sim.bmc import SimulatedBmc
 from metalplane.bmc.v1 import bmc_pb2 as pb
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
 from metalplane.common.v1.access_pb2 import PlaneRole
-from metalplane.inventory.v1.machine_pb2 import BmcReport, ReportBmcsRequest, ReportBmcsResponse
+from metalplane.inventory.v1.machine_pb2 import (
+    BmcReport,
+    EventOutcome,
+    RecordEventsRequest,
+    RecordEventsResponse,
+    ReportBmcsRequest,
+    ReportBmcsResponse,
+    ReportedEvent,
+)
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceServicer, add_MachineServiceServicer_to_server
 from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse, Token
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer, add_TokenServiceServicer_to_server
@@ -77,11 +85,29 @@ def target() -> Callable[..., Target]:
 
 
 class Inventory(MachineServiceServicer):
-    """Takes in reports and keeps them; `away` makes it fail as a peer that is restarting."""
+    """Takes in reports and events and keeps them, an event as often as it is sent.
+
+    `away` makes it fail as a peer that is restarting, which `turned_away` counts for events; `before_events` runs
+    before an event is answered, and may hang.
+    """
 
     def __init__(self) -> None:
         self.reports: dict[str, list[BmcReport]] = {}
+        self.events: list[tuple[str, ReportedEvent]] = []
         self.away = False
+        self.turned_away = 0
+        self.before_events: Callable[[], Awaitable[None]] | None = None
+
+    async def RecordEvents(self, request: RecordEventsRequest, context: Any) -> RecordEventsResponse:
+        assert current_caller().partition == request.partition
+        assert not request.allocation
+        if self.away:
+            self.turned_away += 1
+            raise Unavailable("RESTARTING", "come back later")
+        self.events += [(request.machine, event) for event in request.events]
+        if self.before_events is not None:
+            await self.before_events()
+        return RecordEventsResponse(outcomes=[EventOutcome.EVENT_OUTCOME_ACCEPTED] * len(request.events))
 
     async def ReportBmcs(self, request: ReportBmcsRequest, context: Any) -> ReportBmcsResponse:
         assert current_caller().partition == request.partition

@@ -16,12 +16,14 @@ from metal_bmc.command import (
     Patience,
     State,
     Step,
+    announce_within,
     desired_after,
     done,
     expired,
     judge_error,
     judge_power,
     judge_setting,
+    reboots,
 )
 from metal_bmc.drivers.errors import (
     BmcAuthFailed,
@@ -107,14 +109,35 @@ def test_a_cycle_does_not_go_on_before_the_machine_was_seen_off() -> None:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.reason)
 def test_a_sent_reset_is_never_tried_again(error: BmcError) -> None:
-    verdict = judge_error(command(Action.RESET, sent_at=NOW), error, NOW, PATIENCE)
+    verdict = judge_error(command(Action.RESET, Step.RESET, sent_at=NOW), error, NOW, PATIENCE)
     assert isinstance(verdict, Finish)
     assert verdict.state is State.FAILED
     assert verdict.reason == ("OUTCOME_UNKNOWN" if error.outcome_unknown else error.reason)
 
 
 def test_a_reset_that_was_not_sent_is_tried_again() -> None:
-    assert isinstance(judge_error(command(Action.RESET), BmcTimeout("x"), NOW, PATIENCE), Again)
+    assert isinstance(judge_error(command(Action.RESET, Step.RESET), BmcTimeout("x"), NOW, PATIENCE), Again)
+
+
+def test_power_is_never_taken_before_the_reboot_is_announced() -> None:
+    for action, plan in PLANS.items():
+        takes_power = [number for number, step in enumerate(plan) if step in (Step.TURN_OFF, Step.RESET)]
+        announced = [number for number, step in enumerate(plan) if step is Step.ANNOUNCE]
+        assert len(announced) == len(takes_power) <= 1, action
+        assert all(before < after for before, after in zip(announced, takes_power, strict=True)), action
+
+
+@pytest.mark.parametrize("action", [action for action, plan in PLANS.items() if Step.ANNOUNCE in plan])
+def test_a_machine_that_is_off_reboots_only_if_the_action_ends_with_power(action: Action) -> None:
+    assert reboots(action, powered=True)
+    assert reboots(action, powered=False) == (Step.TURN_ON in PLANS[action])
+
+
+@given(st.timedeltas(timedelta(0), timedelta(hours=1)))
+def test_an_announcement_leaves_most_of_the_time_to_the_bmc(left: timedelta) -> None:
+    within = announce_within(command(deadline=NOW + left), NOW, PATIENCE)
+    assert timedelta(0) <= within <= PATIENCE.announce
+    assert within <= left / 4
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.reason)

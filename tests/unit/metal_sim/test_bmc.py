@@ -127,6 +127,16 @@ async def test_power_changes_call_the_hook_once_each() -> None:
     assert seen == [PowerAction.ON, PowerAction.OFF, PowerAction.ON, PowerAction.RESET, PowerAction.OFF]
 
 
+async def test_actions_may_be_given_by_their_numbers() -> None:
+    seen: list[PowerAction] = []
+    chassis = Chassis(powered=True, on_power=seen.append)
+    assert chassis.control(3)  # type: ignore[arg-type]
+    assert chassis.control(0)  # type: ignore[arg-type]
+    assert seen == [PowerAction.RESET, PowerAction.OFF]
+    with pytest.raises(ValueError, match="9 is not a valid"):
+        chassis.control(9)  # type: ignore[arg-type]
+
+
 async def test_power_off_during_a_cycle_stays_off() -> None:
     chassis = Chassis(powered=True, cycle_seconds=0.01)
     chassis.control(ChassisControl.CYCLE)

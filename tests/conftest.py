@@ -19,6 +19,7 @@ from uuid import uuid4
 import asyncpg
 import nats
 import pytest
+from metal_kit import logs
 from metal_kit.migrations import migrate
 from metal_lab.servers import Nats, Postgres, Redis
 
@@ -29,6 +30,12 @@ _PREFIX = "metalplane-test-"
 
 Eventually = Callable[..., Awaitable[None]]
 NewRedis = Callable[[], Awaitable[Redis]]
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> None:
+    """Lines of every test go the same way, whatever the tests before it configured."""
+    logs.configure()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from json import dumps
 from json.encoder import encode_basestring_ascii as _quote
 from math import isfinite
 from typing import Any, TextIO, cast
+from weakref import WeakSet
 
 import structlog
 
@@ -40,6 +41,9 @@ def configure(level: str = "info", json: bool = True, *, stream: TextIO | None =
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=True,
     )
+    for log in _loggers:
+        # Where structlog keeps what the logger was bound to at its first line; without this it would stay with the old.
+        vars(log).pop("bind", None)
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(max(threshold, logging.WARNING))
@@ -47,7 +51,13 @@ def configure(level: str = "info", json: bool = True, *, stream: TextIO | None =
 
 def get_logger(name: str, **fields: Any) -> Logger:
     """Lines carry `component=name` and the fields given: `log.info("machine.registered", machine=id)`."""
-    return cast("Logger", structlog.get_logger(component=name, **fields))
+    log = structlog.get_logger(component=name, **fields)
+    _loggers.add(log)
+    return cast("Logger", log)
+
+
+# Every logger that was given out, for `configure` to reach.
+_loggers: WeakSet[Any] = WeakSet()
 
 
 def stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

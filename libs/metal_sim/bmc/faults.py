@@ -44,6 +44,7 @@ class Faults:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._passing, self._lost = 0, 0
 
     def switch_on(self, name: str, value: float | None = None) -> None:
         """Begin to misbehave. Raises ValueError for an unknown name or a value out of range."""
@@ -57,9 +58,19 @@ class Faults:
         """Behave again. Raises ValueError for an unknown name; an inactive fault is no error."""
         self._active.pop(_fault(name), None)
 
+    def lose_packets(self, count: int, *, after: int = 0) -> None:
+        """Lose exactly that many packets in a row, in whichever direction, once `after` more have passed."""
+        self._passing, self._lost = after, count
+
+    @property
+    def losses_left(self) -> int:
+        """How many of the packets that `lose_packets` ordered were not lost yet."""
+        return self._lost
+
     def clear(self) -> None:
         """Switch all faults off."""
         self._active.clear()
+        self._passing, self._lost = 0, 0
 
     def has(self, fault: BmcFault) -> bool:
         """Whether the fault is on."""
@@ -74,8 +85,13 @@ class Faults:
         return {str(fault): value for fault, value in self._active.items()}
 
     def loses_packet(self) -> bool:
-        """Draw whether this packet is lost."""
+        """Whether the packet that comes or goes now is lost; each packet asks once."""
         if self.has(BmcFault.HANG):
+            return True
+        if self._passing:
+            self._passing -= 1
+        elif self._lost:
+            self._lost -= 1
             return True
         percent = self.value(BmcFault.DROP)
         return percent > 0 and self._random.random() * 100 < percent

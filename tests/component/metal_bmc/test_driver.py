@@ -169,10 +169,19 @@ async def test_a_dead_bmc_is_a_timeout(new_bmc: NewBmc, driver: PyghmiDriver, ta
         await driver.powered(target(bmc), deadline=20)
 
 
-async def test_lost_packets_are_sent_again(new_bmc: NewBmc, driver: PyghmiDriver, target: MakeTarget) -> None:
-    bmc = await new_bmc(powered=True)
-    bmc.faults.switch_on("drop", 15)
-    assert await driver.powered(target(bmc), deadline=30)
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_packet_that_is_lost_is_sent_again(
+    new_bmc: NewBmc, driver: PyghmiDriver, target: MakeTarget, count: int
+) -> None:
+    async def lose(after: int) -> bool:
+        bmc = await new_bmc(powered=True)
+        bmc.faults.lose_packets(count, after=after)
+        powered = await driver.powered(target(bmc), deadline=40)
+        assert not bmc.faults.losses_left
+        return powered
+
+    # Every packet of a login and the order after it, in either direction.
+    assert await asyncio.gather(*(lose(after) for after in range(12))) == [True] * 12
 
 
 async def test_an_order_that_overruns_its_deadline_costs_its_process_only(

@@ -205,7 +205,7 @@ async def test_no_password_is_in_any_log_event_list_or_row(
         await eventually(lambda: sum(b"command.finished" in message for message in bus) >= 4)
         await plane.running.stop(5)
     finally:
-        logs.configure("warning")
+        logs.configure()
     tables = await plane.rows("SELECT table_name FROM information_schema.tables WHERE table_schema = 'bmc'")
     rows = [repr(await plane.rows(f'SELECT * FROM "{table["table_name"]}"')) for table in tables]
     for secret in (PASSWORD, OTHER_PASSWORD, "AAECAwQFBgcICQ"):

@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 from metal_lab.servers import Nats, Postgres, Redis, ServerError
 from metal_lab.servers.isolation import nobody
-from metal_lab.servers.ports import free_port, is_free
+from metal_lab.servers.ports import free_port, free_ports, is_free
 from metal_lab.servers.process import ServerProcess
 
 Eventually = Callable[..., Awaitable[None]]
@@ -284,3 +284,10 @@ async def test_a_wrong_override_is_named(
 
 def test_a_free_port_can_be_bound() -> None:
     assert is_free(free_port())
+
+
+def test_ports_differ_and_stay_out_of_the_way_of_outgoing_connections() -> None:
+    ports = free_ports(50)
+    assert len(set(ports)) == 50
+    begin, end = (int(part) for part in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert not set(ports) & set(range(begin, end + 1))

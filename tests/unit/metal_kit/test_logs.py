@@ -29,7 +29,6 @@ def lines() -> Iterator[io.StringIO]:
     handlers, level = list(logging.root.handlers), logging.root.level
     logs.configure("info", json=True, stream=stream)
     yield stream
-    structlog.reset_defaults()
     logging.root.handlers[:], logging.root.level = handlers, level
 
 
@@ -128,8 +127,7 @@ def test_the_console_form_redacts_as_well() -> None:
         logs.configure("info", json=False, stream=stream)
         logs.get_logger("test").info("login", password=SECRET, deep={"secret": SECRET})
     finally:
-        structlog.reset_defaults()
-        logging.root.handlers.clear()
+        logs.configure()
     assert SECRET not in stream.getvalue()
     assert "login" in stream.getvalue()
 

@@ -43,7 +43,7 @@ def free_ports(count: int) -> list[int]:
         for _ in range(_TRIES + count):
             if len(found) == count:
                 return list(found)
-            port = random.randint(_FIRST, last)  # noqa: S311 - spread, not secrecy
+            port = random.randint(_FIRST, last)
             if port not in found and is_free(port):
                 found.add(port)
     return [*found, *_any_ports(count - len(found))]

@@ -1,0 +1,118 @@
+"""The edge: one address for people, in front of the whole plane; nginx with the configuration of its container."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from metal_kit.ca import Authority
+from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unauthenticated, Unavailable
+from metalplane.common.v1.access_pb2 import PlaneRole
+from metalplane.inventory.v1.machine_pb2 import GetMachineRequest, ListMachinesRequest, WatchMachinesRequest
+from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
+from metalplane.inventory.v1.partition_pb2 import CreatePartitionRequest, Partition
+from metalplane.inventory.v1.partition_pb2_grpc import PartitionServiceStub
+from metalplane.ipam.v1.network_pb2 import ListNetworksRequest
+from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceStub
+from metalplane.tenancy.v1.tenant_pb2 import CreateTenantRequest, ListTenantsRequest, Tenant
+from metalplane.tenancy.v1.tenant_pb2_grpc import TenantServiceStub
+from metalplane.tenancy.v1.token_pb2 import WhoAmIRequest
+from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceStub
+
+pytestmark = [pytest.mark.peer, pytest.mark.timeout(240)]
+Edge = Any  # tests/component/deploy/conftest.py
+
+
+@pytest.fixture
+async def people(edge: Edge, operator: str) -> Any:
+    """An operator's clients."""
+    peers = edge.peers(operator)
+    yield peers
+    await peers.close()
+
+
+async def test_one_address_leads_to_every_service(people: Any) -> None:
+    me = await people.stub(TokenServiceStub, "tenancy").WhoAmI(WhoAmIRequest())
+    assert (me.name, me.token.plane_role) == ("anna", PlaneRole.PLANE_ROLE_OPERATOR)
+    assert not (await people.stub(MachineServiceStub, "inventory").ListMachines(ListMachinesRequest())).machines
+    assert not (await people.stub(NetworkServiceStub, "ipam").ListNetworks(ListNetworksRequest())).networks
+
+
+async def test_errors_come_through_with_their_reason_and_field(people: Any) -> None:
+    machines = people.stub(MachineServiceStub, "inventory")
+    with pytest.raises(InvalidArgument) as caught:
+        await machines.GetMachine(GetMachineRequest(id="no uuid"))
+    assert caught.value.field == "id"
+    with pytest.raises(NotFound) as missing:
+        await machines.GetMachine(GetMachineRequest(id="11111111-2222-4333-8444-555555555555"))
+    assert missing.value.reason
+
+
+async def test_the_edge_lends_nobody_its_own_certificate(edge: Edge) -> None:
+    peers = edge.peers()
+    try:
+        with pytest.raises(Unauthenticated):
+            await peers.stub(TenantServiceStub, "tenancy").ListTenants(ListTenantsRequest())
+    finally:
+        await peers.close()
+
+
+async def test_a_watch_passes_and_ends_with_its_client(people: Any, eventually: Any, edge: Edge) -> None:
+    watch = people.stub(MachineServiceStub, "inventory").WatchMachines(WatchMachinesRequest(), timeout=60)
+    async for batch in watch:
+        assert batch.position
+        break
+    watch.cancel()
+    await eventually(lambda: "MachineService/WatchMachines" in edge.log(), what="nginx logs a call when it has ended")
+
+
+async def test_a_request_that_is_too_large_is_refused_with_a_reason(people: Any) -> None:
+    tenants = people.stub(TenantServiceStub, "tenancy")
+    for megabytes in (4.5, 6):
+        text = "x" * int(megabytes * 1024 * 1024)
+        with pytest.raises(ResourceExhausted):
+            await tenants.CreateTenant(CreateTenantRequest(tenant=Tenant(name="big", description=text)))
+
+
+async def test_what_has_no_route_is_unimplemented(edge: Edge) -> None:
+    identity = edge.plane.identity("edge")
+    root = identity.ca.read_bytes()
+    async with grpc.aio.secure_channel(edge.endpoint, grpc.ssl_channel_credentials(root)) as channel:
+        for method in ("/metalplane.boot.v1.BootService/Work", "/grpc.health.v1.Health/Check", "/a/b"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(method)(b"", timeout=10)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED, method
+
+
+async def test_a_service_that_is_away_is_unavailable_and_comes_back(edge: Edge, people: Any) -> None:
+    networks = people.stub(NetworkServiceStub, "ipam")
+    await edge.plane.processes["ipam"].stop()
+    try:
+        with pytest.raises(Unavailable):
+            await networks.ListNetworks(ListNetworksRequest(), timeout=10)
+    finally:
+        await edge.plane.start_service("ipam")
+    assert not (await networks.ListNetworks(ListNetworksRequest(), timeout=10)).networks
+
+
+async def test_a_client_that_does_not_know_our_authority_goes_no_further(edge: Edge, tmp_path: Any) -> None:
+    Authority.create("somebody else").save(tmp_path)
+    peers = edge.peers(ca=tmp_path / "ca.crt")
+    try:
+        with pytest.raises(Unavailable):
+            await peers.stub(TokenServiceStub, "tenancy").WhoAmI(WhoAmIRequest(), timeout=5)
+    finally:
+        await peers.close()
+
+
+async def test_the_log_has_the_calls_and_no_token(edge: Edge, operator: str, eventually: Any) -> None:
+    peers = edge.peers(operator)
+    partitions = peers.stub(PartitionServiceStub, "inventory")
+    try:
+        await partitions.CreatePartition(CreatePartitionRequest(partition=Partition(id="edge-log")))
+    finally:
+        await peers.close()
+    await eventually(lambda: "PartitionService/CreatePartition" in edge.log())
+    assert operator not in edge.log()
+    assert "Bearer" not in edge.log()

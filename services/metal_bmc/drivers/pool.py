@@ -46,6 +46,9 @@ class _Worker:
 
     async def ask(self, order: frames.Message) -> frames.Message:
         self.orders += 1
+        if self._stdin.transport.is_closing():
+            # uvloop would raise RuntimeError: the process has ended, and its exit status is still to come.
+            raise ConnectionResetError
         self._stdin.write(frames.encode(order))
         await self._stdin.drain()
         header = await self._stdout.readexactly(frames.LENGTH_BYTES)

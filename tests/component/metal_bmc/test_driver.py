@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from metal_bmc.drivers import errors, frames
 from metal_bmc.drivers.interface import BootSetting, BootTarget, Target
 from metal_bmc.drivers.pool import WorkerPool
@@ -291,3 +292,41 @@ async def test_errors_hold_no_secret(new_bmc: NewBmc, driver: PyghmiDriver, targ
     with pytest.raises(errors.BmcAuthFailed) as caught:
         await driver.powered(login, deadline=20)
     assert PASSWORD not in repr(caught.value) + repr(login) + str(login)
+
+
+# Answers one order, closes its pipes and stays: as a killed process looks until it was reaped.
+DEAF = """
+import os, sys, time
+from metal_bmc.drivers import frames
+order = frames.read(sys.stdin.buffer)
+sys.stdout.buffer.write(frames.encode({"id": order["id"], "result": True}))
+sys.stdout.buffer.flush()
+os.closerange(3, 300)  # uvloop leaves a second handle of each pipe in the child
+os.close(1)
+os.close(0)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+async def test_a_process_that_no_longer_listens_is_reported_and_replaced(eventually: Eventually, new_loop: Any) -> None:
+    """uvloop, which services run on, raises RuntimeError where asyncio has a ConnectionError."""
+
+    async def scene() -> None:
+        pool = WorkerPool(size=1, command=(sys.executable, "-c", DEAF))
+        try:
+            assert await pool.call("powered", {}, {}, deadline=20)
+            (deaf,) = pool.processes
+            await eventually(lambda: not Path(f"/proc/{deaf}/fd/0").exists())
+            with pytest.raises(errors.DriverCrashed):
+                await pool.call("powered", {}, {}, deadline=20)
+            assert deaf not in pool.processes
+            assert await pool.call("powered", {}, {}, deadline=20)
+        finally:
+            await pool.close()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(scene())
+
+    await asyncio.to_thread(run)

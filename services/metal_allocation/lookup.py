@@ -107,6 +107,10 @@ async def _layout(spec: AllocationSpec, clients: Clients, *, size: str, image: s
     if spec.filesystem_layout:
         wanted = GetFilesystemLayoutRequest(id=spec.filesystem_layout)
         return await _field(field, clients.layouts.GetFilesystemLayout(wanted))
+    if not size:
+        raise FailedPrecondition(
+            "NO_LAYOUT", "the machine matches no size, and so no filesystem layout; name one", field=field
+        )
     try:
         return await clients.layouts.MatchFilesystemLayout(MatchFilesystemLayoutRequest(size=size, image=image))
     except NotFound:

@@ -37,6 +37,11 @@ class CommandResult:
     look: timedelta = POLL
 
 
+def due(record: Record, clock: Clock) -> bool:
+    """Whether the next look gives a command: none is under way, and the pause after a failed one is over."""
+    return record.command is None and (record.command_after is None or clock.now() >= record.command_after)
+
+
 async def command(
     record: Record, clients: Clients, clock: Clock, action: CommandAction.ValueType, step: str
 ) -> CommandResult:

@@ -6,22 +6,21 @@ from datetime import datetime, timedelta
 
 from metal_kit.clock import Clock
 from metal_kit.controller import Done, Go, Outcome, Wait
-from metal_kit.errors import NotFound
+from metal_kit.errors import DeadlineExceeded, NotFound, Unavailable
+from metal_kit.logs import get_logger
 from metalplane.bmc.v1.bmc_pb2 import CommandAction
 from metalplane.fabric.v1.switch_pb2 import Attachment, DetachMachineRequest
-from metalplane.inventory.v1.machine_pb2 import (
-    ProvisioningEventType,
-    RecordEventsRequest,
-    ReportedEvent,
-    UnbindMachineRequest,
-)
+from metalplane.inventory.v1.machine_pb2 import UnbindMachineRequest
 from metalplane.ipam.v1.ip_pb2 import Owner, OwnerKind, ReleaseOwnedRequest, ReleaseOwnedResponse
 
-from metal_allocation.clients import Clients, derived_request_id
+from metal_allocation.clients import Clients
 from metal_allocation.phase import Phase
 from metal_allocation.record import Record
-from metal_allocation.steps.commands import POLL, again, command
+from metal_allocation.steps.commands import POLL, again, command, due
 from metal_allocation.steps.leaves import confirmations, outstanding
+from metal_allocation.steps.telling import FOREIGN, MACHINE_RECLAIM, PLANNED_REBOOT, Standing, tell
+
+log = get_logger(__name__)
 
 FENCED = "Fenced"
 # A leaf that has been silent this long is taken for dead: its heartbeat comes every 5 s.
@@ -50,10 +49,27 @@ async def fence(record: Record, clients: Clients, clock: Clock) -> Outcome:
     record.set_condition(FENCED, False, "LEAVES_OUTSTANDING", waiting, clock.now())
     if not dead_leaves(attachment, clock.now()):
         return Wait("LEAVES_OUTSTANDING", waiting, POLL)
+    if due(record, clock) and await _foreign(record, clients):
+        return _fenced(record, clock, "NOT_BOUND", "inventory says that the machine is not this allocation's")
     result = await command(record, clients, clock, CommandAction.COMMAND_ACTION_POWER_OFF, "fence-off")
     if not result.succeeded:
         return again(result, before=waiting)
     return _fenced(record, clock, "POWERED_OFF", f"the machine is off; {waiting}")
+
+
+async def _foreign(record: Record, clients: Clients) -> bool:
+    """Tell inventory that the machine goes off; answers whether that must not be.
+
+    When inventory cannot be asked the machine goes off all the same: it was ours when the free was asked for, it is
+    ours for fabric now, and a false alarm is better than a machine that stays on the tenant's network.
+    """
+    message = f"allocation {record.id} is freed while a leaf is dead"
+    try:
+        standing = await tell(record, clients, PLANNED_REBOOT, "fence-off", message, attempt=record.command_attempts)
+    except (Unavailable, DeadlineExceeded) as problem:
+        log.warning("fence.unannounced", allocation=record.id, machine=record.machine, cause=problem.reason)
+        return False
+    return standing in FOREIGN
 
 
 def _fenced(record: Record, clock: Clock, reason: str, message: str) -> Go:
@@ -73,28 +89,21 @@ def dead_leaves(attachment: Attachment, now: datetime) -> list[str]:
 async def reclaim(record: Record, clients: Clients, clock: Clock) -> Outcome:
     """Send the machine back to the installer.
 
-    The event comes before the power cycle, not after it: otherwise the PXE request of a fast machine arrives while
-    inventory still believes that the tenant's system runs, and counts as a crash loop. A failed power action is tried
-    again for as long as it takes; nothing goes on as if it had worked.
+    A failed power action is tried again for as long as it takes; nothing goes on as if it had worked. A machine that
+    somebody else has by now, or that inventory does not know, is left alone. One that nobody has is sent back: its
+    binding got lost, and what runs on it is ours.
     """
-    if record.command is None:
-        await _announce(record, clients)
+    if due(record, clock):
+        message = f"allocation {record.id} is freed"
+        standing = await tell(record, clients, MACHINE_RECLAIM, "reclaim", message)
+        if standing in FOREIGN:
+            gone = standing is Standing.GONE
+            text = "inventory no longer knows the machine" if gone else "the machine is another allocation's by now"
+            return Go(Phase.RELEASING, "MACHINE_GONE" if gone else "NOT_BOUND", text)
     result = await command(record, clients, clock, CommandAction.COMMAND_ACTION_PXE_CYCLE, "reclaim")
     if not result.succeeded:
         return again(result)
     return Go(Phase.RELEASING, "RECLAIMED", "the machine boots into the installer")
-
-
-async def _announce(record: Record, clients: Clients) -> None:
-    """Tell inventory, once: the event has an id of its own, and is dropped when another allocation has the machine."""
-    event = ReportedEvent(
-        id=derived_request_id(record.id, "reclaim-event"),
-        type=ProvisioningEventType.PROVISIONING_EVENT_TYPE_MACHINE_RECLAIM,
-        message=f"allocation {record.id} is freed",
-    )
-    await clients.machines.RecordEvents(
-        RecordEventsRequest(partition=record.partition, machine=record.machine, allocation=record.id, events=[event])
-    )
 
 
 async def release(record: Record, clients: Clients, clock: Clock) -> Outcome:

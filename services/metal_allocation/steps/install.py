@@ -5,18 +5,20 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from metal_kit.clock import Clock
-from metal_kit.controller import Go, Outcome, Wait
+from metal_kit.controller import Failed, Go, Outcome, Wait
 from metalplane.bmc.v1.bmc_pb2 import CommandAction
 
 from metal_allocation.clients import Clients
 from metal_allocation.phase import Phase
 from metal_allocation.record import INSTALLED, Record
-from metal_allocation.steps.commands import again, command
+from metal_allocation.steps.commands import again, command, due
+from metal_allocation.steps.telling import PLANNED_REBOOT, Standing, tell
 
 MAX_ATTEMPTS = 3
 # The installer reports each step and a sign of life in between; a silence this long is a dead installer.
 SILENCE = timedelta(minutes=5)
 LOOK_AGAIN = timedelta(seconds=30)
+BINDING_LOST_RETRY = timedelta(seconds=15)
 
 
 async def install(record: Record, clients: Clients, clock: Clock) -> Outcome:
@@ -35,6 +37,13 @@ async def install(record: Record, clients: Clients, clock: Clock) -> Outcome:
     if record.command_attempts >= MAX_ATTEMPTS:
         message = f"gave up after {MAX_ATTEMPTS} attempts: {why}; free the allocation, or repair the machine"
         return Wait("INSTALL_GAVE_UP", message, LOOK_AGAIN)
+    if due(record, clock):
+        attempt = record.command_attempts
+        standing = await tell(
+            record, clients, PLANNED_REBOOT, "install-again", f"installs again: {why}", attempt=attempt
+        )
+        if standing is not Standing.OURS:
+            return Failed("BINDING_LOST", "inventory does not bind the machine to this allocation", BINDING_LOST_RETRY)
     result = await command(record, clients, clock, CommandAction.COMMAND_ACTION_PXE_CYCLE, "install-again")
     if not result.succeeded:
         return again(result, before=why)

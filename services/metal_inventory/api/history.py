@@ -13,6 +13,7 @@ from metal_inventory.api.tools import Tools
 from metal_inventory.api.visibility import require_visible, visible
 from metal_inventory.lifecycle import Verdict
 from metal_inventory.store.events import Report
+from metal_inventory.store.machines import require_partition
 from metal_inventory.store.queries import FIRST
 
 _NEWEST = (1 << 63) - 1
@@ -26,8 +27,13 @@ class History:
     async def RecordEvents(self, request: pb.RecordEventsRequest, context: object) -> pb.RecordEventsResponse:
         reports = [_report(event) for event in request.events]
         async with self.tools.db.transaction(purpose="record events") as conn:
-            row = await self.tools.machines.lock_or_create(conn, request.machine, request.partition)
-            if request.allocation and str(row["allocation_id"]) != request.allocation:
+            if request.allocation:
+                # An allocation tells of a machine that it was given: one that is gone does not come back by it.
+                row = await self.tools.machines.lock(conn, request.machine)
+                require_partition(row, request.partition)
+            else:
+                row = await self.tools.machines.lock_or_create(conn, request.machine, request.partition)
+            if request.allocation and str(row["allocation_id"]) != request.allocation.lower():
                 # Late news of an allocation that no longer has the machine must not reach the next one's.
                 verdicts = [Verdict.DROPPED] * len(reports)
             else:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from metal_inventory.contract import STATE_NUMBERS
 from metal_inventory.lifecycle import Event, EventType, Progress, receive
-from metal_kit.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Problem
+from metal_kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Problem
 from metal_kit.identity import partition_agent_id
 from metalplane.inventory.v1 import machine_pb2 as pb
 
@@ -185,6 +185,13 @@ async def test_an_agent_speaks_for_its_own_partition_and_machines_only(inventory
     with pytest.raises(PermissionDenied):
         await stranger.RecordEvents(request)
     assert len(await history(inventory, M1)) == 1
+
+
+async def test_an_event_of_an_allocation_creates_no_machine(inventory: Any) -> None:
+    with pytest.raises(NotFound):
+        await inventory.report(M1, "MACHINE_RECLAIM", allocation=str(uuid4()))
+    with pytest.raises(NotFound):
+        await inventory.get(M1)
 
 
 async def test_late_events_of_an_old_allocation_do_not_reach_the_next_one(inventory: Any) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from metalctl.app import app
+import io
+import os
+import sys
 
 
 def main() -> None:
     """Run one command."""
-    app(prog_name="metalctl")
+    # The transport's own log lines say in many words what `failure` says in one line; who wants them sets the variable.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character gets its number, not a traceback.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        from metalctl.app import app  # noqa: PLC0415 - Ctrl-C while this loads ends as quietly as later
+
+        app(prog_name="metalctl")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from metalctl import reading
+from metalctl import command, reading
 from metalctl.commands import allocation, machine, network, project, switch, tenant, token
-from metalctl.output import Format
+from metalctl.context import TOKEN_VARIABLE
+from metalctl.failure import EXIT_HELP
+from metalctl.output import Format, write
 from metalctl.resources import RESOURCES
 from metalctl.session import Options
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+HELP = "The plane on the command line: list and get everything, give machines to projects and take them back."
+EPILOG = (
+    "Tenants, projects, networks and allocations may be named by their names instead of their ids. "
+    f"${TOKEN_VARIABLE} goes before the context's token. {EXIT_HELP}"
+)
+
+app = typer.Typer(
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
-@app.callback(help="The plane on the command line.")
+def _version(wanted: bool) -> None:
+    if wanted:
+        write(f"metalctl {version('metalplane')}")
+        raise typer.Exit
+
+
+@app.callback()
 def _options(
     ctx: typer.Context,
-    context: Annotated[Path | None, typer.Option(help="context file", envvar="METALPLANE_CONTEXT")] = None,
-    output: Annotated[Format, typer.Option("--output", "-o", help="how to print")] = Format.TABLE,
+    context: command.ContextFile = None,
+    output: command.Output = None,
+    _: Annotated[bool, typer.Option("--version", help="show the version", is_eager=True, callback=_version)] = False,
 ) -> None:
-    ctx.obj = Options(context=context, output=output)
+    ctx.obj = Options(context=context, output=output or Format.TABLE)
 
 
 def _assemble() -> None:
     groups: dict[str, typer.Typer] = {}
     for resource in RESOURCES:
-        group = groups[resource.name] = typer.Typer(help=resource.help, no_args_is_help=True)
+        group = groups[resource.name] = command.group(resource.help)
         reading.add(group, resource)
         app.add_typer(group, name=resource.name)
     for module in (allocation, machine, network, project, switch, tenant, token):
         module.add(groups)
-    app.command("whoami", help="who the plane takes you for, and what you may do")(token.whoami)
+    command.add(app, "whoami", token.whoami, "who the plane takes you for, and what you may do")
 
 
 _assemble()

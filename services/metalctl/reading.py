@@ -3,70 +3,65 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 from google.protobuf.message import Message
 from metal_kit.client import Peers
 
+from metalctl import command, naming
 from metalctl.output import show_many, show_one
-from metalctl.resources import Listing, Resource
-from metalctl.session import Options, run
+from metalctl.resource import Listing, Resource
+from metalctl.session import run
 
 PAGE = 500
+KEYS = {"machine": "UUID of the machine", "address": "IPv4 or IPv6 address"}
+CONTEXT = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
 
 def add(app: typer.Typer, resource: Resource) -> None:
     """Add the commands of one resource."""
-    app.command("list", help=f"list {resource.help}")(_list_command(resource))
+    command.add(app, "list", _list_command(resource), f"list {resource.help}")
     if resource.getting is not None:
-        app.command("get", help=f"show one of the {resource.help}")(_get_command(resource))
+        command.add(app, "get", _get_command(resource), f"show one {resource.name}, all of it")
 
 
 def _list_command(resource: Resource) -> Callable[..., None]:
     listing = resource.listing
 
-    def command(ctx: typer.Context, **given: Any) -> None:
-        options: Options = ctx.obj
+    def list_(ctx: typer.Context, **given: Any) -> None:
         limit = int(given.pop("limit"))
+        chosen = {name: value for name, value in given.items() if value}
 
         async def body(peers: Peers) -> list[Message]:
+            for name in chosen.keys() & naming.RESOLVERS.keys():
+                chosen[name] = await naming.RESOLVERS[name](peers, chosen[name])
             method = getattr(peers.stub(resource.stub, resource.service), listing.method)
-            return await everything(method, listing, {name: value for name, value in given.items() if value}, limit)
+            return await everything(method, listing, chosen, limit)
 
-        show_many(run(options, body), listing.columns, options.output)
+        show_many(run(ctx.obj, body), listing.columns, ctx.obj.output)
 
+    limit_help = "at most so many; 0 for all"
     parameters = [
-        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        *(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default="",
-                annotation=Annotated[str, typer.Option(help=text, show_default=False)],
-            )
-            for name, (_, text) in listing.filters.items()
-        ),
-        inspect.Parameter(
-            "limit",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=0,
-            annotation=Annotated[int, typer.Option(help="at most so many; 0 for all", min=0)],
-        ),
+        CONTEXT,
+        *(_option(name, str, "", text) for name, (_, text) in listing.filters.items()),
+        *(_option(name, bool, False, text) for name, (_, text) in listing.flags.items()),
+        _option("limit", int, 0, limit_help, min=0),
     ]
-    return _shaped(command, parameters)
+    return command.shape(list_, parameters)
 
 
-async def everything(method: Any, listing: Listing, filters: dict[str, str], limit: int) -> list[Message]:
+async def everything(method: Any, listing: Listing, filters: Mapping[str, Any], limit: int) -> list[Message]:
     """All pages of a list, or as many entries as are wanted."""
     found: list[Message] = []
+    paths = {name: path for name, (path, _) in [*listing.filters.items(), *listing.flags.items()]}
     token = ""
     while True:
         wanted = min(PAGE, limit - len(found)) if limit else PAGE
         request = listing.request(page_size=wanted, page_token=token)
         for name, value in filters.items():
-            *parents, last = listing.filters[name][0].split(".")
+            *parents, last = paths[name].split(".")
             target: Any = request
             for parent in parents:
                 target = getattr(target, parent)
@@ -75,37 +70,31 @@ async def everything(method: Any, listing: Listing, filters: dict[str, str], lim
         found += getattr(page, listing.items)
         token = page.next_page_token
         if not token or (limit and len(found) >= limit):
-            return found
+            return found[:limit] if limit else found
 
 
 def _get_command(resource: Resource) -> Callable[..., None]:
     getting = resource.getting
     if getting is None:
         raise ValueError(f"{resource.name} cannot be fetched by its id")
+    resolve = naming.RESOLVERS.get(resource.name)
 
-    def command(ctx: typer.Context, key: str) -> None:
-        options: Options = ctx.obj
-
+    def get(ctx: typer.Context, key: str) -> None:
         async def body(peers: Peers) -> Message:
             method = getattr(peers.stub(resource.stub, resource.service), getting.method)
-            answer: Message = await method(getting.request(**{getting.key: key}))
+            found = await resolve(peers, key) if resolve is not None else key
+            answer: Message = await method(getting.request(**{getting.key: found}))
             return answer
 
-        show_one(run(options, body), options.output)
+        show_one(run(ctx.obj, body), ctx.obj.output)
 
-    parameters = [
-        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        inspect.Parameter(
-            "key",
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            annotation=Annotated[str, typer.Argument(metavar=getting.key.upper(), help=f"{getting.key} of the object")],
-        ),
-    ]
-    return _shaped(command, parameters)
+    text = KEYS.get(getting.key) or (f"id or name of the {resource.name}" if resolve else f"id of the {resource.name}")
+    argument = typer.Argument(metavar=getting.key.upper(), help=text)
+    key = inspect.Parameter("key", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[str, argument])
+    return command.shape(get, [CONTEXT, key])
 
 
-def _shaped(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
-    """Give a function the signature that typer reads its options from."""
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
+def _option(name: str, kind: type, default: object, text: str, **rest: Any) -> inspect.Parameter:
+    declared = [f"--{name}"] if kind is bool else []
+    option = typer.Option(*declared, help=text, show_default=False, **rest)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])

@@ -1,12 +1,9 @@
-"""What `list` and `get` need to know of each resource: which calls, which columns. One entry a resource."""
+"""Every resource of the plane: which calls list and get it, and which columns a list shows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC
 
-from google.protobuf.message import Message
 from metalplane.allocation.v1 import allocation_pb2, allocation_pb2_grpc
 from metalplane.bmc.v1 import bmc_pb2, bmc_pb2_grpc
 from metalplane.fabric.v1 import cabling_pb2, cabling_pb2_grpc, switch_pb2, switch_pb2_grpc
@@ -41,43 +38,18 @@ from metalplane.tenancy.v1 import (
     token_pb2_grpc,
 )
 
-from metalctl.output import Columns, age, enum
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """How a resource is listed. `filters` maps an option to a field of the request (dotted) and its help text."""
-
-    method: str
-    request: Callable[..., Message]
-    items: str
-    columns: Columns
-    filters: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Getting:
-    """How one object is fetched by its id."""
-
-    method: str
-    request: Callable[..., Message]
-    key: str = "id"
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A resource of the plane."""
-
-    name: str
-    help: str
-    service: str
-    stub: Callable[..., Any]
-    listing: Listing
-    getting: Getting | None = None
-
+from metalctl.resource import Getting, Listing, Resource
+from metalctl.values import age, count, enum, minute, now
 
 PARTITION = ("partition", "only of this partition")
-PROJECT = ("project", "only of this project (id)")
+PROJECT = ("project", "only of this project (id or name)")
+
+
+def _token_state(token: token_pb2.Token) -> str:
+    if token.HasField("revoke_time"):
+        return "revoked"
+    return "ended" if token.expire_time.ToDatetime(tzinfo=UTC) <= now() else "valid"
+
 
 RESOURCES: tuple[Resource, ...] = (
     Resource(
@@ -96,7 +68,7 @@ RESOURCES: tuple[Resource, ...] = (
                 ("ID", lambda p: p.id), ("NAME", lambda p: p.name), ("TENANT", lambda p: p.tenant),
                 ("QUOTA", lambda p: str(p.machine_quota or "-")), ("AGE", lambda p: age(p.create_time)),
             ),
-            {"tenant": ("tenant", "only of this tenant (id)"), "name": ("name", "only of this name")},
+            {"tenant": ("tenant", "only of this tenant (id or name)"), "name": ("name", "only of this name")},
         ),
         Getting("GetProject", project_pb2.GetProjectRequest),
     ),
@@ -106,8 +78,7 @@ RESOURCES: tuple[Resource, ...] = (
             "ListTokens", token_pb2.ListTokensRequest, "tokens",
             (
                 ("ID", lambda t: t.id), ("USER", lambda t: t.user), ("DESCRIPTION", lambda t: t.description),
-                ("STATE", lambda t: "revoked" if t.HasField("revoke_time") else "valid"),
-                ("ENDS", lambda t: t.expire_time.ToJsonString()),
+                ("STATE", _token_state), ("ENDS", lambda t: minute(t.expire_time)),
             ),
             {"user": ("user", "only of this user")},
         ),
@@ -135,8 +106,9 @@ RESOURCES: tuple[Resource, ...] = (
             {
                 "partition": ("filter.partition", PARTITION[1]), "rack": ("filter.rack", "only of this rack"),
                 "size": ("filter.size", "only of this size"), "project": ("filter.project", PROJECT[1]),
-                "mac": ("filter.mac", "only the one with this MAC address"),
+                "mac": ("filter.mac", "only the one with this MAC address: 02:00:00:00:00:01"),
             },
+            {"waiting": ("filter.waiting", "only those that wait for a tenant")},
         ),
         Getting("GetMachine", machine_pb2.GetMachineRequest),
     ),
@@ -156,7 +128,7 @@ RESOURCES: tuple[Resource, ...] = (
                 ("ID", lambda i: i.id),
                 ("FEATURES", lambda i: ", ".join(enum(image_pb2.ImageFeature, each) for each in i.features)),
                 ("CLASS", lambda i: enum(image_pb2.ImageClassification, i.classification)),
-                ("ENDS", lambda i: i.expire_time.ToJsonString()[:10]),
+                ("ENDS", lambda i: minute(i.expire_time)[:10]),
             ),
         ),
         Getting("GetImage", image_pb2.GetImageRequest),
@@ -180,7 +152,7 @@ RESOURCES: tuple[Resource, ...] = (
                 ("ID", lambda n: n.id), ("NAME", lambda n: n.name or "-"),
                 ("TYPE", lambda n: enum(network_pb2.NetworkType, n.type)), ("PROJECT", lambda n: n.project or "-"),
                 ("PREFIXES", lambda n: ", ".join(n.prefixes)), ("VRF", lambda n: str(n.vrf or "-")),
-                ("USED", lambda n: str(n.ipv4.used_ips + n.ipv6.used_ips)),
+                ("USED", lambda n: count(n.ipv4.used_ips + n.ipv6.used_ips)),
             ),
             {"project": PROJECT, "partition": PARTITION, "parent": ("parent", "only children of this network")},
         ),
@@ -191,11 +163,11 @@ RESOURCES: tuple[Resource, ...] = (
         Listing(
             "ListPrefixes", prefix_pb2.ListPrefixesRequest, "prefixes",
             (
-                ("CIDR", lambda p: p.cidr), ("NETWORK", lambda p: p.network), ("SIZE", lambda p: str(p.size)),
-                ("USED", lambda p: str(p.used)), ("RESERVED", lambda p: str(p.reserved)),
-                ("FREE", lambda p: str(p.free)), ("CHILDREN", lambda p: str(p.children)),
+                ("CIDR", lambda p: p.cidr), ("NETWORK", lambda p: p.network), ("SIZE", lambda p: count(p.size)),
+                ("USED", lambda p: count(p.used)), ("RESERVED", lambda p: str(p.reserved)),
+                ("FREE", lambda p: count(p.free)), ("CHILDREN", lambda p: str(p.children)),
             ),
-            {"network": ("network", "only of this network")},
+            {"network": ("network", "only of this network (id or name)")},
         ),
     ),
     Resource(
@@ -207,7 +179,7 @@ RESOURCES: tuple[Resource, ...] = (
                 ("TYPE", lambda i: enum(ip_pb2.IpType, i.type)), ("PROJECT", lambda i: i.project),
                 ("OWNER", lambda i: f"{enum(ip_pb2.OwnerKind, i.owner.kind)} {i.owner.id}".strip()),
             ),
-            {"project": PROJECT, "network": ("network", "only of this network")},
+            {"project": PROJECT, "network": ("network", "only of this network (id or name)")},
         ),
         Getting("GetIp", ip_pb2.GetIpRequest, "address"),
     ),
@@ -217,7 +189,7 @@ RESOURCES: tuple[Resource, ...] = (
             "ListPools", pool_pb2.ListPoolsRequest, "pools",
             (
                 ("ID", lambda p: p.id), ("MIN", lambda p: str(p.min)), ("MAX", lambda p: str(p.max)),
-                ("USED", lambda p: str(p.used)), ("FREE", lambda p: str(p.free)),
+                ("USED", lambda p: count(p.used)), ("FREE", lambda p: count(p.free)),
             ),
         ),
     ),
@@ -233,6 +205,7 @@ RESOURCES: tuple[Resource, ...] = (
                 ("AGE", lambda a: age(a.create_time)),
             ),
             {"project": PROJECT, "machine": ("machine", "only the one on this machine (UUID)")},
+            {"all": ("include_released", "those too that are gone")},
         ),
         Getting("GetAllocation", allocation_pb2.GetAllocationRequest),
     ),

@@ -1,64 +1,49 @@
-"""One command's connection to the plane, and how its failures are told."""
+"""One command's connection to the plane."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-import typer
 from metal_kit.client import Peers
-from metal_kit.errors import (
-    DeadlineExceeded,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    Problem,
-    Unauthenticated,
-    Unavailable,
-)
+from metal_kit.errors import Problem
 from metal_kit.tls import Identity
 
 from metalctl.context import Context, ContextError, load
-from metalctl.output import Format
+from metalctl.failure import INTERRUPTED, USAGE, exit_code, explain, fail
+from metalctl.output import Format, note
 
 T = TypeVar("T")
-# Exit codes that scripts can tell apart; 1 is everything else.
-EXIT_CODES: dict[type[Problem], int] = {
-    InvalidArgument: 2,
-    NotFound: 3,
-    Unauthenticated: 4,
-    PermissionDenied: 4,
-    Unavailable: 5,
-    DeadlineExceeded: 5,
-}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Options:
-    """What stands before the command."""
+    """What every command takes."""
 
     context: Path | None = None
     output: Format = Format.TABLE
 
 
-def run(options: Options, body: Callable[[Peers], Awaitable[T]]) -> T:
-    """Connect, run, disconnect. A Problem becomes one line on standard error and an exit code."""
+def run(options: Options, body: Callable[[Peers], Awaitable[T]], *, interrupted: str = "") -> T:
+    """Connect, run, disconnect. A Problem becomes one line on standard error and an exit code.
+
+    `interrupted` tells what goes on without us when Ctrl-C ends the command.
+    """
     try:
         context = load(options.context)
     except ContextError as error:
-        fail(str(error), 2)
+        fail(str(error), USAGE)
+    if context.warning:
+        note(f"metalctl: warning: {context.warning}")
     try:
         return asyncio.run(_connected(context, body))
     except Problem as problem:
-        fail(explain(problem, context), EXIT_CODES.get(type(problem), 1))
-    except FileNotFoundError as error:
-        fail(f"{context.path}: {error.filename} is not there", 2)
+        fail(explain(problem, context), exit_code(problem))
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        fail("interrupted" + (f"; {interrupted}" if interrupted else ""), INTERRUPTED)
 
 
 async def _connected(context: Context, body: Callable[[Peers], Awaitable[T]]) -> T:
@@ -68,23 +53,3 @@ async def _connected(context: Context, body: Callable[[Peers], Awaitable[T]]) ->
         return await body(peers)
     finally:
         await peers.close()
-
-
-def explain(problem: Problem, context: Context) -> str:
-    """A problem in one line: what, which field, and what to do where metalctl knows it."""
-    text = f"{problem.message} [{problem.reason}]"
-    if problem.field and problem.field not in problem.message:
-        text = f"{problem.field}: {text}"
-    match problem:
-        case Unauthenticated():
-            return f"{text}; the token in {context.path} no longer holds"
-        case Unavailable() | DeadlineExceeded():
-            return f"{text}; is the plane of context {context.name} running?"
-        case _:
-            return text
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    """End with one line on standard error."""
-    print(f"metalctl: {message}", file=sys.stderr)
-    raise typer.Exit(code)

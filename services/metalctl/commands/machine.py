@@ -15,12 +15,14 @@ from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
 from metalplane.inventory.v1 import machine_pb2 as pb
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
 
-from metalctl.output import enum, show_many, show_one
-from metalctl.session import fail, run
+from metalctl import command, naming
+from metalctl.failure import fail
+from metalctl.output import show_many, show_one
+from metalctl.session import run
+from metalctl.values import enum, instant
 
 POLL = 0.3
 RUNNING = frozenset({bmc_pb2.CommandState.COMMAND_STATE_PENDING, bmc_pb2.CommandState.COMMAND_STATE_RUNNING})
-PAGE = 500
 
 
 class Power(StrEnum):
@@ -61,16 +63,16 @@ class State(StrEnum):
 def add(groups: Mapping[str, typer.Typer]) -> None:
     """Add this module's commands to their group."""
     group = groups["machine"]
-    group.command("power", help="power, boot device and identify LED, through the BMC")(power)
-    group.command("state", help="make a machine available, tainted or locked")(state)
-    group.command("events", help="a machine's provisioning events, newest first")(events)
-    group.command("issues", help="what is wrong with machines")(issues)
+    command.add(group, "power", power, "power, boot device and identify LED, through the BMC; waits for the result")
+    command.add(group, "state", state, "make a machine available, tainted or locked")
+    command.add(group, "events", events, "a machine's provisioning events, newest first")
+    command.add(group, "issues", issues, "what is wrong with machines")
 
 
 def power(
     ctx: typer.Context,
     machine: Annotated[str, typer.Argument(help="UUID of the machine")],
-    action: Annotated[Power, typer.Argument(help="what to do")],
+    action: Annotated[Power, typer.Argument(help="what to do; identify is the LED, pxe, disk and bios the next boot")],
 ) -> None:
     """Give the BMC a command and wait for its result."""
     request = bmc_pb2.CreateCommandRequest(
@@ -79,16 +81,16 @@ def power(
 
     async def body(peers: Peers) -> bmc_pb2.Command:
         stub = peers.stub(BmcServiceStub, "bmc")
-        command = await stub.CreateCommand(request)
-        while command.state in RUNNING:
+        given = await stub.CreateCommand(request)
+        while given.state in RUNNING:
             await asyncio.sleep(POLL)
-            command = await stub.GetCommand(bmc_pb2.GetCommandRequest(id=command.id))
-        return command
+            given = await stub.GetCommand(bmc_pb2.GetCommandRequest(id=given.id))
+        return given
 
-    command = run(ctx.obj, body)
-    show_one(command, ctx.obj.output)
-    if command.state != bmc_pb2.CommandState.COMMAND_STATE_SUCCEEDED:
-        fail(f"{enum(bmc_pb2.CommandState, command.state)}: {command.error} [{command.reason}]")
+    given = run(ctx.obj, body, interrupted="the command goes on: `metalctl command list` shows it")
+    show_one(given, ctx.obj.output)
+    if given.state != bmc_pb2.CommandState.COMMAND_STATE_SUCCEEDED:
+        fail(f"{action} {enum(bmc_pb2.CommandState, given.state)}: {given.error} [{given.reason}]")
 
 
 def state(
@@ -113,12 +115,12 @@ def events(ctx: typer.Context, machine: Annotated[str, typer.Argument(help="UUID
 
     async def body(peers: Peers) -> list[pb.ProvisioningEvent]:
         stub = peers.stub(MachineServiceStub, "inventory")
-        page = await stub.ListMachineEvents(pb.ListMachineEventsRequest(machine=machine, page_size=PAGE))
-        return list(page.events)
+        request = pb.ListMachineEventsRequest(machine=machine)
+        return [each async for each in naming.pages(stub.ListMachineEvents, request, "events")]
 
     columns = (
         ("SEQ", lambda e: str(e.sequence)),
-        ("TIME", lambda e: e.time.ToJsonString()),
+        ("TIME", lambda e: instant(e.time)),
         ("TYPE", lambda e: enum(pb.ProvisioningEventType, e.type)),
         ("MESSAGE", lambda e: e.message),
     )
@@ -133,18 +135,8 @@ def issues(
 
     async def body(peers: Peers) -> list[pb.MachineIssue]:
         stub = peers.stub(MachineServiceStub, "inventory")
-        found: list[pb.MachineIssue] = []
-        token = ""
-        while True:
-            page = await stub.ListMachineIssues(
-                pb.ListMachineIssuesRequest(
-                    filter=pb.MachineFilter(partition=partition), page_size=PAGE, page_token=token
-                )
-            )
-            found += page.issues
-            token = page.next_page_token
-            if not token:
-                return found
+        request = pb.ListMachineIssuesRequest(filter=pb.MachineFilter(partition=partition))
+        return [each async for each in naming.pages(stub.ListMachineIssues, request, "issues")]
 
     columns = (
         ("MACHINE", lambda i: i.machine),

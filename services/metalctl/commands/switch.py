@@ -10,13 +10,15 @@ from metal_kit.client import Peers
 from metalplane.fabric.v1 import switch_pb2 as pb
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 
-from metalctl.output import enum, show_many
+from metalctl import command
+from metalctl.output import show_many
 from metalctl.session import run
+from metalctl.values import enum
 
 
 def add(groups: Mapping[str, typer.Typer]) -> None:
     """Add this module's commands to their group."""
-    groups["switch"].command("ports", help="the ports of a switch: wanted and reported")(ports)
+    command.add(groups["switch"], "ports", ports, "the ports of a switch: wanted and reported")
 
 
 def ports(ctx: typer.Context, switch: Annotated[str, typer.Argument(help="host name of the switch")]) -> None:

@@ -11,14 +11,15 @@ from metal_kit.ids import uuid7
 from metalplane.tenancy.v1.tenant_pb2 import CreateTenantRequest, DeleteTenantRequest, Tenant
 from metalplane.tenancy.v1.tenant_pb2_grpc import TenantServiceStub
 
+from metalctl import command, naming
 from metalctl.output import show_one
 from metalctl.session import run
 
 
 def add(groups: Mapping[str, typer.Typer]) -> None:
     """Add this module's commands to their group."""
-    groups["tenant"].command("create", help="make a tenant")(create)
-    groups["tenant"].command("delete", help="delete a tenant without projects")(delete)
+    command.add(groups["tenant"], "create", create, "make a tenant")
+    command.add(groups["tenant"], "delete", delete, "delete a tenant without projects")
 
 
 def create(
@@ -35,10 +36,11 @@ def create(
     show_one(run(ctx.obj, body), ctx.obj.output)
 
 
-def delete(ctx: typer.Context, tenant: Annotated[str, typer.Argument(help="id of the tenant")]) -> None:
+def delete(ctx: typer.Context, tenant: Annotated[str, typer.Argument(help="id or name of the tenant")]) -> None:
     """Delete a tenant."""
 
     async def body(peers: Peers) -> None:
-        await peers.stub(TenantServiceStub, "tenancy").DeleteTenant(DeleteTenantRequest(id=tenant))
+        id_ = await naming.tenant(peers, tenant)
+        await peers.stub(TenantServiceStub, "tenancy").DeleteTenant(DeleteTenantRequest(id=id_))
 
     run(ctx.obj, body)

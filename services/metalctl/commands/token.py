@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,40 +13,50 @@ from metalplane.common.v1.access_pb2 import PlaneRole, Role
 from metalplane.tenancy.v1 import token_pb2 as pb
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceStub
 
+from metalctl import command, naming
+from metalctl.failure import USAGE, fail
 from metalctl.output import show_one
-from metalctl.session import fail, run
+from metalctl.session import run
 
 ROLES = ("viewer", "editor", "owner")
 
 
+class PlaneWord(StrEnum):
+    """Roles on the plane."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+
+
 def add(groups: Mapping[str, typer.Typer]) -> None:
     """Add this module's commands to their group."""
-    groups["token"].command("create", help="make a token; its secret is shown once")(create)
-    groups["token"].command("revoke", help="end a token at once")(revoke)
+    command.add(groups["token"], "create", create, "make a token; its secret is shown once")
+    command.add(groups["token"], "revoke", revoke, "end a token at once")
 
 
 def create(
     ctx: typer.Context,
     user: Annotated[str, typer.Option(help="user that it speaks for; you, when left out")] = "",
     description: Annotated[str, typer.Option(help="what it is for")] = "",
-    project: Annotated[list[str] | None, typer.Option(help="ID=viewer|editor|owner, repeatable")] = None,
-    tenant: Annotated[list[str] | None, typer.Option(help="ID=viewer|editor|owner, repeatable")] = None,
-    plane: Annotated[str, typer.Option(help="role on the plane: viewer or operator")] = "",
-    hours: Annotated[float, typer.Option(help="hours that it holds", min=1 / 60, max=8784)] = 8.0,
+    project: Annotated[
+        list[str] | None, typer.Option(help="role on a project: PROJECT=viewer|editor|owner; repeatable")
+    ] = None,
+    tenant: Annotated[
+        list[str] | None, typer.Option(help="role on a tenant: TENANT=viewer|editor|owner; repeatable")
+    ] = None,
+    plane: Annotated[PlaneWord | None, typer.Option(help="role on the plane")] = None,
+    hours: Annotated[float, typer.Option(help="hours that it holds: a minute to a year", min=1 / 60, max=8784)] = 8.0,
 ) -> None:
     """Make a token."""
-    request = pb.CreateTokenRequest(
-        token=pb.Token(
-            user=user,
-            description=description,
-            project_roles=_roles("--project", project or []),
-            tenant_roles=_roles("--tenant", tenant or []),
-            plane_role=_plane_role(plane),
-        ),
-        lifetime=Duration(seconds=int(hours * 3600)),
-    )
+    projects, tenants = _roles("--project", project or []), _roles("--tenant", tenant or [])
+    token = pb.Token(user=user, description=description, plane_role=_plane_role(plane))
 
     async def body(peers: Peers) -> pb.CreateTokenResponse:
+        for name, role in projects:
+            token.project_roles[await naming.project(peers, name)] = role
+        for name, role in tenants:
+            token.tenant_roles[await naming.tenant(peers, name)] = role
+        request = pb.CreateTokenRequest(token=token, lifetime=Duration(seconds=round(hours * 3600)))
         return await peers.stub(TokenServiceStub, "tenancy").CreateToken(request)
 
     show_one(run(ctx.obj, body), ctx.obj.output)
@@ -69,19 +80,15 @@ def whoami(ctx: typer.Context) -> None:
     show_one(run(ctx.obj, body), ctx.obj.output)
 
 
-def _roles(option: str, pairs: Sequence[str]) -> dict[str, Role.ValueType]:
-    found: dict[str, Role.ValueType] = {}
+def _roles(option: str, pairs: Sequence[str]) -> list[tuple[str, Role.ValueType]]:
+    found: list[tuple[str, Role.ValueType]] = []
     for pair in pairs:
         scope, _, role = pair.partition("=")
-        if role not in ROLES:
-            fail(f"{option} {pair}: write ID=viewer, ID=editor or ID=owner", 2)
-        found[scope] = Role.Value(f"ROLE_{role.upper()}")
+        if role not in ROLES or not scope:
+            fail(f"{option} {pair}: write NAME=viewer, NAME=editor or NAME=owner, with an id or a name", USAGE)
+        found.append((scope, Role.Value(f"ROLE_{role.upper()}")))
     return found
 
 
-def _plane_role(role: str) -> PlaneRole.ValueType:
-    if not role:
-        return PlaneRole.PLANE_ROLE_UNSPECIFIED
-    if role not in {"viewer", "operator"}:
-        fail(f"--plane {role}: write viewer or operator", 2)
-    return PlaneRole.Value(f"PLANE_ROLE_{role.upper()}")
+def _plane_role(role: PlaneWord | None) -> PlaneRole.ValueType:
+    return PlaneRole.Value(f"PLANE_ROLE_{role.upper()}") if role else PlaneRole.PLANE_ROLE_UNSPECIFIED

@@ -14,6 +14,8 @@ FILES = {"ca": "ca.crt", "cert": "tls.crt", "key": "tls.key", "token": "t"}
 def write(directory: Path, **content: object) -> Path:
     path = directory / "context.json"
     path.write_text(json.dumps(FILES | content))
+    for name in ("ca.crt", "tls.crt", "tls.key"):
+        (directory / name).write_text("-----BEGIN CERTIFICATE-----\n")
     return path
 
 

@@ -13,36 +13,61 @@ from metal_lab import commands
 from metal_lab.fault_catalogue import FAULTS
 from metal_lab.state import DEFAULT, VARIABLE, state_directory
 
-EXAMPLE = Path("examples/mini-rack.yaml")
+EXAMPLE = "examples/mini-rack.yaml"
+AS_WRITTEN = argparse.RawDescriptionHelpFormatter
+DESCRIPTION = "The whole control plane with a simulated rack, on one machine."
+EPILOG = """\
+First steps:
+  metal-lab doctor      is everything there that it needs?
+  metal-lab up          start it
+  metal-lab tour        a machine from waiting to a tenant and back
+  metal-lab down        stop it; its state stays
+  metal-lab destroy     stop it and delete its state"""
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(prog="metal-lab", description=__doc__)
-    top.add_argument("--state", type=Path, help=f"state directory (${VARIABLE}, or {DEFAULT} here)")
+    top = argparse.ArgumentParser(prog="metal-lab", description=DESCRIPTION, epilog=EPILOG, formatter_class=AS_WRITTEN)
+    where = f"state directory (${VARIABLE}, or {DEFAULT} here)"
+    top.add_argument("--state", type=Path, help=where)
+    # Before the command or after it; a default here would undo what was given before it.
+    state = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    state.add_argument("--state", type=Path, help=where)
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    up = sub.add_parser("up", help="start the lab in the background and wait until it is ready")
-    run = sub.add_parser("run", help="run the lab in the foreground until it is stopped")
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return sub.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[state])
+
+    up = command("up", "start the lab in the background and wait until it is ready")
+    run = command("run", "run the lab in the foreground until it is stopped")
     for each in (up, run):
         each.add_argument("--rack", type=Path, help=f"rack file; the one of the last start, or {EXAMPLE}")
         each.add_argument("--processes", action="store_true", help="one process a service instead of one for all")
-    sub.add_parser("down", help="stop the lab and leave no process behind")
-    destroy = sub.add_parser("destroy", help="stop the lab and delete its state")
+    command("down", "stop the lab and leave no process behind")
+    destroy = command("destroy", "stop the lab and delete its state")
     destroy.add_argument("--yes", action="store_true", help="yes, delete it")
-    sub.add_parser("status", help="what the lab is doing")
-    sub.add_parser("doctor", help="find what would keep the lab from working")
+    command("status", "show what the lab is doing and what has failed")
+    command("doctor", "find what would keep the lab from working, and say what to do about it")
 
-    tour = sub.add_parser("tour", help="take a machine from waiting to a tenant and back, and tell about it")
+    tour = command("tour", "take a machine from waiting to a tenant and back, and tell about it")
     tour.add_argument("--ephemeral", action="store_true", help="in a lab of its own, which is stopped afterwards")
     tour.add_argument("--rack", type=Path, help=f"rack file for --ephemeral ({EXAMPLE})")
     tour.add_argument("--processes", action="store_true", help="with --ephemeral: one process a service")
 
-    names = ", ".join(f"{each.name} ({each.target})" for each in FAULTS)
-    fault = sub.add_parser("fault", help="switch a fault on or off", description=f"Faults: {names}")
-    fault.add_argument("name", help="the fault")
-    fault.add_argument("target", help="name of the machine or leaf, as `metal-lab status` shows it")
-    fault.add_argument("switch", choices=("on", "off"), nargs="?", default="on")
+    listed = "\n".join(f"  {each.name:<22} {each.target:<8} {each.text}" for each in FAULTS)
+    fault = sub.add_parser(
+        "fault",
+        help="switch a fault on or off, or list them",
+        description=f"Switch a fault of a simulated machine or leaf on or off. There are:\n{listed}",
+        epilog="`metal-lab fault list` shows who has which now.",
+        formatter_class=AS_WRITTEN,
+        parents=[state],
+    )
+    fault.add_argument(
+        "name", choices=[*(each.name for each in FAULTS), "list"], metavar="NAME", help="one of the above"
+    )
+    fault.add_argument("target", nargs="?", default="", help="the machine or leaf, as `metal-lab status` names it")
+    fault.add_argument("switch", choices=("on", "off"), nargs="?", default="on", help="on when left out")
     return top
 
 
@@ -53,7 +78,26 @@ def _running() -> ModuleType:
 
 def main() -> None:
     """Run one command; its exit code is 0 when it did what it says."""
-    options = parser().parse_args()
+    try:
+        sys.exit(_run(parse()))
+    except KeyboardInterrupt:
+        # A lab that `up` has started goes on: it is a process of its own.
+        sys.stderr.write("metal-lab: interrupted; `metal-lab status` says what runs\n")
+        sys.exit(130)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line. Exits with code 2 and the usage when it makes no sense."""
+    top = parser()
+    options = top.parse_args(arguments)
+    if options.command == "fault" and options.name != "list" and not options.target:
+        top.error(f"which machine or leaf has {options.name}? `metal-lab status` names them")
+    if options.command == "tour" and not options.ephemeral and (options.rack or options.processes):
+        top.error("--rack and --processes are for `tour --ephemeral`; a lab that runs has its rack")
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
     directory = state_directory(options.state)
     match options.command:
         case "up":
@@ -72,9 +116,11 @@ def main() -> None:
             code = asyncio.run(_running().ephemeral_tour(options.rack, processes=options.processes))
         case "tour":
             code = asyncio.run(_running().tour(directory))
+        case _ if options.name == "list":
+            code = asyncio.run(commands.fault_list(directory))
         case _:
             code = asyncio.run(commands.fault(directory, options.name, options.target, on=options.switch == "on"))
-    sys.exit(code)
+    return int(code)
 
 
 if __name__ == "__main__":

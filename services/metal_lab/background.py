@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from metal_lab.control import LabNotRunning, LabRefused, ask
 from metal_lab.servers.process import is_alive
@@ -26,9 +27,19 @@ class LabDied(Exception):
     """The lab's process ended, or did not get ready; the text carries the end of its log."""
 
 
-def spawn(state: State, *, processes: bool) -> subprocess.Popen[bytes]:
-    """Start `metal-lab run` detached from this terminal."""
-    command = [sys.executable, "-m", "metal_lab", "--state", str(state.directory), "run"]
+def spawn(state: State, rack: Path, *, processes: bool) -> subprocess.Popen[bytes]:
+    """Start `metal-lab run` detached from this terminal. Raises StateUnusable."""
+    state.prepare()
+    command = [
+        sys.executable,
+        "-m",
+        "metal_lab",
+        "--state",
+        str(state.directory),
+        "run",
+        "--rack",
+        str(rack.absolute()),
+    ]
     if processes:
         command.append("--processes")
     with state.path("log", "lab.log").open("ab") as log:
@@ -55,16 +66,26 @@ async def wait_ready(state: State, lab: subprocess.Popen[bytes] | None, say: Cal
             say(f"{time.monotonic() - began:6.1f} s  {stage}")
         if stage == "ready":
             return
+        if stage == "degraded":
+            raise LabDied(f"the lab is up, but {failures(answer)}")
         # A holder that is not ours: two starts at once, and the other one was faster.
         if (lab is None or lab.poll() is not None) and not state.holder():
-            code = "" if lab is None else f" with code {lab.returncode}"
-            raise LabDied(f"the lab ended{code}:\n{log_tail(state)}")
+            raise LabDied(_last_words(state, lab))
         if time.monotonic() - began > READY_LIMIT:
             if lab is not None:
                 lab.terminate()
                 await asyncio.to_thread(lab.wait)
             raise LabDied(f"the lab was still at {last or 'its start'} after {READY_LIMIT:.0f} s:\n{log_tail(state)}")
         await asyncio.sleep(0.1)
+
+
+def _last_words(state: State, lab: subprocess.Popen[bytes] | None) -> str:
+    """Why a lab ended: what it said itself, or the end of its log when it could not say anything."""
+    info = state.info()
+    if lab is not None and info is not None and info.pid == lab.pid and info.error:
+        return f"the lab could not start: {info.error}\n(more in {state.path('log', 'lab.log')})"
+    code = "" if lab is None else f" with code {lab.returncode}"
+    return f"the lab ended{code}:\n{log_tail(state)}"
 
 
 async def end(state: State, *, limit: float) -> bool:
@@ -91,6 +112,11 @@ async def _released(state: State, limit: float) -> bool:
             return False
         await asyncio.sleep(0.05)
     return True
+
+
+def failures(answer: Mapping[str, Any]) -> str:
+    """What has failed in a degraded lab, in one line, by its answer to /status."""
+    return "; ".join(f"{name} {text}" for name, text in answer.get("failures", {}).items())
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

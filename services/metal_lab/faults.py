@@ -21,9 +21,30 @@ async def switch(
         raise UnknownFault(f"no {fault.target} {target!r}; there are: {', '.join(sorted(known))}")
     if fault.target == "leaf":
         await leaves[target].set_dead(on)
+        if not on:
+            for machine in machines.values():
+                await machine.link_returns(target)
     else:
         await _MACHINE_FAULTS[name](machines[target], on)
     return f"{target}: {fault.text}" if on else f"{target}: no longer {name}"
+
+
+def of_machine(machine: LabMachine) -> list[str]:
+    """The faults that a machine has now."""
+    bmc, hardware = machine.bmc.faults.active(), machine.hardware.faults
+    has = {
+        "bmc-hangs": "hang" in bmc,
+        "bmc-does-nothing": "does-nothing" in bmc,
+        "wipe-fails": bool(hardware.wipe_fails),
+        "crash-during-install": bool(hardware.crash_at),
+        "no-lldp": machine.no_lldp,
+    }
+    return [name for name, on in has.items() if on]
+
+
+def of_leaf(leaf: LabLeaf) -> list[str]:
+    """The faults that a leaf has now."""
+    return ["leaf-dead"] if leaf.switch.faults.dead else []
 
 
 async def _bmc_hangs(machine: LabMachine, on: bool) -> None:

@@ -19,11 +19,13 @@ import asyncpg
 from aiohttp import web
 from metal_kit.client import Peers
 from metal_kit.logs import get_logger
+from metal_kit.process import StartError
 from metal_tenancy.bootstrap import operator_token
 from metal_tenancy.service import Settings as TenancySettings
 
 from metal_lab import faults
 from metal_lab.control import ControlServer
+from metal_lab.health import Health
 from metal_lab.pki import SERVICES, LabPki
 from metal_lab.plane import Plane, PlaneSettings
 from metal_lab.rack.leaf import LabLeaf
@@ -31,7 +33,7 @@ from metal_lab.rack.machine import LabMachine
 from metal_lab.rack.model import RackFile
 from metal_lab.rack.wiring import PlacedMachine, leaves, machines
 from metal_lab.seed import Seed
-from metal_lab.servers import Nats, Postgres
+from metal_lab.servers import Nats, Postgres, Redis
 from metal_lab.state import LabInfo, State
 
 log = get_logger(__name__)
@@ -51,6 +53,7 @@ class Lab:
         self.info = LabInfo(pid=os.getpid(), started=time.time(), rack=file.name, processes=processes)
         self.machines: dict[str, LabMachine] = {}
         self.leaves: dict[str, LabLeaf] = {}
+        self.health = Health(self._degrade)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Lab:
@@ -65,17 +68,27 @@ class Lab:
         self.state.prepare()
         try:
             await self._start()
+            if self.health.failures:
+                raise StartError("; ".join(f"{name} {text}" for name, text in self.health.failures.items()))
         except BaseException as error:
+            self.health.expect_end()
             self.info.error = str(error) or type(error).__name__
             self._stage("failed")
             await self._stack.aclose()
             raise
+        self._stage("ready")
 
     async def stop(self) -> None:
         """Stop everything, machines first: a rack that loses its plane must not be mistaken for one that went wild."""
+        self.health.expect_end()
         self._stage("stopping")
         await self._stack.aclose()
         self._stage("stopped")
+
+    def _degrade(self) -> None:
+        """A part has failed. While the lab still starts, `start` makes it a start that failed."""
+        if self.info.stage == "ready":
+            self._stage("degraded")
 
     def _stage(self, stage: str) -> None:
         self.info.stage = stage
@@ -91,6 +104,7 @@ class Lab:
         )
         await control.start()
         self._stack.push_async_callback(control.stop)
+        self._stack.push_async_callback(self.health.stop)
 
         self._stage("servers")
         pki = await asyncio.to_thread(LabPki, self.state.path("pki"))
@@ -111,6 +125,8 @@ class Lab:
         plane = Plane(settings, processes=self.info.processes)
         self._stack.push_async_callback(plane.stop)
         await plane.start()
+        for name, end in plane.ends():
+            self.health.watch(name, end)
         self.info.endpoints = settings.endpoints
         self.info.boot_url = settings.boot_url
         self._write_context(pki, settings, token)
@@ -130,7 +146,6 @@ class Lab:
         await seed.bmcs({each.uuid: each for each in placed}, addresses, settings.secrets["bmc_password"])
         for machine in self.machines.values():
             machine.power_button()
-        self._stage("ready")
 
     async def _servers(self, ports: Mapping[str, int]) -> tuple[Postgres, Nats]:
         postgres = Postgres(self.state.path("postgres"), port=ports["postgres"], durable=True)
@@ -138,6 +153,8 @@ class Lab:
         for server in (postgres, nats):
             self._stack.push_async_callback(server.stop)
         await asyncio.gather(postgres.start(), nats.start())
+        self.health.watch("postgres", _end_of(postgres))
+        self.health.watch("nats", _end_of(nats))
         await ensure_database(postgres, DATABASE)
         return postgres, nats
 
@@ -186,6 +203,8 @@ class Lab:
             self.leaves[placed.leaf.name] = leaf
             self._stack.push_async_callback(leaf.stop)
         await asyncio.gather(*(leaf.start() for leaf in self.leaves.values()))
+        for name, leaf in self.leaves.items():
+            self.health.watch(f"redis of {name}", _end_of(leaf.redis))
 
     async def _start_machines(
         self, placed: list[PlacedMachine], settings: PlaneSettings, ports: Mapping[str, int]
@@ -204,6 +223,7 @@ class Lab:
             self.machines[each.name] = machine
             self._stack.push_async_callback(machine.stop)
             addresses[each.uuid] = await machine.start(ports[f"bmc-{each.name}"])
+            self.health.watch(each.name, machine.failed())
         return addresses
 
     def status(self) -> Mapping[str, Any]:
@@ -213,11 +233,19 @@ class Lab:
             "error": self.info.error,
             "pid": self.info.pid,
             "rack": self.file.name,
+            "failures": dict(self.health.failures),
             "machines": {
-                name: {"uuid": machine.placed.uuid, "rack": machine.placed.rack, "activity": machine.activity}
+                name: {
+                    "uuid": machine.placed.uuid,
+                    "rack": machine.placed.rack,
+                    "activity": machine.activity,
+                    "faults": faults.of_machine(machine),
+                }
                 for name, machine in self.machines.items()
             },
-            "leaves": {name: {"dead": leaf.switch.faults.dead} for name, leaf in self.leaves.items()},
+            "leaves": {
+                name: {"agent": leaf.activity, "faults": faults.of_leaf(leaf)} for name, leaf in self.leaves.items()
+            },
         }
 
     async def port(self, leaf: str, port: str) -> Mapping[str, Any]:
@@ -240,6 +268,13 @@ class Lab:
         text = await faults.switch(self.machines, self.leaves, name, target, on=on)
         log.warning("lab.fault", fault=name, target=target, on=on)
         return text
+
+
+async def _end_of(server: Postgres | Nats | Redis) -> str:
+    """Wait until a server ends."""
+    status = await server.wait()
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    return f"has ended with {how}; its log is in {server.directory}"
 
 
 async def ensure_database(postgres: Postgres, name: str) -> None:

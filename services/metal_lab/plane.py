@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -118,6 +118,11 @@ class Plane:
             else:
                 self._running.append(await start(spec, self._settings.of(spec.name)))
 
+    def ends(self) -> list[tuple[str, Coroutine[Any, Any, str]]]:
+        """Each service's name, and what returns with the reason when the service has ended or has to."""
+        found = [(service.name, _end_of_service(service)) for service in self._running]
+        return [*found, *((child.name, _end_of_child(child)) for child in self._children)]
+
     async def stop(self) -> None:
         """Stop all services, callers first."""
         for service in reversed(self._running):
@@ -138,6 +143,18 @@ class Plane:
             limit=START_LIMIT,
             environment={**os.environ, **environment(self._settings.values(spec.name))},
         )
+
+
+async def _end_of_service(service: RunningService) -> str:
+    """Wait until a service loses a worker; it is stopped then, as its own process would stop."""
+    task = await asyncio.shield(service.failed)
+    await service.stop()
+    return f"was stopped, since its task {task!r} has ended; the log says why"
+
+
+async def _end_of_child(child: ServerProcess) -> str:
+    status = await child.wait()
+    return f"has ended with status {status}; {child.log_path} says why"
 
 
 def environment(values: Mapping[str, Any]) -> dict[str, str]:

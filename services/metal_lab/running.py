@@ -18,15 +18,16 @@ from metal_kit.process import StartError
 from metal_kit.tls import Identity
 
 from metal_lab.commands import EXAMPLE, complain, rack_file, say, shown
-from metal_lab.control import LabNotRunning, ask
+from metal_lab.control import LabNotRunning, LabRefused, ask
 from metal_lab.footprint import measure
 from metal_lab.lab import Lab
 from metal_lab.rack.model import RackFileError, load
 from metal_lab.servers import ServerError
-from metal_lab.state import State
+from metal_lab.state import State, StateInUse, StateUnusable
 from metal_lab.tour import Report, Tour, TourFailed
 
 BEGAN = "METALPLANE_LAB_BEGAN"
+START_ERRORS = (RackFileError, StartError, ServerError, StateInUse, StateUnusable, Problem)
 
 
 def run(directory: Path, rack: Path | None, *, processes: bool) -> int:
@@ -34,11 +35,12 @@ def run(directory: Path, rack: Path | None, *, processes: bool) -> int:
     logs.configure("info", json=True)
     state = State(directory)
     try:
-        source = state.keep_rack_file(rack_file(state, rack))
+        source = rack_file(state, rack)
         lab = Lab(state, load(source), processes=processes)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with state.lock(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            state.keep_rack_file(source)
             runner.run(_serve(lab))
-    except (RackFileError, StartError, ServerError, Problem, OSError) as error:
+    except (*START_ERRORS, OSError) as error:
         return complain(str(error))
     return 0
 
@@ -58,8 +60,13 @@ async def tour(directory: Path) -> int:
     if context is None:
         return complain(f"no lab has been started in {shown(directory)}; `metal-lab up` does it")
     try:
+        stage = (await ask(state.control_socket, "/status"))["stage"]
+        if stage != "ready":
+            return complain(f"the lab is {stage}, no place for a tour; `metal-lab status` says more")
         report = await _walk(state, context)
-    except (TourFailed, Problem, LabNotRunning) as error:
+    except LabNotRunning:
+        return complain(f"no lab runs in {shown(directory)}; `metal-lab up` starts it")
+    except (TourFailed, Problem, LabRefused) as error:
         return complain(str(error))
     _summary(state, report)
     return 0
@@ -69,6 +76,10 @@ async def ephemeral_tour(rack: Path | None, *, processes: bool) -> int:
     """Walk through a lab of its own, and stop it."""
     logs.configure("error", json=False)
     began = time.monotonic()
+    walk = asyncio.current_task()
+    if walk is not None:
+        # Told to end, it ends as it would at its own end: servers stopped, directory removed.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, walk.cancel)
     with tempfile.TemporaryDirectory(prefix="metalplane-") as temporary:
         state = State(Path(temporary) / "lab")
         try:
@@ -78,7 +89,9 @@ async def ephemeral_tour(rack: Path | None, *, processes: bool) -> int:
                 context = state.context() or {}
                 report = await _walk(state, context)
                 _summary(state, report)
-        except (TourFailed, RackFileError, StartError, ServerError, Problem) as error:
+        except asyncio.CancelledError:
+            return complain("the tour was ended before its end")
+        except (TourFailed, LabNotRunning, LabRefused, *START_ERRORS, OSError) as error:
             return complain(str(error))
     return 0
 

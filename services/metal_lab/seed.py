@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from metal_kit.client import Peers
-from metal_kit.errors import AlreadyExists
+from metal_kit.errors import AlreadyExists, InvalidArgument
+from metal_kit.process import StartError
 from metal_sim.machine import build
 from metalplane.bmc.v1.bmc_pb2 import Bmc, RegisterBmcRequest
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
@@ -59,22 +60,26 @@ class Seed:
                         ),
                     )
                 )
-            )
+            ),
+            f"the partition {file.partition}",
         )
         sizes = self.peers.stub(SizeServiceStub, "inventory")
         for size in file.sizes:
-            await _once(sizes.CreateSize(size_pb2.CreateSizeRequest(size=_size(file, size.id))))
+            await _once(sizes.CreateSize(size_pb2.CreateSizeRequest(size=_size(file, size.id))), f"the size {size.id}")
         images = self.peers.stub(ImageServiceStub, "inventory")
         for image in file.images:
-            await _once(images.CreateImage(image_pb2.CreateImageRequest(image=await self._image(image))))
+            await _once(
+                images.CreateImage(image_pb2.CreateImageRequest(image=await self._image(image))),
+                f"the image {image.id}",
+            )
         layouts = self.peers.stub(FilesystemLayoutServiceStub, "inventory")
         for layout in file.layouts:
             wanted = layout_pb2.CreateFilesystemLayoutRequest(filesystem_layout=_layout(layout))
-            await _once(layouts.CreateFilesystemLayout(wanted))
+            await _once(layouts.CreateFilesystemLayout(wanted), f"the layout {layout.id}")
         networks = self.peers.stub(NetworkServiceStub, "ipam")
         for network in file.networks:
             request = network_pb2.CreateNetworkRequest(network=_network(network, file.partition))
-            await _once(networks.CreateNetwork(request))
+            await _once(networks.CreateNetwork(request), f"the network {network.id}")
 
     async def bmcs(self, machines: Mapping[str, PlacedMachine], addresses: Mapping[str, str], password: str) -> None:
         """Register each machine's BMC, or tell its new address."""
@@ -107,12 +112,14 @@ class Seed:
         )
 
 
-async def _once(call: Awaitable[Any]) -> None:
-    """Create something that may be there from an earlier start of the lab."""
+async def _once(call: Awaitable[Any], what: str) -> None:
+    """Create something that may be there from an earlier start of the lab. Raises StartError that names it."""
     try:
         await call
     except AlreadyExists:
         return
+    except InvalidArgument as problem:
+        raise StartError(f"the plane refuses {what} of the rack file: {problem}") from problem
 
 
 def _size(file: RackFile, size_id: str) -> size_pb2.Size:

@@ -38,6 +38,8 @@ OWN = ("lab.lock", "lab.json", "context.json", "ports.json", "rack.yaml", "secre
        "leaves", "machines", "images", "log", "run")  # fmt: skip
 VARIABLE = "METALPLANE_LAB"
 DEFAULT = ".lab"
+# Either tells that a lab was made here; the lock comes first, before anything that other programs might call the same.
+_MARKS = ("lab.lock", "lab.json")
 
 
 def state_directory(given: Path | None = None) -> Path:
@@ -97,18 +99,36 @@ class State:
         """Where the running lab listens for questions and faults."""
         return self.sockets / "control.sock"
 
+    @property
+    def exists(self) -> bool:
+        """Whether a lab was ever made here."""
+        return any(self.path(name).exists() for name in _MARKS)
+
     def prepare(self) -> None:
         """Make the directories, for their owner only: they hold keys and sockets. Raises StateUnusable."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+            self._refuse_strangers()
+            self.path("lab.lock").touch(mode=0o600)
             self.path("log").mkdir(exist_ok=True, mode=0o700)
             self.sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
             found = self.sockets.lstat()
         except OSError as error:
-            raise StateUnusable(f"{error.filename}: {error.strerror}; name another place with --state") from None
+            place = error.filename or self.directory
+            raise StateUnusable(f"{place}: {error.strerror}; name another place with --state") from None
         # In the directory for temporary files somebody else could have been faster, and would own our sockets.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise StateUnusable(f"{self.sockets}: is not a directory of yours alone; remove it")
+
+    def _refuse_strangers(self) -> None:
+        """A lab in somebody's project would mix with its `log` and `images`, and `destroy` would take these away."""
+        if self.exists:
+            return
+        if theirs := [name for name in OWN if os.path.lexists(self.path(name))]:
+            raise StateUnusable(
+                f"{self.directory}: no lab was made here, but there is {', '.join(theirs)}; "
+                "name an empty directory, or one that is not there yet, with --state"
+            )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -148,6 +168,8 @@ class State:
 
     def delete(self) -> list[str]:
         """Delete what a lab made here, and the directory when nothing else is in it; answers what else is."""
+        if not self.directory.is_dir():
+            return []
         shutil.rmtree(self.sockets, ignore_errors=True)
         for name in OWN:
             path = self.path(name)
@@ -155,8 +177,9 @@ class State:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        for temporary in self.directory.glob(".*.json.*"):
-            temporary.unlink(missing_ok=True)
+        for name in ("lab.json", "context.json", "ports.json", "secrets.json", "rack.yaml"):
+            for temporary in self.directory.glob(f".{name}.[0-9]*"):
+                temporary.unlink(missing_ok=True)
         others = sorted(path.name for path in self.directory.iterdir())
         if not others:
             self.directory.rmdir()
@@ -167,16 +190,21 @@ class State:
         self.prepare()
         kept = self.path("rack.yaml")
         if source != kept:
-            kept.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+            temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
+            temporary.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+            temporary.replace(kept)
         return kept
 
     def ports(self, names: Sequence[str]) -> dict[str, int]:
-        """A port for each name, chosen once: addresses that the plane has stored hold after a restart."""
-        found = self._read("ports.json") or {}
+        """A port for each name, chosen once: addresses that the plane has stored hold after a restart.
+
+        Raises StateUnusable when the file is damaged: other ports would send machines to nobody.
+        """
+        found: dict[str, int] = self.known_ports()
         if missing := [name for name in names if name not in found]:
             found |= dict(zip(missing, free_ports(len(missing)), strict=True))
             self._write("ports.json", found)
-        return {name: int(found[name]) for name in names}
+        return {name: found[name] for name in names}
 
     def info(self) -> LabInfo | None:
         """What the lab last said of itself; None when there is none."""
@@ -195,16 +223,20 @@ class State:
         return self._write("context.json", context)
 
     def known_ports(self) -> dict[str, int]:
-        """The ports that an earlier start chose."""
-        return {name: int(port) for name, port in (self._read("ports.json") or {}).items()}
+        """The ports that an earlier start chose. Raises StateUnusable when the file is damaged."""
+        found = self._read_needed("ports.json")
+        if not all(type(port) is int and 0 < port < 65536 for port in found.values()):
+            raise self._damaged("ports.json", "does not give each name a port")
+        return dict(found)
 
     def context(self) -> dict[str, Any] | None:
         """How metalctl reaches the lab; None before the first start."""
         return self._read("context.json")
 
     def secrets(self) -> dict[str, str]:
-        """Secrets of this lab, made once."""
-        found = self._read("secrets.json") or {}
+        """Secrets of this lab, made once. Raises StateUnusable when the file is damaged: what is in the database was
+        encrypted with them."""
+        found = self._read_needed("secrets.json")
         wanted = ("bmc_password", "bmc_key", "boot_key", "paging_key")
         if missing := [name for name in wanted if name not in found]:
             # 16 characters: IPMI 2.0 allows 20, but not every BMC does.
@@ -213,11 +245,32 @@ class State:
         return {name: str(found[name]) for name in wanted}
 
     def _read(self, name: str) -> dict[str, Any] | None:
+        """What is written anew at each start: a damaged file is as good as none."""
         try:
             content = json.loads(self.path(name).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return content if isinstance(content, dict) else None
+
+    def _read_needed(self, name: str) -> dict[str, Any]:
+        """What has to outlive a restart; empty when there is no such file. Raises StateUnusable when it is damaged."""
+        try:
+            content = json.loads(self.path(name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise self._damaged(name, f"cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            raise self._damaged(name, "is not JSON") from None
+        if not isinstance(content, dict):
+            raise self._damaged(name, "is not a JSON object")
+        return content
+
+    def _damaged(self, name: str, how: str) -> StateUnusable:
+        return StateUnusable(
+            f"{self.path(name)} {how}, and the rest of the state depends on it; "
+            "put it back, or begin anew with `metal-lab destroy --yes`"
+        )
 
     def _write(self, name: str, content: dict[str, Any]) -> Path:
         """Through a temporary file, so that a reader, or a kill, never meets half of it."""

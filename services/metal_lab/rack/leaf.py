@@ -46,8 +46,8 @@ class LabLeaf:
             loopback=placed.leaf.loopback,
             pxe_vlan=pxe_vlan,
         )
-        self._redis = Redis(sockets / short(name))
-        self.switch = SimLeaf(spec, self._redis.socket, directory)
+        self.redis = Redis(sockets / short(name))
+        self.switch = SimLeaf(spec, self.redis.socket, directory)
         self._identity = identity
         self._fabric = fabric
         self._settings = CoreSettings(
@@ -67,10 +67,18 @@ class LabLeaf:
         )
         self._core: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._crashes = 0
+
+    @property
+    def activity(self) -> str:
+        """In a few words, how the leaf is."""
+        if self.switch.faults.dead:
+            return "no power"
+        return f"up, its agent fell over {self._crashes} times" if self._crashes else "up"
 
     async def start(self) -> None:
         """Power on: Redis, the switch's daemons, the agent."""
-        await self._redis.start()
+        await self.redis.start()
         await self.switch.start()
         self._start_core()
 
@@ -78,7 +86,7 @@ class LabLeaf:
         """Power off, orderly."""
         await self._stop_core()
         await self.switch.stop()
-        await self._redis.stop()
+        await self.redis.stop()
 
     async def set_dead(self, dead: bool) -> None:
         """Take the power away, or give it back."""
@@ -110,6 +118,7 @@ class LabLeaf:
             try:
                 await run_core(agent)
             except Exception:
+                self._crashes += 1
                 log.exception("leaf.core_failed", leaf=self.placed.leaf.name)
             finally:
                 await peers.close()

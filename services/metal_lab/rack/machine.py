@@ -82,6 +82,7 @@ class LabMachine:
         self._wanted = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._boots = 0
+        self._broken: asyncio.Event = asyncio.Event()
 
     async def start(self, port: int) -> str:
         """Put the machine into the rack: its BMC has power, the machine is off. Answers the BMC's `address:port`."""
@@ -111,7 +112,30 @@ class LabMachine:
         self._wanted.set()
         log.info("machine.power", machine=self.placed.name, action=action.value)
 
+    async def failed(self) -> str:
+        """Wait until the simulation itself fails: not a fault that was switched on, a defect or a lost leaf."""
+        await self._broken.wait()
+        return "is no longer simulated; the log says why"
+
+    async def link_returns(self, leaf: str) -> None:
+        """The leaf at the other end of a cable has power again."""
+        if self.bmc.chassis.powered:
+            for cable in self.placed.cables:
+                if cable.leaf == leaf:
+                    await self.leaves[leaf].link_up(cable.port)
+
+    def _break(self) -> None:
+        log.exception("machine.simulation_failed", machine=self.placed.name)
+        self.activity = "simulation failed"
+        self._broken.set()
+
     async def _supervise(self) -> None:
+        try:
+            await self._follow_power()
+        except Exception:
+            self._break()
+
+    async def _follow_power(self) -> None:
         """Run the firmware whenever the power comes on or the machine is reset."""
         while True:
             await self._wanted.wait()
@@ -134,8 +158,7 @@ class LabMachine:
                 self.hardware.reset()
                 await self._boot_once()
         except Exception:
-            log.exception("machine.simulation_failed", machine=self.placed.name)
-            self.activity = "simulation failed"
+            self._break()
 
     async def _boot_once(self) -> None:
         override = self.bmc.chassis.take_boot_override()

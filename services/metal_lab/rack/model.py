@@ -8,14 +8,59 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from metal_lab.rack import yaml_file
+from metal_lab.rack.check import MAX_MACHINES_A_RACK, mistakes
+from metal_lab.rack.explain import explain
+
+
+def _prefix(text: str) -> str:
+    """A prefix in its canonical spelling. Raises ValueError that says what would be right."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        pass
+    try:
+        right = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is no prefix; one looks like 10.0.0.0/8 or 2001:db8::/48") from None
+    raise ValueError(f"{text} has bits set beyond its length; write {right}")
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is no address; one looks like 192.0.2.53 or 2001:db8::53") from None
+
+
+def _address_v4(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no IPv4 address; a leaf's loopback looks like 10.0.0.11, without a mask"
+        ) from None
+
+
+def _two(leaves: Any) -> Any:
+    if isinstance(leaves, list | tuple) and len(leaves) != 2:
+        raise ValueError(f"a rack has exactly two leaves, not {len(leaves)}; every machine hangs on both")
+    return leaves
+
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
-Prefix = Annotated[str, Field(max_length=64)]
-MAX_MACHINES_A_RACK = 48
+# Names that become parts of certificates' URIs, of subjects on the bus, or of ids in the plane that have no dots.
+Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
+Address = Annotated[str, AfterValidator(_address)]
+
+
+MAX_MISTAKES_SHOWN = 20
 
 
 class RackFileError(Exception):
@@ -48,12 +93,7 @@ class Leaf(_Part):
 
     name: Slug
     asn: int = Field(ge=1, le=4_294_967_294)
-    loopback: str
-
-    @field_validator("loopback")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        return str(ipaddress.ip_address(value))
+    loopback: Annotated[str, AfterValidator(_address_v4)]
 
 
 class Machines(_Part):
@@ -67,7 +107,7 @@ class Rack(_Part):
     """A rack: two leaves, and machines that hang on both."""
 
     name: Slug
-    leaves: tuple[Leaf, Leaf]
+    leaves: Annotated[tuple[Leaf, Leaf], BeforeValidator(_two)]
     machines: tuple[Machines, ...] = ()
 
 
@@ -82,11 +122,13 @@ class Size(_Part):
 class Network(_Part):
     """A network that the operator makes: super, external or underlay."""
 
-    id: Slug
+    id: Label
     type: Literal["super", "external", "underlay"]
     prefixes: tuple[Prefix, ...] = Field(min_length=1)
     destination_prefixes: tuple[Prefix, ...] = ()
-    default_child_prefix_length: dict[Literal["ipv4", "ipv6"], int] = Field(default_factory=dict)
+    default_child_prefix_length: dict[Literal["ipv4", "ipv6"], Annotated[int, Field(ge=1, le=128)]] = Field(
+        default_factory=dict
+    )
     vrf: int = Field(0, ge=0, le=16_777_215)
     nat: bool = False
     in_partition: bool = True
@@ -123,10 +165,10 @@ class RackFile(_Part):
     """A whole lab."""
 
     name: Slug
-    partition: Slug
-    spines: tuple[Slug, ...] = ()
+    partition: Label
+    spines: tuple[Slug, ...] = Field((), max_length=8)
     pxe_vlan: int = Field(4000, ge=2, le=4094)
-    dns_servers: tuple[str, ...] = ()
+    dns_servers: tuple[Address, ...] = ()
     ntp_servers: tuple[str, ...] = ()
     hardware: dict[Slug, HardwareModel] = Field(min_length=1)
     racks: tuple[Rack, ...] = Field(min_length=1)
@@ -135,52 +177,37 @@ class RackFile(_Part):
     layouts: tuple[Layout, ...] = Field(min_length=1)
     networks: tuple[Network, ...] = ()
 
-    @model_validator(mode="after")
-    def _references(self) -> RackFile:
-        leaves = [leaf.name for rack in self.racks for leaf in rack.leaves]
-        for what, names in (
-            ("leaf", leaves),
-            ("rack", [rack.name for rack in self.racks]),
-            ("size", [size.id for size in self.sizes]),
-            ("network", [network.id for network in self.networks]),
-        ):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{what} {twice[0]} is named twice; names have to be unique")
-        used = [size.hardware for size in self.sizes]
-        used += [machines.hardware for rack in self.racks for machines in rack.machines]
-        for hardware in used:
-            if hardware not in self.hardware:
-                known = ", ".join(sorted(self.hardware))
-                raise ValueError(f"hardware {hardware} is not described under `hardware` (there: {known})")
-        for rack in self.racks:
-            count = sum(machines.count for machines in rack.machines)
-            if count > MAX_MACHINES_A_RACK:
-                raise ValueError(
-                    f"rack {rack.name} has {count} machines; a leaf has {MAX_MACHINES_A_RACK} ports for them"
-                )
-        return self
-
 
 def load(path: Path) -> RackFile:
     """Read a rack file. Raises RackFileError, naming the file and each place in it that is wrong."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml_file.read(path)
     except OSError as error:
         raise RackFileError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RackFileError(f"{path}: is not YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RackFileError(f"{path}: is not YAML that can be read: {_first(error)}") from None
+    if content is None:
+        raise RackFileError(f"{path}: is empty; begin with a copy of examples/mini-rack.yaml")
     if not isinstance(content, dict):
         raise RackFileError(f"{path}: has to be a mapping with name, partition, hardware, racks, …")
     try:
-        return RackFile.model_validate(content)
+        file = RackFile.model_validate(content)
     except ValidationError as error:
-        raise RackFileError(_explain(path, error)) from None
+        raise _refused(path, explain(error, RackFile)) from None
+    if found := mistakes(file):
+        raise _refused(path, found)
+    return file
 
 
-def _explain(path: Path, error: ValidationError) -> str:
-    lines = [f"{path}: {error.error_count()} mistake(s)"]
-    for each in error.errors(include_url=False):
-        place = ".".join(str(part) for part in each["loc"]) or "the file"
-        lines.append(f"  {place}: {each['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
+def _refused(path: Path, found: list[tuple[str, str]]) -> RackFileError:
+    lines = [f"{path}: {len(found)} mistake{'s' if len(found) > 1 else ''}"]
+    shown = [f"  {place}: {text}" for place, text in found[:MAX_MISTAKES_SHOWN]]
+    rest = len(found) - len(shown)
+    return RackFileError("\n".join([*lines, *shown, *([f"  … and {rest} more"] if rest else [])]))
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    # YAML's errors go over several lines, with the place in the second.
+    return " ".join(str(error).split())[:300]

@@ -59,16 +59,22 @@ DEVICE = "/dev/nvme0n1"
 SSH_KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0 " + bytes(32)).decode()
 # What a peer does with one call: it never gets it, or does it and the answer is lost.
 REFUSE, LOSE = "refuse", "lose"
+WAKE = "SELECT pg_notify('metalplane_allocation', 'reconcile:allocation')"
 
 Servicers = list[tuple[Callable[..., None], Any, str]]
 
 
 @dataclass
 class Gate:
-    """Holds calls of one method after their effect: `reached` when one has come, `open` lets them go on."""
+    """Holds the next call of one method after its effect, or before it; `open` lets it go on."""
 
+    before: bool = False
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def hold(self) -> None:
+        self.reached.set()
+        await self.open.wait()
 
 
 class Peer:
@@ -93,11 +99,12 @@ def _faulty(name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., A
             raise fault
         if fault == REFUSE:
             raise Unavailable("PEER_DOWN", f"{name} cannot be reached")
+        gate = world.gates.pop(name, None)
+        if gate is not None and gate.before:
+            await gate.hold()
         answer = await method(self, request, context)
-        gate = world.gates.get(name)
-        if gate is not None:
-            gate.reached.set()
-            await gate.open.wait()
+        if gate is not None and not gate.before:
+            await gate.hold()
         if fault == LOSE:
             raise Unavailable("ANSWER_LOST", f"the answer of {name} is lost")
         return answer
@@ -361,11 +368,25 @@ class World:
     faults: dict[str, list[str | Problem]] = field(default_factory=lambda: defaultdict(list))
     chaos: Callable[[str, Any], str | None] | None = None
     gates: dict[str, Gate] = field(default_factory=dict)
+    every_gate: list[Gate] = field(default_factory=list)
 
     def fault(self, method: str, request: Any) -> str | Problem | None:
         if self.chaos is not None:
             return self.chaos(method, request)
         return self.faults[method].pop(0) if self.faults[method] else None
+
+    def gate(self, method: str, *, before: bool = False) -> Gate:
+        """Hold the next call of a method."""
+        made = self.gates[method] = Gate(before)
+        self.every_gate.append(made)
+        return made
+
+    async def steal_lease(self, id_: str) -> None:
+        """As if the worker that has the allocation had been taken for dead; it does not know."""
+        await self.sql.execute(
+            "UPDATE reconcile_queue SET holder = NULL, ready_at = clock_timestamp(), woken_at = NULL WHERE key = $1",
+            id_,
+        )
 
     def touch(self, machine: machine_pb2.Machine) -> machine_pb2.Machine:
         machine.etag = str(int(machine.etag or "0") + 1)
@@ -430,6 +451,12 @@ class World:
             "WHERE holder IS NULL AND ready_at > clock_timestamp() AND key IN "
             "(SELECT id::text FROM allocation WHERE phase <> 'released')"
         )
+        await self.sql.execute(WAKE)
+
+    async def look_at_all(self) -> None:
+        """Have released ones looked at, too."""
+        await self.sql.execute("UPDATE reconcile_queue SET ready_at = clock_timestamp() WHERE holder IS NULL")
+        await self.sql.execute(WAKE)
 
     async def phase(self, id_: str) -> str:
         return str(await self.value("SELECT phase FROM allocation WHERE id = $1::uuid", UUID(id_)))
@@ -467,9 +494,8 @@ class World:
         self.touch(self.machines[machine])
 
     async def bring_to(self, allocation: pb.Allocation, phase: str) -> None:
-        """Take an allocation as far as a phase before running; it stays there."""
+        """Take an allocation as far as a phase; it stays there."""
         blocked = {
-            "addressing": ("AcquireNumber", Unavailable("PEER_DOWN", "held for the test")),
             "attaching": ("AttachMachine", Unavailable("PEER_DOWN", "held for the test")),
             "boot_order": ("CreateCommand", Unavailable("PEER_DOWN", "held for the test")),
         }
@@ -478,8 +504,8 @@ class World:
             self.faults[method] = [problem] * 1000
         if phase != "addressing":
             await self.reach(allocation.id, "installing")
-            if phase != "installing":
-                await self.install(allocation)
+        if phase not in {"addressing", "installing"}:
+            await self.install(allocation)
         if phase == "running":
             await self.reach(allocation.id, "starting")
             self.phone_home(allocation.status.machine)
@@ -531,7 +557,7 @@ async def world(
     made.sql = await asyncpg.create_pool(url, min_size=1, max_size=3, server_settings={"search_path": "allocation"})
     made.running = await made.start()
     yield made
-    for gate in made.gates.values():
+    for gate in made.every_gate:
         gate.open.set()
     await made.sql.close()
 

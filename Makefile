@@ -10,6 +10,8 @@ LAB_STATE ?= .lab
 # uv's own certificate roots lack a private CA; the interpreter is the one that is here.
 UV := UV_SYSTEM_CERTS=1 UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 EXTRAS := dev,lab
+# One more than there are cores, since tests wait for servers and processes much of the time; each has a Postgres of its own.
+TEST_WORKERS ?= $(shell echo $$(( $$(nproc 2> /dev/null || echo 2) < 8 ? $$(nproc 2> /dev/null || echo 2) + 1 : 8 )))
 
 .DEFAULT_GOAL := help
 
@@ -46,7 +48,7 @@ doctor: $(INSTALLED) ## find what would keep the lab from working
 
 .PHONY: test
 test: $(INSTALLED) ## run all tests (those of third-party peers are skipped where these are not installed)
-	$(BIN)/python -m pytest -q -ra $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -ra -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff, mypy --strict, import-linter, buf lint, contracts up to date

@@ -22,3 +22,18 @@ async def db(kit_url: str) -> AsyncIterator[Database]:
     database = await Database.open(kit_url, SCHEMA)
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def things(db: Database) -> Database:
+    """That database with the table of `controller_things`."""
+    async with db.connection() as connection:
+        await connection.execute(
+            """
+            CREATE TABLE thing (
+                key text PRIMARY KEY, phase text NOT NULL DEFAULT 'A', version int NOT NULL DEFAULT 1,
+                note text NOT NULL DEFAULT ''
+            )
+            """
+        )
+    return db

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -70,7 +71,7 @@ def _what(problem: Problem) -> str:
     """Message and fields: all of them, where a request had several mistakes."""
     if len(problem.violations) > 1:
         return "; ".join(f"{each.field}: {each.description}" for each in problem.violations)
-    if problem.field and problem.field not in problem.message:
+    if problem.field and not re.search(rf"(?<![\w.]){re.escape(problem.field)}(?![\w.])", problem.message):
         return f"{problem.field}: {problem.message}"
     return problem.message
 

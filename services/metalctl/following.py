@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from metal_kit.client import Peers
 from metal_kit.errors import DeadlineExceeded, OutOfRange, Unavailable
@@ -73,7 +73,7 @@ async def follow(
                     if ended(change.allocation):
                         return change.allocation
         except (Unavailable, DeadlineExceeded) as problem:
-            now = time.monotonic()
+            now = monotonic()
             if not reached or (lost_since is not None and now - lost_since > patience):
                 raise
             if lost_since is None:

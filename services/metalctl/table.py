@@ -13,7 +13,7 @@ EMPTY = "-"
 
 
 def render(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as lines of text. An empty cell is `-`, so that every line has as many words as there are columns."""
+    """A table as lines of text. An empty cell is `-`, so that no column can be taken for its neighbour."""
     lines = [list(headers), *([plain(cell) or EMPTY for cell in row] for row in rows)]
     widths = [max(width(line[column]) for line in lines) for column in range(len(headers))]
     return "\n".join(_aligned(line, widths) for line in lines)

@@ -1,0 +1,272 @@
+"""Arguments, options and help of every command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metal_kit.errors import NotFound
+from metalctl.app import app
+from metalplane.allocation.v1 import allocation_pb2
+from metalplane.bmc.v1 import bmc_pb2
+from metalplane.inventory.v1 import machine_pb2
+from metalplane.ipam.v1 import network_pb2
+from metalplane.tenancy.v1 import project_pb2, tenant_pb2, token_pb2
+from typer.main import get_command
+
+UUID = "0198c1d2-0000-7000-8000-000000000001"
+OTHER = "0198c1d2-0000-7000-8000-000000000002"
+
+
+def commands(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every group and command of the tree."""
+    yield path, node
+    for name, inner in getattr(node, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+TREE = dict(commands(get_command(app)))
+LEAVES = [path for path, node in TREE.items() if not hasattr(node, "commands")]
+
+
+@pytest.mark.parametrize("path", TREE, ids=" ".join)
+def test_every_command_has_help_that_names_its_arguments_and_options(call: Any, path: tuple[str, ...]) -> None:
+    outcome = call(*path, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"Usage: {' '.join(('metalctl', *path))} ")
+    for parameter in TREE[path].params:
+        assert parameter.help, f"{parameter.name} says nothing"
+        shown = parameter.opts[0] if parameter.param_type_name == "option" else parameter.display_name_raw
+        assert shown in outcome.out
+    assert TREE[path].help
+    for name in getattr(TREE[path], "commands", {}):
+        assert f"  {name} " in outcome.out
+
+
+def test_the_whole_tree_is_there() -> None:
+    groups = {path[0] for path in LEAVES if len(path) > 1}
+    assert groups == {
+        "tenant", "project", "token", "partition", "machine", "size", "image", "layout", "network", "prefix", "ip",
+        "pool", "allocation", "switch", "cable", "bmc", "command",
+    }  # fmt: skip
+    assert all((group, "list") in TREE for group in groups)
+    assert {group for group in groups if (group, "get") not in TREE} == {"token", "prefix", "pool", "cable"}
+    assert {path for path in LEAVES if path[-1] not in {"list", "get"}} == {
+        ("whoami",), ("tenant", "create"), ("tenant", "delete"), ("project", "create"), ("project", "delete"),
+        ("network", "create"), ("network", "delete"), ("token", "create"), ("token", "revoke"), ("machine", "power"),
+        ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
+        ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "quantity",
+    [
+        ("token", "create", "--hours", "hours"),
+        ("network", "create", "--ipv4-length", "bits"),
+        ("allocation", "create", "--userdata", "KiB"),
+    ],
+)
+def test_quantities_name_their_unit(call: Any, quantity: tuple[str, str, str, str]) -> None:
+    *path, option, unit = quantity
+    described = call(*path, "--help").out.partition(option)[2].partition("\n  -")[0]
+    assert unit in described
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["machne", "list"], "No such command 'machne'. Did you mean 'machine'?"),
+        (["machine", "lst"], "No such command 'lst'. Did you mean 'list'?"),
+        (["machine", "list", "--colour"], "No such option: --colour"),
+        (["machine", "list", "surplus"], "surplus"),
+        (["machine", "get"], "Missing argument 'ID'"),
+        (["machine", "power", UUID, "explode"], "'explode' is not one of 'on', 'off', 'reset'"),
+        (["machine", "list", "--limit", "many"], "--limit"),
+        (["machine", "list", "--limit", "-1"], "--limit"),
+        (["machine", "list", "-o", "yaml"], "'yaml' is not one of 'table', 'json'"),
+        (["project", "create", "demo"], "--tenant"),
+        (["allocation", "create", "web", "--project", "p", "--image", "i"], "--network"),
+        (["network", "create", "--project", "p", "--ipv4-length", "33"], "--ipv4-length"),
+        (["token", "create", "--hours", "0"], "--hours"),
+        (["token", "create", "--hours", "9000"], "--hours"),
+        (["token", "create", "--plane", "king"], "--plane"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_wrong_usage_ends_with_2_and_says_where_help_is(call: Any, plane: Any, arguments: list[str], said: str) -> None:
+    outcome = call(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert "--help' for help." in outcome.err
+    assert plane.asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--project", "web=king"], "--project web=king: write NAME=viewer, NAME=editor or NAME=owner"),
+        (["--tenant", "=owner"], "--tenant =owner: write"),
+        (["--tenant", "acme"], "--tenant acme: write"),
+    ],
+)
+def test_a_mistyped_role_names_the_option_and_asks_nobody(
+    call: Any, plane: Any, arguments: list[str], said: str
+) -> None:
+    outcome = call("token", "create", *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert plane.asked == []
+
+
+@pytest.mark.parametrize("arguments", [["-o", "json", "tenant", "list"], ["tenant", "list", "-o", "json"],
+                                       ["tenant", "list", "--output=json"],
+                                       ["-o", "table", "tenant", "list", "-o", "json"]])  # fmt: skip
+def test_the_output_option_stands_before_or_after_the_command(call: Any, plane: Any, arguments: list[str]) -> None:
+    plane.answers["ListTenants"] = tenant_pb2.ListTenantsResponse()
+    assert call(*arguments).out == "[]\n"
+
+
+def test_the_context_option_goes_before_the_environment(
+    call: Any, plane: Any, context_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.answers["ListTenants"] = tenant_pb2.ListTenantsResponse()
+    monkeypatch.setenv("METALPLANE_CONTEXT", "/nowhere/context.json")
+    refused = call("tenant", "list")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err == "metalctl: /nowhere/context.json: cannot be read: No such file or directory\n"
+    assert call("tenant", "list", "--context", str(context_file)).code == 0
+    assert call("--context", str(context_file), "tenant", "list").code == 0
+
+
+def test_the_version_is_shown(call: Any) -> None:
+    outcome = call("--version")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("metalctl 0.")
+
+
+def test_exit_codes_are_in_the_help(call: Any) -> None:
+    said = " ".join(call("--help").out.split())
+    assert "0 done, 1 refused or failed, 2 wrong usage or input, 3 not found, 4 not allowed, 5 not reachable" in said
+
+
+def test_filters_and_limits_become_fields_of_the_request(call: Any, plane: Any) -> None:
+    plane.answers["ListMachines"] = machine_pb2.ListMachinesResponse()
+    assert call("machine", "list", "--rack", "r1", "--mac", "02:00:00:00:00:01", "--waiting", "--limit", "7").code == 0
+    [request] = plane.requests("ListMachines")
+    assert request == machine_pb2.ListMachinesRequest(
+        filter=machine_pb2.MachineFilter(rack="r1", mac="02:00:00:00:00:01", waiting=True), page_size=7
+    )
+    call("machine", "list")
+    assert not plane.requests("ListMachines")[1].HasField("filter"), "what was not asked for is not there, not false"
+
+
+def test_all_pages_are_asked_for_and_a_limit_ends_in_the_midst_of_one(call: Any, plane: Any) -> None:
+    def page(request: tenant_pb2.ListTenantsRequest) -> tenant_pb2.ListTenantsResponse:
+        start = int(request.page_token or 0)
+        ids = range(start, min(start + min(request.page_size, 3), 8))
+        return tenant_pb2.ListTenantsResponse(
+            tenants=[tenant_pb2.Tenant(id=str(n), name=f"t{n}") for n in ids],
+            next_page_token=str(ids.stop) if ids.stop < 8 else "",
+        )
+
+    plane.answers["ListTenants"] = page
+    lines = call("tenant", "list").out.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == [f"t{n}" for n in range(8)]
+    assert [request.page_token for request in plane.requests("ListTenants")] == ["", "3", "6"]
+    assert len(call("tenant", "list", "--limit", "4").out.splitlines()) == 1 + 4
+    assert [request.page_size for request in plane.requests("ListTenants")][3:] == [4, 1]
+
+
+def test_a_create_names_ids_by_names_and_has_a_request_id(call: Any, plane: Any) -> None:
+    plane.answers |= {
+        "ListTenants": tenant_pb2.ListTenantsResponse(
+            tenants=[{"id": OTHER, "name": "x"}, {"id": UUID, "name": "acme"}]
+        ),
+        "CreateProject": project_pb2.Project(id=OTHER, name="web"),
+    }
+    assert call("project", "create", "web", "--tenant", "acme", "--quota", "3").code == 0
+    [request] = plane.requests("CreateProject")
+    assert len(request.request_id) == 36
+    assert request.project == project_pb2.Project(tenant=UUID, name="web", machine_quota=3)
+
+
+def test_an_allocation_is_asked_for_as_it_was_written(call: Any, plane: Any, tmp_path: Path) -> None:
+    key, data = tmp_path / "id.pub", tmp_path / "data"
+    key.write_text("ssh-ed25519 AAAA me\n")
+    data.write_bytes(b"\x00\xff")
+    plane.answers |= {
+        "ListProjects": project_pb2.ListProjectsResponse(projects=[{"id": UUID, "name": "demo"}]),
+        "GetNetwork": [network_pb2.Network(id="internet"), NotFound("NOT_FOUND", "no")],
+        "ListNetworks": network_pb2.ListNetworksResponse(networks=[{"id": OTHER, "name": "private"}]),
+        "CreateAllocation": allocation_pb2.Allocation(id=OTHER),
+    }
+    outcome = call(
+        "allocation", "create", "fw-1", "--project", "demo", "--image", "firewall-3",
+        "--network", "internet=1.2.3.4,1.2.3.5", "--network", "private", "--partition", "mini", "--size", "s",
+        "--firewall", "--hostname", "h", "--ssh-key", str(key), "--userdata", str(data), "--description", "a wall",
+    )  # fmt: skip
+    assert outcome.code == 0
+    [request] = plane.requests("CreateAllocation")
+    assert request.project == UUID
+    assert request.spec == allocation_pb2.AllocationSpec(
+        name="fw-1", description="a wall", role=allocation_pb2.ALLOCATION_ROLE_FIREWALL, partition="mini", size="s",
+        image="firewall-3", hostname="h", ssh_keys=["ssh-ed25519 AAAA me"], userdata=b"\x00\xff",
+        networks=[{"network": "internet", "ips": ["1.2.3.4", "1.2.3.5"]}, {"network": OTHER}],
+    )  # fmt: skip
+    assert plane.requests("ListNetworks")[0].project == UUID, "a name is looked for in the allocation's project"
+
+
+@pytest.mark.parametrize("content", [b"-----BEGIN OPENSSH PRIVATE KEY-----\nsecret", b"", b"\xff\xfe"])
+def test_what_is_no_public_key_is_not_sent(call: Any, plane: Any, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "id_ed25519"
+    path.write_bytes(content)
+    outcome = call(
+        "allocation", "create", "w", "--project", UUID, "--image", "i", "--network", UUID, "--ssh-key", str(path)
+    )
+    assert (outcome.code, plane.asked) == (2, [])
+    assert outcome.err == f"metalctl: {path}: is not a public key; its name mostly ends with .pub\n"
+
+
+def test_files_that_are_not_there_are_named(call: Any, plane: Any) -> None:
+    base = ["allocation", "create", "w", "--project", UUID, "--image", "i", "--network", UUID]
+    for option in ("--ssh-key", "--userdata"):
+        outcome = call(*base, option, "/nowhere/file")
+        assert (outcome.code, outcome.err) == (2, "metalctl: /nowhere/file: No such file or directory\n")
+    assert plane.asked == []
+
+
+def test_a_power_command_that_failed_ends_with_1_and_says_why(call: Any, plane: Any) -> None:
+    running = bmc_pb2.Command(id=OTHER, machine=UUID, state=bmc_pb2.COMMAND_STATE_RUNNING)
+    failed = bmc_pb2.Command(
+        id=OTHER, machine=UUID, state=bmc_pb2.COMMAND_STATE_FAILED, reason="BMC_TIMEOUT", error="no answer"
+    )
+    plane.answers |= {"CreateCommand": running, "GetCommand": [running, failed]}
+    outcome = call("machine", "power", UUID, "cycle")
+    assert plane.requests("CreateCommand")[0].action == bmc_pb2.COMMAND_ACTION_CYCLE
+    assert (outcome.code, outcome.err) == (1, "metalctl: cycle failed: no answer [BMC_TIMEOUT]\n")
+    assert "BMC_TIMEOUT" in outcome.out
+
+
+def test_a_machines_state_is_set_with_its_reason(call: Any, plane: Any) -> None:
+    plane.answers["SetMachineState"] = machine_pb2.Machine(id=UUID)
+    assert call("machine", "state", UUID, "locked", "--reason", "broken fan").code == 0
+    [request] = plane.requests("SetMachineState")
+    assert (request.state, request.description) == (machine_pb2.MACHINE_STATE_LOCKED, "broken fan")
+
+
+def test_the_secret_of_a_token_is_shown_once_and_its_maker_is_asked_for_roles(call: Any, plane: Any) -> None:
+    plane.answers |= {
+        "ListProjects": project_pb2.ListProjectsResponse(projects=[{"id": UUID, "name": "demo"}]),
+        "CreateToken": token_pb2.CreateTokenResponse(token={"id": OTHER}, secret="the.secret.itself"),
+    }
+    outcome = call("token", "create", "--user", "bob", "--project", "demo=editor", "--tenant", f"{OTHER}=viewer",
+                   "--plane", "viewer", "--hours", "0.5")  # fmt: skip
+    assert outcome.code == 0
+    assert outcome.out.count("the.secret.itself") == 1
+    assert "secret" not in outcome.err
+    [request] = plane.requests("CreateToken")
+    assert (dict(request.token.project_roles), dict(request.token.tenant_roles)) == ({UUID: 2}, {OTHER: 1})
+    assert (request.token.user, request.token.plane_role, request.lifetime.seconds) == ("bob", 1, 1800)

@@ -21,7 +21,10 @@ COMPARISONS = {"<=": lambda value, limit: value <= limit, ">=": lambda value, li
 
 @dataclass(frozen=True)
 class Answer:
-    """One figure. `goal` is a comparison with a number, such as `<= 50`; empty when there is none."""
+    """One figure. `goal` is a comparison with a number, such as `<= 50`; empty when there is none.
+
+    Raises ValueError for another goal. A value that is no number misses every goal.
+    """
 
     question: str
     value: float
@@ -31,13 +34,35 @@ class Answer:
     p99: float | None = None
     note: str = ""
 
+    def __post_init__(self) -> None:
+        if self.goal:
+            self._goal()
+
     @property
     def holds(self) -> bool | None:
         """Whether the value meets the goal; None without a goal."""
         if not self.goal:
             return None
+        sign, limit = self._goal()
+        return bool(COMPARISONS[sign](self.value, limit))
+
+    def _goal(self) -> tuple[str, float]:
         sign, _, limit = self.goal.partition(" ")
-        return bool(COMPARISONS[sign](self.value, float(limit)))
+        try:
+            number = float(limit)
+        except ValueError:
+            number = math.nan
+        if sign not in COMPARISONS or math.isnan(number):
+            raise ValueError(f"the goal {self.goal!r} is not one of {' '.join(COMPARISONS)}, a space and a number")
+        return sign, number
+
+    def row(self) -> dict[str, object]:
+        """The answer for programs: JSON knows no NaN and no infinity, these become null."""
+        fields = asdict(self) | {"holds": self.holds}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in fields.items()
+        }
 
     def line(self) -> str:
         """The answer for people."""
@@ -51,7 +76,11 @@ class Answer:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """Nearest-rank percentile; `share` from 0 to 1."""
+    """Nearest-rank percentile; `share` from 0 to 1. Raises ValueError for another share, or without samples."""
+    if not samples:
+        raise ValueError("there are no samples")
+    if not 0 <= share <= 1:
+        raise ValueError(f"a share is from 0 to 1, not {share}")
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
@@ -72,11 +101,10 @@ def finish(answers: Sequence[Answer], options: argparse.Namespace) -> int:
     for answer in answers:
         print(answer.line())
     if options.json is not None:
-        rows = [asdict(answer) | {"holds": answer.holds} for answer in answers]
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+        rows = [answer.row() for answer in answers]
+        options.json.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
     missed = any(answer.holds is False for answer in answers)
-    if missed and not options.quick:
+    if missed:
         print(f"a goal was missed on {platform.machine()}, CPython {platform.python_version()}", file=sys.stderr)
-        return 1
-    return 0
+    return int(missed and not options.quick)

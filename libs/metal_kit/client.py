@@ -29,7 +29,9 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    # Despite its name the time that one attempt may take, handshake included (two round trips, and a busy peer's time);
+    # an attempt that fails earlier is repeated after the backoff above.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     # Peers are named by settings; a proxy from the environment must not get between them.
     ("grpc.enable_http_proxy", 0),

@@ -12,13 +12,17 @@ import binascii
 import hashlib
 import hmac
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from metal_kit.errors import InvalidArgument
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
 Key = tuple[str | int | float | bool | datetime | None, ...]
+Row = TypeVar("Row")
 
 _MAC_BYTES = 16
 _TIME = "t"
@@ -36,6 +40,19 @@ class Paging:
         if requested < 0:
             raise InvalidArgument("INVALID_PAGE_SIZE", "page_size: must not be negative", field="page_size")
         return min(requested or default, most)
+
+    def page(
+        self,
+        page_size: int,
+        page_token: str,
+        *,
+        filter_key: str,
+        default: int = DEFAULT_PAGE_SIZE,
+        most: int = MAX_PAGE_SIZE,
+    ) -> Page:
+        """The page that a request asks for. Raises InvalidArgument for a size or token that cannot be."""
+        size = self.page_size(page_size, default=default, most=most)
+        return Page(self, size, self.parse(page_token, filter_key=filter_key), filter_key)
 
     def token(self, key: Key, *, filter_key: str) -> str:
         """The token for the page after the row with this key.
@@ -64,6 +81,34 @@ class Paging:
     def _mac(self, body: bytes, filter_key: str) -> bytes:
         query = hashlib.sha256(filter_key.encode()).digest()
         return hmac.digest(self._secret, query + body, "sha256")[:_MAC_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list: fetch `limit` rows that follow the row with the key `after`, then `cut` them.
+
+    `after` is None on the first page.
+    """
+
+    paging: Paging
+    size: int
+    after: Key | None
+    filter_key: str
+
+    @property
+    def limit(self) -> int:
+        """One row more than the page has, which tells whether another page follows."""
+        return self.size + 1
+
+    def after_text(self, first: str = "") -> str:
+        """The key, where it is a single text; `first` on the first page."""
+        return str(self.after[0]) if self.after else first
+
+    def cut(self, rows: Sequence[Row], key: Callable[[Row], Key]) -> tuple[Sequence[Row], str]:
+        """The rows of the page, and the token of the next one, empty when this is the last."""
+        if len(rows) <= self.size:
+            return rows, ""
+        return rows[: self.size], self.paging.token(key(rows[self.size - 1]), filter_key=self.filter_key)
 
 
 def _encode(part: object) -> object:

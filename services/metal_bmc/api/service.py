@@ -68,18 +68,15 @@ class BmcApi(BmcServiceServicer):
 
     async def ListBmcs(self, request: pb.ListBmcsRequest, context: Any) -> pb.ListBmcsResponse:
         """BMCs by machine, without passwords."""
-        size = self._paging.page_size(request.page_size)
-        filter_key = f"bmcs:{request.partition}"
-        key = self._paging.parse(request.page_token, filter_key=filter_key)
+        page = self._paging.page(request.page_size, request.page_token, filter_key=f"bmcs:{request.partition}")
         async with self._db.connection() as connection:
             rows = await self._endpoints.page(
-                connection, partition=request.partition, after=str(key[0]) if key else None, limit=size + 1
+                connection, partition=request.partition, after=page.after_text() or None, limit=page.limit
             )
-        page = rows[:size]
-        more = len(rows) > size
+        shown, token = page.cut(rows, lambda row: (row.machine,))
         return pb.ListBmcsResponse(
-            bmcs=[endpoint_message(endpoint) for endpoint in page],
-            next_page_token=self._paging.token((page[-1].machine,), filter_key=filter_key) if more else "",
+            bmcs=[endpoint_message(endpoint) for endpoint in shown],
+            next_page_token=token,
         )
 
     async def UpdateBmc(self, request: pb.UpdateBmcRequest, context: Any) -> pb.Bmc:
@@ -149,18 +146,15 @@ class BmcApi(BmcServiceServicer):
     async def ListCommands(self, request: pb.ListCommandsRequest, context: Any) -> pb.ListCommandsResponse:
         """Commands, newest first."""
         machine = parse_uuid(request.machine, field="machine") if request.machine else ""
-        size = self._paging.page_size(request.page_size)
-        filter_key = f"commands:{machine}"
-        key = self._paging.parse(request.page_token, filter_key=filter_key)
+        page = self._paging.page(request.page_size, request.page_token, filter_key=f"commands:{machine}")
         async with self._db.connection() as connection:
             rows: list[Command] = await self._commands.page(
-                connection, machine=machine, before=str(key[0]) if key else None, limit=size + 1
+                connection, machine=machine, before=page.after_text() or None, limit=page.limit
             )
-        page = rows[:size]
-        more = len(rows) > size
+        shown, token = page.cut(rows, lambda row: (row.id,))
         return pb.ListCommandsResponse(
-            commands=[command_message(command) for command in page],
-            next_page_token=self._paging.token((page[-1].id,), filter_key=filter_key) if more else "",
+            commands=[command_message(command) for command in shown],
+            next_page_token=token,
         )
 
     async def _locked(self, connection: Connection, machine: str) -> Endpoint:

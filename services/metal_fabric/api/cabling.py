@@ -41,19 +41,13 @@ class CablingApi(CablingServiceServicer):
 
     async def ListCables(self, request: cabling_pb2.ListCablesRequest, context: Any) -> cabling_pb2.ListCablesResponse:
         machine = parse_uuid(request.machine, field="machine") if request.machine else None
-        size = self._paging.page_size(request.page_size)
         filter_key = f"cables\0{request.switch_id}\0{machine}"
-        position = self._paging.parse(request.page_token, filter_key=filter_key)
+        page = self._paging.page(request.page_size, request.page_token, filter_key=filter_key)
         cables = await self._machines.cables(
-            after=(str(position[0]), str(position[1])) if position else ("", ""),
+            after=(str(page.after[0]), str(page.after[1])) if page.after else ("", ""),
             switch_id=request.switch_id,
             machine=machine,
-            limit=size + 1,
+            limit=page.limit,
         )
-        token = ""
-        if len(cables) > size:
-            last = cables[size - 1]
-            token = self._paging.token((last.switch_id, last.port), filter_key=filter_key)
-        return cabling_pb2.ListCablesResponse(
-            cables=[cable_message(cable) for cable in cables[:size]], next_page_token=token
-        )
+        shown, token = page.cut(cables, lambda cable: (cable.switch_id, cable.port))
+        return cabling_pb2.ListCablesResponse(cables=[cable_message(cable) for cable in shown], next_page_token=token)

@@ -38,20 +38,16 @@ class SwitchApi(SwitchServiceServicer):
     async def ListSwitches(
         self, request: switch_pb2.ListSwitchesRequest, context: Any
     ) -> switch_pb2.ListSwitchesResponse:
-        size = self._paging.page_size(request.page_size, most=MOST_SWITCHES)
         filter_key = f"switches\0{request.partition}\0{request.rack}"
-        position = self._paging.parse(request.page_token, filter_key=filter_key)
+        page = self._paging.page(request.page_size, request.page_token, filter_key=filter_key, most=MOST_SWITCHES)
         views = await self._administration.page(
-            after=str(position[0]) if position else "",
+            after=page.after_text(),
             partition=request.partition,
             rack=request.rack,
-            limit=size + 1,
+            limit=page.limit,
         )
-        more = len(views) > size
-        return switch_pb2.ListSwitchesResponse(
-            switches=[switch_message(view) for view in views[:size]],
-            next_page_token=self._paging.token((views[size - 1].id,), filter_key=filter_key) if more else "",
-        )
+        shown, token = page.cut(views, lambda view: (view.id,))
+        return switch_pb2.ListSwitchesResponse(switches=[switch_message(view) for view in shown], next_page_token=token)
 
     async def UpdateSwitch(self, request: switch_pb2.UpdateSwitchRequest, context: Any) -> switch_pb2.Switch:
         def edit(view: SwitchView) -> str:

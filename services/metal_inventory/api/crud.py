@@ -76,12 +76,11 @@ class Crud(Generic[R]):
 
     async def page(self, page_size: int, page_token: str) -> tuple[list[R], str]:
         """One page by id, and the token of the next."""
-        size, filter_key = self.paging.page_size(page_size), self.store.table
-        key = self.paging.parse(page_token, filter_key=filter_key)
+        page = self.paging.page(page_size, page_token, filter_key=self.store.table)
         async with self.db.connection() as conn:
-            rows = await self.store.page(conn, after=str(key[0]) if key else "", limit=size + 1)
-        token = self.paging.token((rows[size - 1].id,), filter_key=filter_key) if len(rows) > size else ""
-        return rows[:size], token
+            rows = await self.store.page(conn, after=page.after_text(), limit=page.limit)
+        shown, token = page.cut(rows, lambda row: (row.id,))
+        return list(shown), token
 
     async def update(self, resource: R, mask: FieldMask) -> R:
         """Change the fields that the mask names. Raises NotFound, or Aborted when the etag is not the present one."""

@@ -67,8 +67,7 @@ class IpApi(IpServiceServicer):
         owner = owner_of(request.owner, field="owner")
         filters = (request.project, request.network, owner.kind, owner.id)
         filter_key = f"ips:{filters}:{'' if visible_to is None else caller.label}"
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
-        size = self.paging.page_size(request.page_size)
+        page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as connection:
             rows = await addresses.page(
                 connection,
@@ -76,11 +75,11 @@ class IpApi(IpServiceServicer):
                 project=request.project,
                 network=request.network,
                 owner=owner,
-                after=None if key is None else (int(str(key[0])), str(key[1])),
-                limit=size + 1,
+                after=None if page.after is None else (int(str(page.after[0])), str(page.after[1])),
+                limit=page.limit,
             )
-        token = self.paging.token(rows[size - 1][0], filter_key=filter_key) if len(rows) > size else ""
-        return pb.ListIpsResponse(ips=[ip_message(ip) for _, ip in rows[:size]], next_page_token=token)
+        shown, token = page.cut(rows, lambda row: row[0])
+        return pb.ListIpsResponse(ips=[ip_message(ip) for _, ip in shown], next_page_token=token)
 
     async def UpdateIp(self, request: pb.UpdateIpRequest, context: Any) -> pb.Ip:
         wanted = request.ip

@@ -74,8 +74,7 @@ class NetworkApi(NetworkServiceServicer):
         kind = network_type(request.type)
         filters = (request.project, kind or "", request.partition, request.parent)
         filter_key = f"networks:{filters}:{'' if visible_to is None else caller.label}"
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
-        size = self.paging.page_size(request.page_size)
+        page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as connection:
             rows = await networks.page(
                 connection,
@@ -84,12 +83,11 @@ class NetworkApi(NetworkServiceServicer):
                 kind=kind,
                 partition=request.partition,
                 parent=request.parent,
-                after=str(key[0]) if key else "",
-                limit=size + 1,
+                after=page.after_text(),
+                limit=page.limit,
             )
-            messages = await _messages(connection, rows[:size])
-        more = len(rows) > size
-        token = self.paging.token((rows[size - 1].id,), filter_key=filter_key) if more else ""
+            shown, token = page.cut(rows, lambda row: (row.id,))
+            messages = await _messages(connection, shown)
         return pb.ListNetworksResponse(networks=messages, next_page_token=token)
 
     async def UpdateNetwork(self, request: pb.UpdateNetworkRequest, context: Any) -> pb.Network:

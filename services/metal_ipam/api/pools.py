@@ -24,12 +24,11 @@ class PoolApi(PoolServiceServicer):
     paging: Paging
 
     async def ListPools(self, request: pb.ListPoolsRequest, context: Any) -> pb.ListPoolsResponse:
-        key = self.paging.parse(request.page_token, filter_key="pools")
-        size = self.paging.page_size(request.page_size)
+        page = self.paging.page(request.page_size, request.page_token, filter_key="pools")
         async with self.db.connection() as connection:
-            rows = await numbers.pools(connection, after=str(key[0]) if key else "", limit=size + 1)
-        token = self.paging.token((rows[size - 1].name,), filter_key="pools") if len(rows) > size else ""
-        return pb.ListPoolsResponse(pools=[pool_message(row) for row in rows[:size]], next_page_token=token)
+            rows = await numbers.pools(connection, after=page.after_text(), limit=page.limit)
+        shown, token = page.cut(rows, lambda row: (row.name,))
+        return pb.ListPoolsResponse(pools=[pool_message(row) for row in shown], next_page_token=token)
 
     async def AcquireNumber(self, request: pb.AcquireNumberRequest, context: Any) -> pb.PoolNumber:
         owner = owner_of(request.owner, field="owner", required=True)
@@ -42,14 +41,11 @@ class PoolApi(PoolServiceServicer):
 
     async def ListPoolNumbers(self, request: pb.ListPoolNumbersRequest, context: Any) -> pb.ListPoolNumbersResponse:
         filter_key = f"pool numbers:{request.pool}"
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
-        size = self.paging.page_size(request.page_size)
+        page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as connection:
-            rows = await numbers.numbers(
-                connection, request.pool, after=int(str(key[0])) if key else -1, limit=size + 1
-            )
+            rows = await numbers.numbers(connection, request.pool, after=int(page.after_text("-1")), limit=page.limit)
         if rows is None:
             raise NotFound("POOL_NOT_FOUND", f"there is no pool {request.pool}", field="pool")
-        token = self.paging.token((rows[size - 1][0],), filter_key=filter_key) if len(rows) > size else ""
-        found = [number_message(request.pool, number, owner) for number, owner in rows[:size]]
+        shown, token = page.cut(rows, lambda row: (row[0],))
+        found = [number_message(request.pool, number, owner) for number, owner in shown]
         return pb.ListPoolNumbersResponse(numbers=found, next_page_token=token)

@@ -25,19 +25,16 @@ class PrefixApi(PrefixServiceServicer):
 
     async def ListPrefixes(self, request: pb.ListPrefixesRequest, context: Any) -> pb.ListPrefixesResponse:
         filter_key = f"prefixes:{request.network}"
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
-        size = self.paging.page_size(request.page_size)
+        page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as connection:
             rows = await prefixes.page(
                 connection,
                 network=request.network,
-                after=None if key is None else (str(key[0]), str(key[1])),
-                limit=size + 1,
+                after=None if page.after is None else (str(page.after[0]), str(page.after[1])),
+                limit=page.limit,
             )
-        token = ""
-        if len(rows) > size:
-            token = self.paging.token((rows[size - 1].network, str(rows[size - 1].cidr)), filter_key=filter_key)
-        return pb.ListPrefixesResponse(prefixes=[prefix_message(row) for row in rows[:size]], next_page_token=token)
+        shown, token = page.cut(rows, lambda row: (row.network, str(row.cidr)))
+        return pb.ListPrefixesResponse(prefixes=[prefix_message(row) for row in shown], next_page_token=token)
 
     async def VerifyPrefixes(self, request: pb.VerifyPrefixesRequest, context: Any) -> pb.VerifyPrefixesResponse:
         findings: list[str] = []

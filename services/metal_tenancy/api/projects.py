@@ -21,8 +21,9 @@ from metalplane.tenancy.v1.events_pb2 import ProjectChanged, ProjectDeleted
 from metalplane.tenancy.v1.project_pb2_grpc import ProjectServiceServicer
 from metalplane.tenancy.v1.tenant_pb2 import Member
 
+from metal_tenancy.api.membership import Membership
 from metal_tenancy.api.messages import project_message
-from metal_tenancy.store import MemberStore, NewProject, ProjectRow, ProjectStore, Visible
+from metal_tenancy.store import NewProject, ProjectRow, ProjectStore, Visible
 
 MUTABLE = ("name", "description", "labels", "machine_quota")
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -36,7 +37,10 @@ class ProjectApi(ProjectServiceServicer):
     db: Database
     paging: Paging
     projects: ProjectStore = field(default_factory=ProjectStore)
-    members: MemberStore = field(default_factory=MemberStore)
+    _membership: Membership = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._membership = Membership("project", self.db, self.paging, self._exists)
 
     async def CreateProject(self, request: pb.CreateProjectRequest, context: Any) -> pb.Project:
         wanted = request.project
@@ -73,17 +77,15 @@ class ProjectApi(ProjectServiceServicer):
         seen = None if every else Visible(caller.projects, caller.tenants)
         who = "" if every else caller.label
         filter_key = f"projects:{request.tenant}:{request.name}:{who}"
-        size = self.paging.page_size(request.page_size)
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
             rows = await self.projects.page(
-                conn, seen, request.tenant, request.name, after=str(key[0]) if key else FIRST_ID, limit=size + 1
+                conn, seen, request.tenant, request.name, after=page.after_text(FIRST_ID), limit=page.limit
             )
-        page = rows[:size]
-        more = len(rows) > size
+        shown, token = page.cut(rows, lambda row: (row.id,))
         return pb.ListProjectsResponse(
-            projects=[project_message(row) for row in page],
-            next_page_token=self.paging.token((page[-1].id,), filter_key=filter_key) if more else "",
+            projects=[project_message(row) for row in shown],
+            next_page_token=token,
         )
 
     async def UpdateProject(self, request: pb.UpdateProjectRequest, context: Any) -> pb.Project:
@@ -121,33 +123,19 @@ class ProjectApi(ProjectServiceServicer):
         return Empty()
 
     async def SetProjectMember(self, request: pb.SetProjectMemberRequest, context: Any) -> Member:
-        async with self.db.transaction(purpose="set a member") as conn:
-            await self.members.set(conn, "project", request.project, request.member.user, request.member.role)
-        return request.member
+        return await self._membership.set(request.project, request.member)
 
     async def RemoveProjectMember(self, request: pb.RemoveProjectMemberRequest, context: Any) -> Empty:
-        async with self.db.transaction(purpose="remove a member") as conn:
-            await self.members.remove(conn, "project", request.project, request.user)
-        return Empty()
+        return await self._membership.remove(request.project, request.user)
 
     async def ListProjectMembers(
         self, request: pb.ListProjectMembersRequest, context: Any
     ) -> pb.ListProjectMembersResponse:
-        filter_key = f"project-members:{request.project}"
-        size = self.paging.page_size(request.page_size)
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
-        async with self.db.connection() as conn:
-            found = await self.members.page(
-                conn, "project", request.project, after=str(key[0]) if key else "", limit=size + 1
-            )
-            if not found and await self.projects.get(conn, request.project) is None:
-                raise missing(f"project {request.project}")
-        page = found[:size]
-        more = len(found) > size
-        return pb.ListProjectMembersResponse(
-            members=[Member(user=user, role=role) for user, role in page],  # type: ignore[arg-type]
-            next_page_token=self.paging.token((page[-1][0],), filter_key=filter_key) if more else "",
-        )
+        members, token = await self._membership.page(request.project, request.page_size, request.page_token)
+        return pb.ListProjectMembersResponse(members=members, next_page_token=token)
+
+    async def _exists(self, conn: Connection, project: str) -> bool:
+        return await self.projects.get(conn, project) is not None
 
     async def _locked(self, conn: Connection, project: str, etag: str) -> ProjectRow:
         row = await self.projects.get(conn, project, lock=True)

@@ -19,8 +19,9 @@ from metalplane.tenancy.v1 import tenant_pb2 as pb
 from metalplane.tenancy.v1.events_pb2 import TenantChanged, TenantDeleted
 from metalplane.tenancy.v1.tenant_pb2_grpc import TenantServiceServicer
 
+from metal_tenancy.api.membership import Membership
 from metal_tenancy.api.messages import tenant_message
-from metal_tenancy.store import MemberStore, TenantRow, TenantStore
+from metal_tenancy.store import TenantRow, TenantStore
 
 MUTABLE = ("name", "description", "labels")
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -34,7 +35,10 @@ class TenantApi(TenantServiceServicer):
     db: Database
     paging: Paging
     tenants: TenantStore = field(default_factory=TenantStore)
-    members: MemberStore = field(default_factory=MemberStore)
+    _membership: Membership = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._membership = Membership("tenant", self.db, self.paging, self._exists)
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Any) -> pb.Tenant:
         call = {"caller": current_caller().label, "method": CREATE, "request_id": request.request_id}
@@ -59,15 +63,13 @@ class TenantApi(TenantServiceServicer):
         caller = current_caller()
         only = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.tenants)
         filter_key = f"tenants:{caller.label if only is not None else ''}"
-        size = self.paging.page_size(request.page_size)
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
-            rows = await self.tenants.page(conn, only, after=str(key[0]) if key else FIRST_ID, limit=size + 1)
-        page = rows[:size]
-        more = len(rows) > size
+            rows = await self.tenants.page(conn, only, after=page.after_text(FIRST_ID), limit=page.limit)
+        shown, token = page.cut(rows, lambda row: (row.id,))
         return pb.ListTenantsResponse(
-            tenants=[tenant_message(row) for row in page],
-            next_page_token=self.paging.token((page[-1].id,), filter_key=filter_key) if more else "",
+            tenants=[tenant_message(row) for row in shown],
+            next_page_token=token,
         )
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Any) -> pb.Tenant:
@@ -97,33 +99,19 @@ class TenantApi(TenantServiceServicer):
         return Empty()
 
     async def SetTenantMember(self, request: pb.SetTenantMemberRequest, context: Any) -> pb.Member:
-        async with self.db.transaction(purpose="set a member") as conn:
-            await self.members.set(conn, "tenant", request.tenant, request.member.user, request.member.role)
-        return request.member
+        return await self._membership.set(request.tenant, request.member)
 
     async def RemoveTenantMember(self, request: pb.RemoveTenantMemberRequest, context: Any) -> Empty:
-        async with self.db.transaction(purpose="remove a member") as conn:
-            await self.members.remove(conn, "tenant", request.tenant, request.user)
-        return Empty()
+        return await self._membership.remove(request.tenant, request.user)
 
     async def ListTenantMembers(
         self, request: pb.ListTenantMembersRequest, context: Any
     ) -> pb.ListTenantMembersResponse:
-        filter_key = f"tenant-members:{request.tenant}"
-        size = self.paging.page_size(request.page_size)
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
-        async with self.db.connection() as conn:
-            found = await self.members.page(
-                conn, "tenant", request.tenant, after=str(key[0]) if key else "", limit=size + 1
-            )
-            if not found and await self.tenants.get(conn, request.tenant) is None:
-                raise missing(f"tenant {request.tenant}")
-        page = found[:size]
-        more = len(found) > size
-        return pb.ListTenantMembersResponse(
-            members=[pb.Member(user=user, role=role) for user, role in page],  # type: ignore[arg-type]
-            next_page_token=self.paging.token((page[-1][0],), filter_key=filter_key) if more else "",
-        )
+        members, token = await self._membership.page(request.tenant, request.page_size, request.page_token)
+        return pb.ListTenantMembersResponse(members=members, next_page_token=token)
+
+    async def _exists(self, conn: Connection, tenant: str) -> bool:
+        return await self.tenants.get(conn, tenant) is not None
 
     async def _locked(self, conn: Connection, tenant: str, etag: str) -> TenantRow:
         row = await self.tenants.get(conn, tenant, lock=True)

@@ -94,15 +94,13 @@ class TokenApi(TokenServiceServicer):
         if not every and request.user not in {"", caller.name}:
             raise PermissionDenied("TOKENS_OF_OTHERS", "you see only your own tokens; leave the user out", field="user")
         filter_key = f"tokens:{user or ''}"
-        size = self.paging.page_size(request.page_size)
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
-            rows = await self.tokens.page(conn, user, after=str(key[0]) if key else FIRST_ID, limit=size + 1)
-        page = rows[:size]
-        more = len(rows) > size
+            rows = await self.tokens.page(conn, user, after=page.after_text(FIRST_ID), limit=page.limit)
+        shown, token = page.cut(rows, lambda row: (row.id,))
         return pb.ListTokensResponse(
-            tokens=[token_message(row) for row in page],
-            next_page_token=self.paging.token((page[-1].id,), filter_key=filter_key) if more else "",
+            tokens=[token_message(row) for row in shown],
+            next_page_token=token,
         )
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> Empty:

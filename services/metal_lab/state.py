@@ -108,27 +108,37 @@ class State:
         """Make the directories, for their owner only: they hold keys and sockets. Raises StateUnusable."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
-            self._refuse_strangers()
+            self._check()
+            # The mark first: a start that is cut off here leaves a directory that the next one recognises.
             self.path("lab.lock").touch(mode=0o600)
             self.path("log").mkdir(exist_ok=True, mode=0o700)
             self.sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
-            found = self.sockets.lstat()
+            self._check()
         except OSError as error:
             place = error.filename or self.directory
             raise StateUnusable(f"{place}: {error.strerror}; name another place with --state") from None
-        # In the directory for temporary files somebody else could have been faster, and would own our sockets.
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise StateUnusable(f"{self.sockets}: is not a directory of yours alone; remove it")
 
-    def _refuse_strangers(self) -> None:
-        """A lab in somebody's project would mix with its `log` and `images`, and `destroy` would take these away."""
-        if self.exists:
-            return
-        if theirs := [name for name in OWN if os.path.lexists(self.path(name))]:
+    def obstacle(self) -> str:
+        """Why no lab can live here although the directory could be made; empty when nothing stands in the way."""
+        try:
+            self._check()
+        except (StateUnusable, OSError) as error:
+            return str(error)
+        return ""
+
+    def _check(self) -> None:
+        # A lab in somebody's project would mix with its `log` and `images`, and `destroy` would take these away.
+        theirs = [] if self.exists else [name for name in OWN if os.path.lexists(self.path(name))]
+        if theirs:
             raise StateUnusable(
                 f"{self.directory}: no lab was made here, but there is {', '.join(theirs)}; "
                 "name an empty directory, or one that is not there yet, with --state"
             )
+        # In the directory for temporary files somebody else could have been faster, and would own our sockets.
+        with contextlib.suppress(FileNotFoundError):
+            found = self.sockets.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+                raise StateUnusable(f"{self.sockets}: is not a directory of yours alone; remove it")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

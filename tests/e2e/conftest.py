@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,14 @@ Eventually = Callable[..., Awaitable[None]]
 
 
 @dataclass
-class World:
-    """A running lab, seen by its operator and by one tenant."""
+class Cloud:
+    """A plane, seen by its operator and by one tenant."""
 
-    lab: Lab
     operator: Peers
     tenant: Peers
     project: str
     network: ipam.Network
     eventually: Eventually
-
-    def machine_named(self, name: str) -> LabMachine:
-        """A simulated machine."""
-        return self.lab.machines[name]
 
     async def machine(self, uuid: str) -> inventory.Machine:
         """A machine as the plane sees it."""
@@ -101,10 +96,29 @@ class World:
         await self.eventually(waits, seconds=seconds, what=f"machine {uuid} waiting")
         return await self.machine(uuid)
 
+    async def close(self) -> None:
+        """Close the channels to the plane."""
+        await self.tenant.close()
+        await self.operator.close()
+
+
+@dataclass
+class World(Cloud):
+    """A running lab in this process, and its plane."""
+
+    lab: Lab
+
+    def machine_named(self, name: str) -> LabMachine:
+        """A simulated machine."""
+        return self.lab.machines[name]
+
     async def until_all_waiting(self, seconds: float = 90) -> None:
         """Wait until every machine that works waits."""
         for machine in self.lab.machines.values():
             await self.until_waiting(machine.placed.uuid, seconds)
+
+
+NewCloud = Callable[[Mapping[str, Any]], Awaitable[Cloud]]
 
 
 @pytest.fixture(scope="session")
@@ -114,11 +128,8 @@ async def lab(server_directory: Path) -> AsyncIterator[Lab]:
         yield running
 
 
-@pytest.fixture(scope="session")
-async def world(lab: Lab, eventually: Eventually) -> AsyncIterator[World]:
-    """The lab with a tenant, a project and a network in it."""
-    context = lab.state.context()
-    assert context is not None
+async def settle(context: Mapping[str, Any], eventually: Eventually) -> Cloud:
+    """Make a tenant with a project and a network in a lab, by the context that it has written."""
     identity = Identity(context["ca"], context["cert"], context["key"])
     endpoints = dict(context["endpoints"])
     operator = Peers(endpoints, identity, token=lambda: str(context["token"]))
@@ -139,6 +150,20 @@ async def world(lab: Lab, eventually: Eventually) -> AsyncIterator[World]:
             network=ipam.Network(type=ipam.NetworkType.NETWORK_TYPE_CHILD, project=project.id, partition="mini")
         )
     )
-    yield World(lab, operator, tenant, project.id, network, eventually)
-    await tenant.close()
-    await operator.close()
+    return Cloud(operator, tenant, project.id, network, eventually)
+
+
+@pytest.fixture(scope="session")
+def new_cloud(eventually: Eventually) -> NewCloud:
+    """`await new_cloud(context)` settles a tenant in a lab that runs elsewhere; close it afterwards."""
+    return lambda context: settle(context, eventually)
+
+
+@pytest.fixture(scope="session")
+async def world(lab: Lab, eventually: Eventually) -> AsyncIterator[World]:
+    """The lab with a tenant, a project and a network in it."""
+    context = lab.state.context()
+    assert context is not None
+    cloud = await settle(context, eventually)
+    yield World(**vars(cloud), lab=lab)
+    await cloud.close()

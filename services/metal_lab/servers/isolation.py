@@ -32,15 +32,18 @@ class Isolation:
 
     def own(self, directory: Path) -> None:
         """Make `directory` usable by the server. Raises ServerError when its parents shut the server's user out."""
-        if not self.uid:
-            return
-        for parent in directory.resolve().parents:
-            if not parent.stat().st_mode & stat.S_IXOTH:
+        if self.uid:
+            self.check_way(directory)
+            os.chown(directory, self.uid, self.gid)
+
+    def check_way(self, directory: Path) -> None:
+        """Raises ServerError when a parent of `directory` (as far as there are any) shuts the server's user out."""
+        for parent in directory.resolve().parents if self.uid else ():
+            if parent.exists() and not parent.stat().st_mode & stat.S_IXOTH:
                 raise ServerError(
                     f"{directory}: the user `nobody` cannot get through {parent}; "
                     "use a state directory elsewhere, or run as an ordinary user"
                 )
-        os.chown(directory, self.uid, self.gid)
 
     def reachable(self, programs: Path) -> Path:
         """`programs` (a `bin` directory), or a copy of its installation where the server's user can read it."""

@@ -24,10 +24,11 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def is_free(port: int) -> bool:
+def is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
     """Whether a server could bind `port` on 127.0.0.1 now (connections in TIME_WAIT do not count)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError:

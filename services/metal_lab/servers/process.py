@@ -153,7 +153,7 @@ class ServerProcess:
 
     def _write_record(self) -> None:
         assert self._process is not None
-        record = {"server": _identity(self._process.pid), "keeper": _identity(os.getpid())}
+        record = {"server": identity(self._process.pid), "keeper": identity(os.getpid())}
         temporary = self._record_path.with_suffix(".pid.new")
         temporary.write_text(json.dumps(record))
         temporary.replace(self._record_path)
@@ -179,7 +179,8 @@ def _fresh_log(path: Path) -> IO[bytes]:
     return path.open("wb")
 
 
-def _identity(pid: int) -> list[int]:
+def identity(pid: int) -> list[int]:
+    """What `is_alive` takes: the pid, and when its process started, so that no later process is mistaken for it."""
     return [pid, _start_time(pid)]
 
 
@@ -194,9 +195,9 @@ def _start_time(pid: int) -> int:
     return 0 if fields[0] == "Z" else int(fields[19])
 
 
-def is_alive(identity: Sequence[int]) -> bool:
+def is_alive(who: Sequence[int]) -> bool:
     """Whether the process of a record, (pid, start time), lives; one that has ended and was not reaped does not."""
-    pid, started = identity
+    pid, started = who
     if started or sys.platform == "linux":
         return started != 0 and _start_time(pid) == started
     try:
@@ -208,16 +209,16 @@ def is_alive(identity: Sequence[int]) -> bool:
     return True
 
 
-def _signal(identity: list[int], number: signal.Signals) -> None:
+def _signal(who: list[int], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(identity[0], number)
+        os.kill(who[0], number)
 
 
-async def _gone(identity: list[int], seconds: float) -> bool:
+async def _gone(who: list[int], seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
             while True:
-                if not is_alive(identity):
+                if not is_alive(who):
                     return True
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:

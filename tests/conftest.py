@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -30,6 +34,7 @@ _PREFIX = "metalplane-test-"
 
 Eventually = Callable[..., Awaitable[None]]
 NewRedis = Callable[[], Awaitable[Redis]]
+Metalctl = Callable[..., Awaitable[list["Outcome"]]]
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +162,58 @@ def eventually() -> Eventually:
             await asyncio.sleep(0.02)
 
     return wait
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of metalctl ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """What it printed, of a run with `-o json` that went well."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+# One process runs many command lines, one after the other: each alone would load Python and the contracts first.
+_METALCTL = """
+import contextlib, io, json, sys
+from metalctl.__main__ import main
+answers = []
+for arguments in json.load(sys.stdin):
+    sys.argv = ["metalctl", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    answers.append([code, out.getvalue(), err.getvalue()])
+json.dump(answers, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="session")
+def metalctl() -> Metalctl:
+    """`await metalctl(context, ["machine", "list"], …)` runs the program's main with each of the command lines."""
+
+    async def run(context: Path, *lines: Sequence[str], token: str = "") -> list[Outcome]:
+        environment = {name: value for name, value in os.environ.items() if name != "METALPLANE_TOKEN"}
+        environment |= {"METALPLANE_CONTEXT": str(context), **({"METALPLANE_TOKEN": token} if token else {})}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _METALCTL, env=environment,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            out, err = await process.communicate(json.dumps([list(line) for line in lines]).encode())
+        assert process.returncode == 0, err.decode()
+        assert err == b"", "nothing may go past Python's standard error"
+        return [Outcome(*each) for each in json.loads(out)]
+
+    return run
 
 
 def _create(name: str, template: str) -> str:

@@ -86,10 +86,9 @@ def _unreached(problem: Problem, context: Context) -> str:
         return f"the certificate {context.cert} ended at {ended}; get a new one"
     cause = problem.__cause__
     details = str(cause.details() if cause is not None and hasattr(cause, "details") else "").lower()
-    if "ssl" in details or "handshake" in details or "certificate" in details:
-        return (
-            f"{where} and this context do not trust each other: are {context.ca.name} and {context.cert.name} its own?"
-        )
+    if any(word in details for word in ("handshake", "socket closed", "reset")):
+        # A server that does not know our certificate hangs up without a word.
+        return f"{where} answers, but not to this context: are {context.ca} and {context.cert} of the same plane?"
     return f"{where} cannot be reached; is the plane of context {context.name} ({context.path}) running?"
 
 

@@ -74,8 +74,9 @@ def note(text: str) -> None:
 
 
 def as_json(value: object, *, indent: int | None = 2) -> str:
-    """JSON, sorted, for programs and for diffs."""
-    return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
+    """JSON, sorted, for programs and for diffs; in ASCII where the output cannot be more."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=not unicode)
 
 
 def as_dict(message: Message) -> dict[str, Any]:

@@ -77,13 +77,15 @@ def test_every_grpc_status_ends_with_a_documented_code(context: Context, code: g
     assert "very.secret" not in said
 
 
-def test_a_failed_handshake_asks_for_the_right_files(context: Context) -> None:
-    details = "failed to connect to all addresses; Ssl handshake failed: CERTIFICATE_VERIFY_FAILED"
+@pytest.mark.parametrize(
+    "details", ["Tls handshake failed: CERTIFICATE_VERIFY_FAILED", "ipv4:10.0.0.1:9: Socket closed"]
+)
+def test_a_server_that_hangs_up_is_told_apart_from_one_that_is_not_there(context: Context, details: str) -> None:
     error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
     problem = problem_from_rpc(error)
     problem.metadata["peer"] = "ipam"
     assert explain(problem, context) == (
-        "ipam at 10.0.0.1:9 and this context do not trust each other: are ca.crt and tls.crt its own? "
+        f"ipam at 10.0.0.1:9 answers, but not to this context: are {context.ca} and {context.cert} of the same plane? "
         "[TRANSPORT_UNAVAILABLE]"
     )
 

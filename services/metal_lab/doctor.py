@@ -116,9 +116,7 @@ def _nearest(directory: Path) -> Path:
     while True:
         try:
             place.lstat()
-        except FileNotFoundError:
-            place = place.parent
-        except NotADirectoryError:
+        except (FileNotFoundError, NotADirectoryError):
             place = place.parent
         else:
             return place

@@ -66,6 +66,47 @@ async def test_a_system_that_is_silent_on_lldp_is_not_called_running(world: Worl
     await world.until_waiting(machine.placed.uuid)
 
 
+async def test_a_machine_whose_installer_hears_no_lldp_is_nowhere_and_says_why(world: World) -> None:
+    await world.until_all_waiting()
+    machine = world.machine_named("rack-1-m2")
+    uuid = machine.placed.uuid
+    await world.lab.fault("no-lldp", "rack-1-m2", True)
+    machine.bmc.chassis.control(3)
+    stub = world.operator.stub(MachineServiceStub, "inventory")
+
+    async def complains() -> bool:
+        issues = await stub.ListMachineIssues(inventory.ListMachineIssuesRequest())
+        return any(
+            issue.machine == uuid and issue.rule == "no-cabling" and "NO_NEIGHBOURS" in issue.message
+            for issue in issues.issues
+        )
+
+    await world.eventually(complains, seconds=60)
+    nowhere = await world.machine(uuid)
+    assert not nowhere.rack
+    assert not nowhere.links
+
+    await world.lab.fault("no-lldp", "rack-1-m2", False)
+    machine.bmc.chassis.control(3)
+
+    async def cabled() -> bool:
+        return len((await world.machine(uuid)).links) == 2
+
+    await world.eventually(cabled, seconds=60)
+    assert not await complains()
+    await world.until_waiting(uuid)
+
+
+async def test_a_leaf_that_gets_its_power_back_has_its_links_again(world: World) -> None:
+    await world.until_all_waiting()
+    cable = world.machine_named("rack-1-m1").placed.cables[0]
+    await world.lab.fault("leaf-dead", cable.leaf, True)
+    assert not (await world.lab.port(cable.leaf, cable.port))["up"]
+    await world.lab.fault("leaf-dead", cable.leaf, False)
+    assert (await world.lab.port(cable.leaf, cable.port))["up"]
+    await world.until_all_waiting()
+
+
 async def test_a_free_does_not_go_on_while_the_bmc_is_silent(world: World) -> None:
     await world.until_all_waiting()
     machine = world.machine_named("rack-1-m1")

@@ -231,14 +231,15 @@ async def test_the_socket_is_for_its_owner_only(lab: FakeLab, state: State) -> N
 @pytest.mark.parametrize("name", ["postgres", "log", "run/leaf1"])
 def test_down_ends_servers_that_a_killed_lab_left_behind_and_nobody_else(state: State, name: str) -> None:
     state.prepare()
-    for place in ("postgres", "log", "run/leaf1"):
-        state.path(place).mkdir(exist_ok=True, parents=True)
+    # Where Unix sockets go depends on how long the directory's path is.
+    place = state.sockets / name.removeprefix("run/") if name.startswith("run/") else state.path(name)
+    place.mkdir(exist_ok=True, parents=True)
     left, bystander = (subprocess.Popen(["sleep", "300"]) for _ in range(2))
     try:
         started = int(Path(f"/proc/{left.pid}/stat").read_text().rpartition(")")[2].split()[19])
-        state.path(name, "server.pid").write_text(json.dumps({"server": [left.pid, started], "keeper": [1, 1]}))
-        state.path(name, "reused.pid").write_text(json.dumps({"server": [bystander.pid, 7], "keeper": [1, 1]}))
-        state.path(name, "torn.pid").write_text('{"server": [')
+        (place / "server.pid").write_text(json.dumps({"server": [left.pid, started], "keeper": [1, 1]}))
+        (place / "reused.pid").write_text(json.dumps({"server": [bystander.pid, 7], "keeper": [1, 1]}))
+        (place / "torn.pid").write_text('{"server": [')
         answer = subprocess.run(
             [sys.executable, "-m", "metal_lab", "--state", str(state.directory), "down"],
             capture_output=True, text=True, timeout=60, check=False,

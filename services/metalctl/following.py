@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -22,6 +22,8 @@ RELEASED = pb.AllocationPhase.ALLOCATION_PHASE_RELEASED
 # A stream is renewed after this; until then the plane sends a sign of life now and then.
 STREAM_SECONDS = 3600.0
 PAUSE = 0.5
+# The condition that says what an allocation waits for.
+READY = "Ready"
 # How long the plane may be gone before its absence is the result. A restart takes seconds.
 PATIENCE = 60.0
 
@@ -34,17 +36,22 @@ class Timeline:
 
     tell: Tell
     told: set[bytes] = field(default_factory=set)
+    obstacle: str = ""
 
     def skip(self, entries: Iterable[TimelineEntry]) -> None:
         """Take entries as told."""
         self.told |= {_key(entry) for entry in entries}
 
-    def grow(self, entries: Sequence[TimelineEntry]) -> None:
-        """Tell what is new."""
-        for entry in entries:
+    def grow(self, status: pb.AllocationStatus) -> None:
+        """Tell what is new, and what it waits for when that is not the last thing that happened."""
+        for entry in status.timeline:
             if _key(entry) not in self.told:
                 self.tell(entry)
-        self.skip(entries)
+        self.skip(status.timeline)
+        obstacle = next((each.message for each in status.conditions if each.type == READY and not each.status), "")
+        if obstacle not in {"", self.obstacle, *(entry.message for entry in status.timeline[-1:])}:
+            note(f"{'':15}… {obstacle}")
+        self.obstacle = obstacle
 
 
 async def follow(
@@ -69,7 +76,7 @@ async def follow(
             async for batch in stub.WatchAllocations(request, timeout=STREAM_SECONDS):
                 position, reached, lost_since = batch.position, True, None
                 for change in batch.changes:
-                    timeline.grow(change.allocation.status.timeline)
+                    timeline.grow(change.allocation.status)
                     if ended(change.allocation):
                         return change.allocation
         except (Unavailable, DeadlineExceeded) as problem:

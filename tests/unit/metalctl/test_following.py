@@ -148,3 +148,28 @@ def test_free_waits_until_it_is_gone_and_tells_what_came_since(call: Any, plane:
     assert outcome.code == 0
     assert told(outcome.err) == ["m10", "m11"]
     assert outcome.out.splitlines()[1].split()[3] == "released"
+
+
+def test_what_stands_in_the_way_is_told_once_unless_it_is_the_last_line_already(call: Any, plane: Any) -> None:
+    def waiting(obstacle: str, *entries: int) -> pb.Allocation:
+        made = state("ATTACHING", *entries)
+        made.status.conditions.add(type="Ready", status=False, message=obstacle)
+        made.status.conditions.add(type="Attached", status=False, message="of another condition")
+        return made
+
+    plane.answers["WatchAllocations"] = [
+        [batch("1", waiting("m1", 1), waiting("leaf1 is \x1b away", 1), waiting("leaf1 is \x1b away", 1, 2)),
+         batch("2", state("RUNNING", 1, 2, 3))],
+    ]  # fmt: skip
+    outcome = call("allocation", "watch", UUID)
+    assert told(outcome.out) == ["m1", "m2", "m3"]
+    assert outcome.err.splitlines() == [" " * 15 + "… leaf1 is \\x1b away"]
+
+
+def test_ctrl_c_is_told_in_a_line(call: Any, plane: Any) -> None:
+    plane.answers["WatchAllocations"] = [[batch("1", state("BINDING", 1)), KeyboardInterrupt()]]
+    outcome = call("allocation", "watch", UUID)
+    assert outcome.code == 130
+    assert outcome.err == (
+        "metalctl: interrupted; the plane goes on without you: `metalctl allocation watch` shows it\n"
+    )

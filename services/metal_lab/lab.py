@@ -108,14 +108,15 @@ class Lab:
 
         self._stage("servers")
         pki = await asyncio.to_thread(LabPki, self.state.path("pki"))
-        postgres, nats = await self._servers(ports)
+        secrets = self.state.secrets()
+        postgres, nats = await self._servers(ports, secrets)
         settings = PlaneSettings(
             pki=pki,
             partition=self.file.partition,
             database_url=postgres.database_url(DATABASE),
             nats_url=nats.url,
             ports=ports,
-            secrets=self.state.secrets(),
+            secrets=secrets,
             log_directory=self.state.path("log"),
         )
         await self._serve_images(ports["images"])
@@ -147,9 +148,12 @@ class Lab:
         for machine in self.machines.values():
             machine.power_button()
 
-    async def _servers(self, ports: Mapping[str, int]) -> tuple[Postgres, Nats]:
-        postgres = Postgres(self.state.path("postgres"), port=ports["postgres"], durable=True)
-        nats = Nats(self.state.path("nats"), port=ports["nats"])
+    async def _servers(self, ports: Mapping[str, int], secrets: Mapping[str, str]) -> tuple[Postgres, Nats]:
+        # With passwords: loopback is open to everybody who has a login here.
+        postgres = Postgres(
+            self.state.path("postgres"), port=ports["postgres"], durable=True, password=secrets["postgres_password"]
+        )
+        nats = Nats(self.state.path("nats"), port=ports["nats"], password=secrets["nats_password"])
         for server in (postgres, nats):
             self._stack.push_async_callback(server.stop)
         await asyncio.gather(postgres.start(), nats.start())

@@ -247,7 +247,7 @@ class State:
         """Secrets of this lab, made once. Raises StateUnusable when the file is damaged: what is in the database was
         encrypted with them."""
         found = self._read_needed("secrets.json")
-        wanted = ("bmc_password", "bmc_key", "boot_key", "paging_key")
+        wanted = ("bmc_password", "bmc_key", "boot_key", "paging_key", "postgres_password", "nats_password")
         if missing := [name for name in wanted if name not in found]:
             # 16 characters: IPMI 2.0 allows 20, but not every BMC does.
             found |= {name: secrets.token_hex(32 if name.endswith("_key") else 8) for name in missing}

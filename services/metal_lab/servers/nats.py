@@ -18,6 +18,7 @@ from metal_lab.servers.process import ServerError, ServerProcess
 
 _START_LIMIT = timedelta(seconds=30)
 _PORT_ATTEMPTS = 3
+_USER = "metalplane"
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,35 @@ class NatsTls:
 class Nats:
     """A NATS server whose files are all in `directory`; port 0 chooses a free one at the first start and keeps it.
 
-    `configuration` is text of a NATS configuration file, for users and their permissions.
+    `configuration` is text of a NATS configuration file, for users and their permissions; `password` that of the one
+    user that there is otherwise. With neither, every local user gets in, which is for throw-away data only.
     """
 
-    def __init__(self, directory: Path, *, port: int = 0, tls: NatsTls | None = None, configuration: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        tls: NatsTls | None = None,
+        configuration: str = "",
+        password: str = "",
+    ) -> None:
         self.directory = directory
         self.port = port
         self._choose_port = port == 0
         self._tls = tls
+        if password and not password.isalnum():
+            raise ValueError("password: letters and digits only, since nats-py sends it as it stands in the URL")
+        self._login = f"{_USER}:{password}@" if password else ""
         self._configuration = configuration
+        if password and not configuration:
+            self._configuration = f"authorization {{ user: {_USER}, password: "{password}" }}\n"
         self._process = ServerProcess("nats", directory, stop_signal=signal.SIGTERM)
 
     @property
     def url(self) -> str:
         """URL for clients."""
-        return f"{'tls' if self._tls else 'nats'}://{LOOPBACK}:{self.port}"
+        return f"{'tls' if self._tls else 'nats'}://{self._login}{LOOPBACK}:{self.port}"
 
     @property
     def pid(self) -> int:

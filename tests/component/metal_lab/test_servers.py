@@ -15,10 +15,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
+import nats
+import nats.errors
 import pytest
 from metal_lab.servers import Nats, Postgres, Redis, ServerError
 from metal_lab.servers.isolation import nobody
-from metal_lab.servers.ports import free_port, free_ports, is_free
+from metal_lab.servers.ports import LOOPBACK, free_port, free_ports, is_free
 from metal_lab.servers.process import ServerProcess
 
 Eventually = Callable[..., Awaitable[None]]
@@ -291,3 +293,23 @@ def test_ports_differ_and_stay_out_of_the_way_of_outgoing_connections() -> None:
     assert len(set(ports)) == 50
     begin, end = (int(part) for part in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     assert not set(ports) & set(range(begin, end + 1))
+
+
+async def test_nats_with_a_password_lets_nobody_else_in(directory: Path) -> None:
+    server = Nats(directory / "nats", password="s3cret")
+    await server.start()
+    try:
+        client = await nats.connect(server.url, allow_reconnect=False)
+        await client.publish("a", b"b")
+        await client.flush()
+        await client.close()
+
+        async def ignore(error: Exception) -> None:
+            """nats-py prints what is not taken from it."""
+
+        for url in (f"nats://{LOOPBACK}:{server.port}", f"nats://metalplane:other@{LOOPBACK}:{server.port}"):
+            with pytest.raises(nats.errors.Error):
+                await nats.connect(url, allow_reconnect=False, error_cb=ignore)
+        assert (server.directory / "nats.conf").stat().st_mode & 0o077 == 0
+    finally:
+        await server.stop()

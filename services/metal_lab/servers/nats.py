@@ -55,7 +55,7 @@ class Nats:
         self._login = f"{_USER}:{password}@" if password else ""
         self._configuration = configuration
         if password and not configuration:
-            self._configuration = f"authorization {{ user: {_USER}, password: "{password}" }}\n"
+            self._configuration = f'authorization {{ user: {_USER}, password: "{password}" }}\n'
         self._process = ServerProcess("nats", directory, stop_signal=signal.SIGTERM)
 
     @property

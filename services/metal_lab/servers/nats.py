@@ -13,11 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from metal_lab.servers.binaries import nats_server
-from metal_lab.servers.ports import LOOPBACK, free_port
-from metal_lab.servers.process import ServerError, ServerProcess
+from metal_lab.servers.ports import LOOPBACK
+from metal_lab.servers.process import ServerProcess
+from metal_lab.servers.server import PortServer
 
 _START_LIMIT = timedelta(seconds=30)
-_PORT_ATTEMPTS = 3
 _USER = "metalplane"
 
 
@@ -30,7 +30,7 @@ class NatsTls:
     key: Path
 
 
-class Nats:
+class Nats(PortServer):
     """A NATS server whose files are all in `directory`; port 0 chooses a free one at the first start and keeps it.
 
     `configuration` is text of a NATS configuration file, for users and their permissions; `password` that of the one
@@ -47,8 +47,7 @@ class Nats:
         password: str = "",
     ) -> None:
         self.directory = directory
-        self.port = port
-        self._choose_port = port == 0
+        super().__init__(port)
         self._tls = tls
         if password and not password.isalnum():
             raise ValueError("password: letters and digits only, since nats-py sends it as it stands in the URL")
@@ -63,42 +62,12 @@ class Nats:
         """URL for clients."""
         return f"{'tls' if self._tls else 'nats'}://{self._login}{LOOPBACK}:{self.port}"
 
-    @property
-    def pid(self) -> int:
-        """Pid of the running server."""
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the server runs."""
-        return self._process.running
-
     async def start(self) -> None:
         """Start the server and wait until it greets clients. Raises ServerError with the log's end."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, _PORT_ATTEMPTS + 1):
-            if self._choose_port and (self.port == 0 or attempt > 1):
-                self.port = free_port()
-            try:
-                await self._process.start(self._command(), ready=self._is_ready, limit=_START_LIMIT)
-            except ServerError:
-                taken = "address already in use" in self._process.log_tail()
-                if not (taken and self._choose_port) or attempt == _PORT_ATTEMPTS:
-                    raise
-            else:
-                return
-
-    async def stop(self) -> None:
-        """Orderly shutdown; streams and consumers stay on disk."""
-        await self._process.stop()
-
-    async def kill(self) -> None:
-        """End the server as a crash would."""
-        await self._process.kill()
-
-    async def wait(self) -> int:
-        """Wait until the server ends; its exit status."""
-        return await self._process.wait()
+        await self._start_on_a_port(
+            lambda: self._process.start(self._command(), ready=self._is_ready, limit=_START_LIMIT)
+        )
 
     def _command(self) -> list[str]:
         command = [

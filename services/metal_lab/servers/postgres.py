@@ -19,12 +19,12 @@ from urllib.parse import quote
 
 from metal_lab.servers.binaries import postgres_bin
 from metal_lab.servers.isolation import Isolation, choose_isolation
-from metal_lab.servers.ports import LOOPBACK, free_port
+from metal_lab.servers.ports import LOOPBACK
 from metal_lab.servers.process import ServerError, ServerProcess
+from metal_lab.servers.server import PortServer
 
 _INIT_LIMIT = timedelta(seconds=120)
 _START_LIMIT = timedelta(seconds=60)
-_PORT_ATTEMPTS = 3
 
 _COMMON = {
     "listen_addresses": LOOPBACK,
@@ -46,7 +46,7 @@ _THROW_AWAY = {
 }
 
 
-class Postgres:
+class Postgres(PortServer):
     """A Postgres server whose files are all in `directory`.
 
     Args:
@@ -61,8 +61,7 @@ class Postgres:
         self, directory: Path, *, durable: bool, port: int = 0, password: str = "", isolation: Isolation | None = None
     ) -> None:
         self.directory = directory
-        self.port = port
-        self._choose_port = port == 0
+        super().__init__(port)
         self._durable = durable
         self._password = password
         self._isolation = isolation
@@ -73,16 +72,6 @@ class Postgres:
     def url(self) -> str:
         """URL of the maintenance database."""
         return self.database_url("postgres")
-
-    @property
-    def pid(self) -> int:
-        """Pid of the running server."""
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the server runs."""
-        return self._process.running
 
     def database_url(self, name: str) -> str:
         """URL of the database `name`, which need not exist."""
@@ -103,29 +92,7 @@ class Postgres:
         if not (self._data / "PG_VERSION").exists():
             await self._create_cluster(programs, isolation)
         self._drop_stale_lock()
-        for attempt in range(1, _PORT_ATTEMPTS + 1):
-            if self._choose_port and (self.port == 0 or attempt > 1):
-                self.port = free_port()
-            try:
-                await self._start_once(programs, isolation)
-            except ServerError:
-                taken = "Address already in use" in self._process.log_tail()
-                if not (taken and self._choose_port) or attempt == _PORT_ATTEMPTS:
-                    raise
-            else:
-                return
-
-    async def stop(self) -> None:
-        """Fast shutdown: open sessions are ended, what was committed is kept."""
-        await self._process.stop()
-
-    async def kill(self) -> None:
-        """End the server as a crash would; it recovers at the next start."""
-        await self._process.kill()
-
-    async def wait(self) -> int:
-        """Wait until the server ends; its exit status."""
-        return await self._process.wait()
+        await self._start_on_a_port(lambda: self._start_once(programs, isolation))
 
     async def _start_once(self, programs: Path, isolation: Isolation) -> None:
         settings = _COMMON | (_DURABLE if self._durable else _THROW_AWAY)

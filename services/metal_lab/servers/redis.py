@@ -13,29 +13,20 @@ from pathlib import Path
 
 from metal_lab.servers.binaries import redis_server
 from metal_lab.servers.process import ServerError, ServerProcess
+from metal_lab.servers.server import Server
 
 DATABASES = 32
 _START_LIMIT = timedelta(seconds=30)
 _SOCKET_PATH_LIMIT = 107  # sun_path, less its closing zero
 
 
-class Redis:
+class Redis(Server):
     """A Redis server whose files are all in `directory`; clients use `socket`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.socket = directory / "redis.sock"
         self._process = ServerProcess("redis", directory, stop_signal=signal.SIGTERM)
-
-    @property
-    def pid(self) -> int:
-        """Pid of the running server."""
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the server runs."""
-        return self._process.running
 
     def url(self, database: int = 0) -> str:
         """URL of one of the numbered databases, 0 to 31."""
@@ -54,18 +45,6 @@ class Redis:
         command += ["--dir", str(self.directory), "--save", "", "--appendonly", "no"]
         command += ["--databases", str(DATABASES), "--notify-keyspace-events", "KEA", "--daemonize", "no"]
         await self._process.start(command, ready=self._is_ready, limit=_START_LIMIT)
-
-    async def stop(self) -> None:
-        """Orderly shutdown; the data is gone, as Redis saves nothing here."""
-        await self._process.stop()
-
-    async def kill(self) -> None:
-        """End the server as a crash would."""
-        await self._process.kill()
-
-    async def wait(self) -> int:
-        """Wait until the server ends; its exit status."""
-        return await self._process.wait()
 
     async def _is_ready(self) -> bool:
         try:

@@ -187,7 +187,8 @@ class MachineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordEvents(self, request, context):
-        """Records provisioning events of one machine, each once. An unknown machine is created by its first event.
+        """Records provisioning events of one machine, each once. An unknown machine is created by its first event, unless
+        that belongs to an allocation: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

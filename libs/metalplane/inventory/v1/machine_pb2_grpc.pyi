@@ -55,7 +55,9 @@ class MachineServiceStub:
     ListMachineIssues: _grpc.UnaryUnaryMultiCallable[_machine_pb2.ListMachineIssuesRequest, _machine_pb2.ListMachineIssuesResponse]
     """Lists what is wrong with machines, by machine and rule."""
     RecordEvents: _grpc.UnaryUnaryMultiCallable[_machine_pb2.RecordEventsRequest, _machine_pb2.RecordEventsResponse]
-    """Records provisioning events of one machine, each once. An unknown machine is created by its first event."""
+    """Records provisioning events of one machine, each once. An unknown machine is created by its first event, unless
+    that belongs to an allocation: NOT_FOUND.
+    """
     RegisterMachine: _grpc.UnaryUnaryMultiCallable[_machine_pb2.RegisterMachineRequest, _machine_pb2.Machine]
     """Takes in what an installer found: hardware, firmware, neighbours. Matches the size, has fabric check the cabling,
     and raises the machine's generation. Does not say whether disks may be touched.
@@ -99,7 +101,9 @@ class MachineServiceAsyncStub(MachineServiceStub):
     ListMachineIssues: _aio.UnaryUnaryMultiCallable[_machine_pb2.ListMachineIssuesRequest, _machine_pb2.ListMachineIssuesResponse]  # type: ignore[assignment]
     """Lists what is wrong with machines, by machine and rule."""
     RecordEvents: _aio.UnaryUnaryMultiCallable[_machine_pb2.RecordEventsRequest, _machine_pb2.RecordEventsResponse]  # type: ignore[assignment]
-    """Records provisioning events of one machine, each once. An unknown machine is created by its first event."""
+    """Records provisioning events of one machine, each once. An unknown machine is created by its first event, unless
+    that belongs to an allocation: NOT_FOUND.
+    """
     RegisterMachine: _aio.UnaryUnaryMultiCallable[_machine_pb2.RegisterMachineRequest, _machine_pb2.Machine]  # type: ignore[assignment]
     """Takes in what an installer found: hardware, firmware, neighbours. Matches the size, has fabric check the cabling,
     and raises the machine's generation. Does not say whether disks may be touched.
@@ -200,7 +204,9 @@ class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _machine_pb2.RecordEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_machine_pb2.RecordEventsResponse, _abc.Awaitable[_machine_pb2.RecordEventsResponse]]:
-        """Records provisioning events of one machine, each once. An unknown machine is created by its first event."""
+        """Records provisioning events of one machine, each once. An unknown machine is created by its first event, unless
+        that belongs to an allocation: NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def RegisterMachine(

@@ -51,11 +51,12 @@ _OLD_ENDS = """
         SELECT ctid FROM consumed WHERE deleted AND event_time < now() - $1::interval LIMIT $2 FOR UPDATE SKIP LOCKED
     ))
 """
-# The floor rises in the same statement: a watcher either sees the rows or that they are gone.
+# The floor rises in the same statement: a watcher either sees the rows or that they are gone. By age, as the index is,
+# and not by position: where the two differ, a watcher that is as late as this is told so a moment too early.
 _OLD_CHANGES = """
     WITH old AS (
         DELETE FROM change WHERE id = ANY (ARRAY(
-            SELECT id FROM change WHERE created_at < now() - $1::interval ORDER BY xid, id LIMIT $2
+            SELECT id FROM change WHERE created_at < now() - $1::interval ORDER BY created_at LIMIT $2
             FOR UPDATE SKIP LOCKED
         )) RETURNING xid, id
     ), top AS (SELECT xid, id FROM old ORDER BY xid DESC, id DESC LIMIT 1), raised AS (

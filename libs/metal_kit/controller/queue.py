@@ -34,12 +34,14 @@ _ADD_MISSING = """
     SELECT $1, key, clock_timestamp() FROM unnest($2::text[]) AS key
     ON CONFLICT (kind, key) DO NOTHING
 """
+# What is due is compared with the statement's time: the clock itself, which may go on between two rows, is nothing that
+# an index can be searched for, and all that wait for later would be looked at as well.
 _CLAIM = """
     UPDATE reconcile_queue AS q
     SET holder = $2, fence = nextval('reconcile_fence'), ready_at = clock_timestamp() + $3::interval, woken_at = NULL
     FROM (
         SELECT kind, key FROM reconcile_queue
-        WHERE kind = $1 AND ready_at <= clock_timestamp()
+        WHERE kind = $1 AND ready_at <= statement_timestamp()
         ORDER BY ready_at LIMIT $4 FOR UPDATE SKIP LOCKED
     ) AS due
     WHERE q.kind = due.kind AND q.key = due.key

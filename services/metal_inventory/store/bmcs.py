@@ -20,7 +20,7 @@ WITH fresh AS (
 INSERT INTO lifecycle (machine) SELECT id FROM fresh RETURNING machine::text
 """
 # In the order of ids, so that two reports with the same machines cannot wait for each other in a circle.
-_LOCK = "SELECT id::text, partition FROM machine WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
+_LOCK = "SELECT id::text, partition FROM machine WHERE id = ANY ($1::uuid[]) ORDER BY machine.id FOR NO KEY UPDATE"
 _KNOWN = "SELECT machine::text, address, mac, firmware, power, fru FROM bmc WHERE machine = ANY ($1::uuid[])"
 _UPSERT = """
 INSERT INTO bmc (machine, address, mac, firmware, power, fru, observed_at)

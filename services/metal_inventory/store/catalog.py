@@ -135,8 +135,9 @@ IMAGES = ImageStore()
 
 async def machines_of(conn: Connection, column: str, value: str, *, limit: int = 10) -> list[str]:
     """Some machines whose `column` (a constant of the code: partition, size) has this value."""
+    # machine.id, since a bare one would be the text of the result, which no index has.
     rows = await conn.fetch(
-        f"SELECT id::text FROM machine WHERE {column} = $1 ORDER BY id LIMIT $2",
+        f"SELECT id::text FROM machine WHERE {column} = $1 ORDER BY machine.id LIMIT $2",
         value,
         limit,
     )

@@ -40,10 +40,11 @@ _HISTORY = """
 SELECT sequence, type, received_at, reported_at, message FROM provisioning_event
 WHERE machine = $1 AND sequence < $2 ORDER BY sequence DESC LIMIT $3
 """
+# now(), not clock_timestamp(): an index is searched only for what stays the same during the statement.
 _FORGET = """
-DELETE FROM received_event WHERE (machine, id) IN (
-    SELECT machine, id FROM received_event WHERE received_at < clock_timestamp() - $1::interval LIMIT 5000
-)
+DELETE FROM received_event WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM received_event WHERE received_at < now() - $1::interval LIMIT 5000 FOR UPDATE SKIP LOCKED
+))
 """
 
 

@@ -21,7 +21,7 @@ DELETED = "metalplane.inventory.machine.deleted"
 ENTITY = "machine"
 
 # clock_timestamp(): one clock for all replicas, and the true time even late in a transaction.
-SELECT = """
+COLUMNS = """
 SELECT m.id, m.version, m.created_at, m.updated_at, m.partition, m.rack, m.size, m.matching_sizes, m.description,
     m.labels, m.state, m.state_description, m.allocation_id, m.project_id, m.bound_at, m.generation, m.session,
     m.installer_version, m.disks_clean, m.quarantined_disks, m.waiting, m.cabled, m.cabling_error, m.report,
@@ -30,11 +30,13 @@ SELECT m.id, m.version, m.created_at, m.updated_at, m.partition, m.rack, m.size,
     b.machine IS NOT NULL AS bmc, b.address AS bmc_address, b.mac AS bmc_mac, b.firmware AS bmc_firmware,
     b.power AS bmc_power, b.observed_at AS bmc_observed_at, b.fru AS bmc_fru,
     w.holder AS lease_holder, w.expires_at AS lease_expires_at, clock_timestamp() AS now
-FROM machine m
+"""
+DETAILS = """
 JOIN lifecycle l ON l.machine = m.id
 LEFT JOIN bmc b ON b.machine = m.id
 LEFT JOIN waiting_lease w ON w.machine = m.id
 """
+SELECT = f"{COLUMNS} FROM machine m {DETAILS}"
 _LOCK = "SELECT 1 FROM machine WHERE id = $1 FOR NO KEY UPDATE"
 _INSERT = """
 WITH fresh AS (INSERT INTO machine (id, partition) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING id)

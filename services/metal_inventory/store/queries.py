@@ -10,7 +10,7 @@ from metal_kit.db import Connection
 
 from metal_inventory.lifecycle import State
 from metal_inventory.state import AdminState
-from metal_inventory.store.machines import SELECT
+from metal_inventory.store.machines import COLUMNS, DETAILS
 
 FIRST = "00000000-0000-0000-0000-000000000000"
 """Before every machine; the nil UUID itself is no machine's."""
@@ -47,9 +47,13 @@ class Filter:
 
 
 def statement(wanted: Filter, visible: Visible, *, after: str, limit: int) -> tuple[str, list[object]]:
-    """The SELECT of one page, and its arguments."""
-    arguments: list[object] = [after, limit]
-    conditions = ["m.id > $1"]
+    """The SELECT of one page, and its arguments.
+
+    First the page, then what belongs to its machines: joined before, the other tables are read from their beginning up
+    to where the page lies. The limit is in the text: for one that it does not know Postgres supposes a tenth of all.
+    """
+    arguments: list[object] = [after]
+    conditions, joined = ["m.id > $1"], ""
 
     def add(condition: str, value: object) -> None:
         arguments.append(value)
@@ -60,13 +64,11 @@ def statement(wanted: Filter, visible: Visible, *, after: str, limit: int) -> tu
             add(f"m.{name} = $", value)
     if wanted.project:
         add("m.project_id = $::uuid", wanted.project)
-    if wanted.state is AdminState.AVAILABLE:
-        conditions.append("m.state = 'AVAILABLE'")
-    elif wanted.state is not None:
-        # Both, so that the partial index is seen to apply.
-        conditions.append("m.state <> 'AVAILABLE'")
-        add("m.state = $", wanted.state.name)
+    if wanted.state is not None:
+        # A constant: only of one does Postgres see that the partial index applies, and how many rows there are.
+        conditions.append(f"m.state = '{AdminState(wanted.state).name}'")
     if wanted.lifecycle is not None:
+        joined = "JOIN lifecycle l ON l.machine = m.id AND l.machine > $1"
         add("l.state = $", wanted.lifecycle.name)
     if wanted.allocated is not None:
         conditions.append(f"m.project_id IS {'NOT ' if wanted.allocated else ''}NULL")
@@ -78,9 +80,16 @@ def statement(wanted: Filter, visible: Visible, *, after: str, limit: int) -> tu
         add("m.id IN (SELECT machine FROM machine_part WHERE kind = 'nic_mac' AND value = $)", wanted.mac)
     if visible.partition:
         add("m.partition = $", visible.partition)
-    elif not visible.everything:
-        add("m.project_id = ANY ($::uuid[])", list(visible.projects))
-    return f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY m.id LIMIT $2", arguments
+    by_project = not (visible.partition or visible.everything)
+    if by_project:
+        conditions.append("m.project_id = seen.project")
+    page = f"SELECT m.* FROM machine m {joined} WHERE {' AND '.join(conditions)} ORDER BY m.id LIMIT {limit:d}"
+    if by_project:
+        # A page of each project, and of these the first: for a set of projects no index has the order of the ids.
+        arguments.append(sorted(set(visible.projects)))
+        each = f"unnest(${len(arguments)}::uuid[]) AS seen (project) CROSS JOIN LATERAL ({page}) AS m"
+        page = f"SELECT m.* FROM {each} ORDER BY m.id LIMIT {limit:d}"
+    return f"{COLUMNS} FROM ({page}) AS m {DETAILS} ORDER BY m.id", arguments
 
 
 class QueryStore:

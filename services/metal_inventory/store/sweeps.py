@@ -33,9 +33,10 @@ FROM (SELECT l.machine, {LIVELINESS} AS liveliness FROM lifecycle l JOIN machine
 WHERE lifecycle.machine = fresh.machine AND lifecycle.liveliness <> fresh.liveliness
 RETURNING lifecycle.machine
 """
+# now(), of which Postgres knows how many leases lie before it.
 _EXPIRED = """
 SELECT m.id FROM waiting_lease w JOIN machine m ON m.id = w.machine
-WHERE w.expires_at <= clock_timestamp() ORDER BY m.id LIMIT $1 FOR NO KEY UPDATE OF m SKIP LOCKED
+WHERE w.expires_at <= now() ORDER BY m.id LIMIT $1 FOR NO KEY UPDATE OF m SKIP LOCKED
 """
 _DROP = """
 DELETE FROM waiting_lease WHERE machine = ANY ($1::uuid[]) AND expires_at <= clock_timestamp() RETURNING machine

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from metal_inventory.issues import IDS
-from metal_inventory.lifecycle import State
 from metal_inventory.liveliness import SILENCE_LIMIT
-from metal_inventory.state import AdminState
-from metal_inventory.store.queries import FIRST, Filter, Visible, statement
 from metal_inventory.store.sweeps import LIVELINESS
 from metal_kit.errors import InvalidArgument, NotFound, PermissionDenied
 from metal_kit.identity import partition_agent_id, service_id
@@ -117,59 +113,6 @@ async def test_an_export_of_nothing_still_says_from_where_to_watch(inventory: An
     batches = [batch async for batch in call]
     assert len(batches) == 1
     assert batches[0].watch_position
-
-
-INDEXES = {
-    "machine_by_partition": Filter(partition="rare"),
-    "machine_by_rack": Filter(rack="rack-7"),
-    "machine_by_size": Filter(size="rare"),
-    "machine_by_project": Filter(project=PROJECT),
-    "machine_by_state": Filter(state=AdminState.LOCKED),
-    "lifecycle_by_state": Filter(lifecycle=State.CRASHING),
-    "machine_waiting": Filter(waiting=True),
-    "machine_by_labels": Filter(labels={"room": "rare"}),
-    "machine_part_pkey": Filter(mac="02:00:00:00:00:07"),
-    "machine_pkey": Filter(),
-}
-
-
-async def test_every_filter_of_a_large_inventory_uses_an_index(inventory: Any) -> None:
-    await inventory.sql("INSERT INTO partition (id, body) VALUES ('rare', '')")
-    await inventory.sql(
-        """
-        INSERT INTO machine (id, partition, rack, cabled, size, labels, state, state_description, waiting,
-            allocation_id, project_id, bound_at)
-        SELECT gen_random_uuid(), CASE WHEN n % 1000 = 1 THEN 'rare' ELSE 'mini' END, 'rack-' || n / 20, true,
-            CASE WHEN n % 1000 = 2 THEN 'rare' ELSE 'c1-medium' END,
-            CASE WHEN n % 1000 = 3 THEN '{"room": "rare"}'::jsonb ELSE '{"room": "a"}' END,
-            CASE WHEN n % 1000 = 4 THEN 'LOCKED' ELSE 'AVAILABLE' END, CASE WHEN n % 1000 = 4 THEN 'x' ELSE '' END,
-            n % 1000 = 5,
-            CASE WHEN n % 1000 = 6 THEN gen_random_uuid() END, CASE WHEN n % 1000 = 6 THEN $1::uuid END,
-            CASE WHEN n % 1000 = 6 THEN now() END
-        FROM generate_series(1, 20000) AS n
-        """,
-        PROJECT,
-    )
-    await inventory.sql(
-        "INSERT INTO lifecycle (machine, state) SELECT id, CASE WHEN random() < 0.001 THEN 'CRASHING' "
-        "ELSE 'WAITING' END FROM machine"
-    )
-    await inventory.sql("INSERT INTO machine_part SELECT id, 'nic_mac', id::text FROM machine")
-    await inventory.sql("ANALYZE")
-    plans: dict[str, str] = {}
-    for index, filter_ in INDEXES.items():
-        sql, arguments = statement(filter_, Visible(everything=True), after=FIRST, limit=51)
-        arguments = [json.dumps(each) if isinstance(each, dict) else each for each in arguments]
-        plan = "\n".join(row[0] for row in await inventory.sql(f"EXPLAIN {sql}", *arguments))
-        if index not in plan or "Seq Scan on machine" in plan or "Seq Scan on lifecycle" in plan:
-            plans[index] = plan
-    assert plans == {}
-    allocated, arguments = statement(Filter(allocated=True), Visible(everything=True), after=FIRST, limit=51)
-    plan = "\n".join(row[0] for row in await inventory.sql(f"EXPLAIN {allocated}", *arguments))
-    assert "machine_by_project" in plan
-    people, arguments = statement(Filter(), Visible(projects=[PROJECT]), after=FIRST, limit=51)
-    plan = "\n".join(row[0] for row in await inventory.sql(f"EXPLAIN {people}", *arguments))
-    assert "machine_by_project" in plan
 
 
 # -- liveliness

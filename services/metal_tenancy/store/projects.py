@@ -17,12 +17,6 @@ RETURNING {COLUMNS}
 """
 GET = f"SELECT {COLUMNS} FROM project WHERE id = $1"
 LOCK = f"{GET} FOR UPDATE"
-LIST = f"""
-SELECT {COLUMNS} FROM project
-WHERE id > $1 AND ($2::uuid[] IS NULL OR id = ANY ($2) OR tenant = ANY ($3)) AND ($4::uuid IS NULL OR tenant = $4)
-  AND ($5::text IS NULL OR name = $5)
-ORDER BY id LIMIT $6
-"""
 UPDATE = f"""
 UPDATE project SET name = $2, description = $3, labels = $4, machine_quota = $5, version = version + 1,
                    update_time = clock_timestamp()
@@ -88,9 +82,8 @@ class ProjectStore:
     ) -> list[ProjectRow]:
         """Projects with an id above `after`, only those that are `seen` unless it is None; empty filters do not
         filter."""
-        projects, tenants = (None, []) if seen is None else (list(seen.projects), list(seen.tenants))
-        rows = await conn.fetch(LIST, after, projects, tenants, tenant or None, name or None, limit)
-        return [ProjectRow(**row) for row in rows]
+        sql, arguments = list_statement(seen, tenant, name, after=after, limit=limit)
+        return [ProjectRow(**row) for row in await conn.fetch(sql, *arguments)]
 
     async def update(self, conn: Connection, row: ProjectRow) -> ProjectRow:
         """Write name, description, labels, quota. AlreadyExists when the tenant has another one of that name."""
@@ -107,6 +100,40 @@ class ProjectStore:
     async def tenants(self, conn: Connection, projects: Collection[str], tenants: Collection[str]) -> dict[str, str]:
         """Tenant by project id, of these projects and of all projects of these tenants."""
         return {row["id"]: row["tenant"] for row in await conn.fetch(TENANTS, list(projects), list(tenants))}
+
+
+def list_statement(seen: Visible | None, tenant: str, name: str, *, after: str, limit: int) -> tuple[str, list[object]]:
+    """The query of one page, put together from the filters that are set: one statement for all would have one plan.
+
+    For somebody who sees some projects and some tenants, the page is the first of these projects and of a page of each
+    tenant: no index has the order of the ids over several.
+    """
+    arguments: list[object] = [after]
+    everything = seen is None or (tenant and tenant in seen.tenants)
+    tail = f"ORDER BY p.id LIMIT {limit:d}"
+    # There is one at most of a tenant and a name: IS TRUE keeps it from being looked for by id.
+    where = "(p.id > $1) IS TRUE" if name and (tenant or not everything) else "p.id > $1"
+    for column, value in (("tenant", tenant), ("name", name)):
+        if value:
+            arguments.append(value)
+            where += f" AND p.{column} = ${len(arguments)}"
+    if seen is None or everything:
+        return f"SELECT {COLUMNS} FROM project p WHERE {where} {'' if tenant and name else tail}", arguments
+    each = "LIMIT 1" if name else tail
+    arguments += [list(seen.projects), sorted(set(seen.tenants))]
+    projects, tenants = f"${len(arguments) - 1}::uuid[]", f"${len(arguments)}::uuid[]"
+    return (
+        f"""
+        WITH mine AS MATERIALIZED (SELECT * FROM project WHERE id = ANY ({projects}) AND tenant <> ALL ({tenants}))
+        SELECT {COLUMNS} FROM (
+            SELECT p.* FROM mine p WHERE {where}
+            UNION ALL
+            SELECT p.* FROM unnest({tenants}) AS seen (id)
+            CROSS JOIN LATERAL (SELECT * FROM project p WHERE p.tenant = seen.id AND {where} {each}) AS p
+        ) AS p {tail}
+        """,
+        arguments,
+    )
 
 
 def _there(row: asyncpg.Record | None) -> asyncpg.Record:

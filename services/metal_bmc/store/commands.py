@@ -12,6 +12,7 @@ from metal_bmc.command import Action, Command, Finish, State
 
 _COLUMNS = """id::text, machine::text, partition, action, state, step, tries, step_at, sent_at, reason, error,
     coalesce(allocation::text, '') AS allocation, requester, deadline, created_at, started_at, ended_at, version"""
+_LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _OPEN = "state IN ('pending', 'running')"
 
 
@@ -57,20 +58,22 @@ class CommandStore:
 
     async def page(self, connection: Connection, *, machine: str, before: str | None, limit: int) -> list[Command]:
         """Commands, newest first, older than that id."""
+        arguments: list[object] = [before or _LAST]
+        of_machine = ""
+        if machine:
+            arguments.append(machine)
+            of_machine = "AND machine = $2"
+        # Two statements, as one has one plan; command.id, since a bare one would be the text of the result.
         rows = await connection.fetch(
-            f"""SELECT {_COLUMNS} FROM command
-            WHERE ($1 = '' OR machine = nullif($1, '')::uuid) AND ($2::uuid IS NULL OR id < $2::uuid)
-            ORDER BY id DESC LIMIT $3""",
-            machine,
-            before,
-            limit,
+            f"SELECT {_COLUMNS} FROM command WHERE id < $1 {of_machine} ORDER BY command.id DESC LIMIT {limit:d}",
+            *arguments,
         )
         return [_from_row(row) for row in rows]
 
     async def oldest_open(self, connection: Connection, machine: str) -> Command | None:
         """The command whose turn it is: they are carried out one after the other, in the order they were given."""
         row = await connection.fetchrow(
-            f"SELECT {_COLUMNS} FROM command WHERE machine = $1 AND {_OPEN} ORDER BY id LIMIT 1",
+            f"SELECT {_COLUMNS} FROM command WHERE machine = $1 AND {_OPEN} ORDER BY command.id LIMIT 1",
             machine,
         )
         return None if row is None else _from_row(row)
@@ -153,8 +156,8 @@ class CommandStore:
     async def forget_ended(self, connection: Connection, before: datetime, *, most: int) -> int:
         """Remove commands that ended before a time; returns how many."""
         status = await connection.execute(
-            f"""DELETE FROM command WHERE id IN (
-                SELECT id FROM command WHERE NOT ({_OPEN}) AND ended_at < $1 ORDER BY id LIMIT $2)""",
+            f"""DELETE FROM command WHERE id = ANY (ARRAY(
+                SELECT id FROM command WHERE NOT ({_OPEN}) AND ended_at < $1 ORDER BY ended_at LIMIT $2))""",
             before,
             most,
         )

@@ -13,6 +13,7 @@ from metal_bmc.endpoint import MAX_REFUSED_LOGINS, Configuration, Endpoint, Obse
 _COLUMNS = """machine::text, partition, host, port, mac, login, sealed, desired_on, reported_on, observed_at,
     error_reason, error, failures, refused_logins, firmware, fru, inspected_at, revision, version,
     created_at, updated_at"""
+_FIRST = "00000000-0000-0000-0000-000000000000"
 _TAKEN = {
     "endpoint_address": ("ADDRESS_TAKEN", "another machine's BMC has this address", "bmc.address"),
     "endpoint_mac": ("MAC_TAKEN", "another machine's BMC has this MAC address", "bmc.mac"),
@@ -62,13 +63,16 @@ class EndpointStore:
 
     async def page(self, connection: Connection, *, partition: str, after: str | None, limit: int) -> list[Endpoint]:
         """Endpoints by machine, after that machine."""
+        arguments: list[object] = [after or _FIRST]
+        of_partition = ""
+        if partition:
+            arguments.append(partition)
+            of_partition = "AND partition = $2"
+        # Two statements, as one has one plan; endpoint.machine, since a bare one would be the text of the result.
         rows = await connection.fetch(
-            f"""SELECT {_COLUMNS} FROM endpoint
-            WHERE ($1 = '' OR partition = $1) AND ($2::uuid IS NULL OR machine > $2::uuid)
-            ORDER BY machine LIMIT $3""",
-            partition,
-            after,
-            limit,
+            f"""SELECT {_COLUMNS} FROM endpoint WHERE machine > $1 {of_partition}
+            ORDER BY endpoint.machine LIMIT {limit:d}""",
+            *arguments,
         )
         return [from_row(row) for row in rows]
 

@@ -1,0 +1,124 @@
+"""Statements of bmc over many endpoints and commands: lists, due polls and reports, upkeep."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+import pytest
+from metal_bmc.command import Finish, State
+from metal_bmc.endpoint import Configuration
+from metal_bmc.store import CommandStore, EndpointStore, ScheduleStore, SightingStore
+from metal_kit.db import Connection
+from metal_lab.servers import Postgres
+from plans import Call, Plans, measured
+
+ENDPOINTS, COMMANDS, SCHEDULE, SIGHTINGS = EndpointStore(), CommandStore(), ScheduleStore(), SightingStore()
+MIDDLE = "80000000-0000-0000-0000-000000000000"
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+# Four partitions: in `idle` nothing is due while many are in the others; `rare` has twenty endpoints.
+FILL = (
+    """
+    INSERT INTO endpoint (machine, partition, host, port, mac, login, sealed, desired_on, reported_on, observed_at,
+        refused_logins, poll_at, report_at)
+    SELECT md5('m' || n)::uuid, partition, 'host' || n, 623, 'mac' || n, 'admin', repeat('s', 80)::bytea,
+        CASE WHEN n % 10 = 0 THEN true END, n % 2000 <> 0, now(), CASE WHEN n % 20 = 1 THEN 2 ELSE 0 END,
+        now() + CASE WHEN partition = 'busy' AND n % 2 = 0 THEN '-1 min' ELSE '1 h' END::interval,
+        CASE WHEN partition = 'busy' THEN now() - interval '1 min' WHEN n % 2 = 0 THEN 'infinity' ELSE now() + '1 h' END
+    FROM (
+        SELECT n, CASE WHEN n % 1000 = 7 THEN 'rare' WHEN n % 4 = 0 THEN 'busy' ELSE 'idle' END AS partition
+        FROM generate_series(1, 20000) AS n
+    ) AS numbers
+    """,
+    """
+    INSERT INTO command (id, machine, partition, action, state, requester, deadline, ended_at)
+    SELECT lpad(to_hex(n), 32, '0')::uuid, md5('m' || CASE WHEN n % 4 = 0 THEN 8 ELSE n END)::uuid,
+        CASE WHEN n % 3 = 0 THEN 'idle' ELSE 'busy' END, 'power_on',
+        CASE WHEN n > 19900 AND n % 3 > 0 THEN 'pending' ELSE 'succeeded' END, 'r',
+        now() + CASE WHEN n % 10 = 0 THEN '-1 h' ELSE '1 h' END::interval,
+        CASE WHEN n <= 19900 OR n % 3 = 0 THEN now() - (20000 - n) * interval '1 min' END
+    FROM generate_series(1, 20000) AS n
+    """,
+    "INSERT INTO sighting (partition, mac, host) SELECT 'busy', 'mac' || n, 'h' FROM generate_series(1, 20000) AS n",
+)
+
+
+@pytest.fixture(scope="module")
+async def plans(postgres: Postgres) -> AsyncIterator[Plans]:
+    async with measured(postgres, "bmc", "metal_bmc", FILL) as made:
+        yield made
+
+
+def machine(number: int) -> str:
+    return str(UUID(hashlib.md5(f"m{number}".encode()).hexdigest()))
+
+
+def commands(of: str = "", before: str | None = None) -> Call:
+    return partial(COMMANDS.page, machine=of, before=before, limit=51)
+
+
+async def test_lists_read_what_they_show(plans: Plans) -> None:
+    cases: dict[str, Call] = {
+        f"endpoints of {partition or 'all'}, {place} page": partial(
+            ENDPOINTS.page, partition=partition, after=after, limit=51
+        )
+        for place, after in (("first", None), ("later", MIDDLE))
+        for partition in ("", "idle", "busy", "rare", "none")
+    }
+    middle = str(UUID(int=10000))
+    for name, of in {"all": "", "a busy machine": machine(8), "a machine": machine(7), "none": MIDDLE}.items():
+        cases[f"commands of {name}, first page"] = commands(of)
+        cases[f"commands of {name}, later page"] = commands(of, middle)
+    await plans.check(cases)
+
+
+@pytest.mark.parametrize("partition", ["busy", "idle", "rare", "none"])
+async def test_schedules_read_what_is_due(plans: Plans, partition: str) -> None:
+    end = Finish(State.EXPIRED, "R", "m")
+    await plans.check(
+        {
+            "polls": partial(SCHEDULE.claim_polls, partition=partition, most=32, hold=MINUTE),
+            "reports": partial(SCHEDULE.due_reports, partition=partition, most=32),
+            "unsettled": partial(ENDPOINTS.unsettled, partition=partition),
+            "open": partial(COMMANDS.machines_with_open, partition=partition),
+            "expired": partial(COMMANDS.expire_waiting, partition=partition, end=end),
+        }
+    )
+
+
+async def test_old_commands_are_removed_by_age(plans: Plans) -> None:
+    now = datetime.now(UTC)
+    await plans.check(
+        {
+            f"older than {age}": partial(COMMANDS.forget_ended, before=now - age, most=500)
+            for age in (timedelta(0), 13 * DAY, 100 * DAY)
+        }
+    )
+
+
+async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
+    wanted = Configuration(MIDDLE, "busy", "new", 623, "new", "admin", b"s", None)
+    end = Finish(State.FAILED, "R", "m")
+
+    async def reported(conn: Connection) -> None:
+        found = await SCHEDULE.due_reports(conn, "busy", most=32)
+        await SCHEDULE.reported(conn, [(each.machine, each.observation.observed_at) for each in found], MINUTE)  # type: ignore[misc]
+
+    await plans.check(
+        {
+            "by MAC": partial(ENDPOINTS.by_mac, partition="busy", mac="mac8"),
+            "insert": partial(ENDPOINTS.insert, wanted=wanted),
+            "free address": partial(ENDPOINTS.free_address, partition="busy", host="host8", port=623, but=MIDDLE),
+            "delete": partial(ENDPOINTS.delete, machine=machine(8)),
+            "next poll": partial(SCHEDULE.next_poll, machine=machine(8), after=MINUTE),
+            "reported": reported,
+            "oldest open": partial(COMMANDS.oldest_open, machine=machine(8)),
+            "none open": partial(COMMANDS.oldest_open, machine=machine(7)),
+            "open count": partial(COMMANDS.open_count, machine=machine(8)),
+            "finish all": partial(COMMANDS.finish_all, machine=machine(8), end=end),
+            "sighting": partial(SIGHTINGS.see, partition="busy", mac="mac7", host="h"),
+        }
+    )

@@ -68,16 +68,16 @@ class AllocationApi(AllocationServiceServicer):
             phase=phase if request.phase else None,
             released=request.include_released or phase == Phase.RELEASED,
         )
-        size = self.paging.page_size(request.page_size)
         filter_key = _filter_key(which)
-        key = self.paging.parse(request.page_token, filter_key=filter_key)
+        page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
-            records = await self.allocations.page(conn, which, after=str(key[0]) if key else FIRST_ID, limit=size + 1)
-        page = fitting([to_message(record, []) for record in records[:size]])
-        more = len(records) > len(page)
+            records = await self.allocations.page(conn, which, after=page.after_text(FIRST_ID), limit=page.limit)
+        # What one message can hold may be less than the page.
+        shown = fitting([to_message(record, []) for record in records[: page.size]])
+        more = len(records) > len(shown)
         return pb.ListAllocationsResponse(
-            allocations=page,
-            next_page_token=self.paging.token((page[-1].id,), filter_key=filter_key) if more else "",
+            allocations=shown,
+            next_page_token=self.paging.token((shown[-1].id,), filter_key=filter_key) if more else "",
         )
 
     async def WatchAllocations(

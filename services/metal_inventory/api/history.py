@@ -43,18 +43,13 @@ class History:
     async def ListMachineEvents(
         self, request: pb.ListMachineEventsRequest, context: object
     ) -> pb.ListMachineEventsResponse:
-        paging = self.tools.paging
-        size, filter_key = paging.page_size(request.page_size), f"events {request.machine}"
-        key = paging.parse(request.page_token, filter_key=filter_key)
-        before = int(str(key[0])) if key else _NEWEST
+        page = self.tools.paging.page(request.page_size, request.page_token, filter_key=f"events {request.machine}")
+        before = int(page.after_text(str(_NEWEST)))
         async with self.tools.db.connection() as conn:
             require_visible(await self.tools.machines.get(conn, request.machine), request.machine)
-            rows = await self.tools.events.page(conn, request.machine, before=before, limit=size + 1)
-        more = len(rows) > size
-        return pb.ListMachineEventsResponse(
-            events=[snapshot.event(row) for row in rows[:size]],
-            next_page_token=paging.token((rows[size - 1]["sequence"],), filter_key=filter_key) if more else "",
-        )
+            rows = await self.tools.events.page(conn, request.machine, before=before, limit=page.limit)
+        shown, token = page.cut(rows, lambda row: (row["sequence"],))
+        return pb.ListMachineEventsResponse(events=[snapshot.event(row) for row in shown], next_page_token=token)
 
     async def ListMachineIssues(
         self, request: pb.ListMachineIssuesRequest, context: object
@@ -64,20 +59,19 @@ class History:
             if unknown:
                 text = f"{name}: there is no rule {', '.join(unknown)}; known are {', '.join(issues.IDS)}"
                 raise InvalidArgument("UNKNOWN_RULE", text, field=name)
-        paging = self.tools.paging
         query = pb.ListMachineIssuesRequest(
             filter=request.filter, only=request.only, omit=request.omit, min_severity=request.min_severity
         )
-        size, filter_key = paging.page_size(request.page_size), key_of("issues", query)
-        key = paging.parse(request.page_token, filter_key=filter_key)
-        after = str(key[0]) if key else FIRST
+        page = self.tools.paging.page(request.page_size, request.page_token, filter_key=key_of("issues", query))
+        which, view = wanted(request.filter), visible()
         async with self.tools.db.connection() as conn:
-            rows = await self.tools.queries.page(conn, wanted(request.filter), visible(), after=after, limit=size + 1)
-            addresses = [row["bmc_address"] for row in rows[:size] if row["bmc_address"]]
+            rows = await self.tools.queries.page(conn, which, view, after=page.after_text(FIRST), limit=page.limit)
+            shown, token = page.cut(rows, lambda row: (str(row["id"]),))
+            addresses = [row["bmc_address"] for row in shown if row["bmc_address"]]
             shared = await self.tools.queries.shared_bmc_addresses(conn, addresses)
-        response = pb.ListMachineIssuesResponse()
+        response = pb.ListMachineIssuesResponse(next_page_token=token)
         severity = contract.SEVERITIES.get(request.min_severity, issues.Severity.MINOR)
-        for row in rows[:size]:
+        for row in shown:
             facts = snapshot.facts(row, shared.get(row["bmc_address"], ()))
             for issue in issues.evaluate(facts, only=request.only, omit=request.omit, severity=severity):
                 response.issues.add(
@@ -86,8 +80,6 @@ class History:
                     severity=contract.SEVERITY_NUMBERS[issue.rule.severity],
                     message=f"{issue.rule.description}: {issue.details}",
                 )
-        if len(rows) > size:
-            response.next_page_token = paging.token((str(rows[size - 1]["id"]),), filter_key=filter_key)
         return response
 
 

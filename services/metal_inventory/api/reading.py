@@ -34,17 +34,15 @@ class Reading:
         return snapshot.machine(require_visible(row, request.id))
 
     async def ListMachines(self, request: pb.ListMachinesRequest, context: object) -> pb.ListMachinesResponse:
-        paging = self.tools.paging
-        size, filter_key = paging.page_size(request.page_size), key_of("machines", request.filter)
-        key = paging.parse(request.page_token, filter_key=filter_key)
-        after = str(key[0]) if key else FIRST
+        filter_key = key_of("machines", request.filter)
+        page = self.tools.paging.page(request.page_size, request.page_token, filter_key=filter_key)
+        which, view = wanted(request.filter), visible()
         async with self.tools.db.connection() as conn:
-            rows = await self.tools.queries.page(conn, wanted(request.filter), visible(), after=after, limit=size + 1)
-        response = pb.ListMachinesResponse()
-        for row in rows[:size]:
+            rows = await self.tools.queries.page(conn, which, view, after=page.after_text(FIRST), limit=page.limit)
+        shown, token = page.cut(rows, lambda row: (str(row["id"]),))
+        response = pb.ListMachinesResponse(next_page_token=token)
+        for row in shown:
             snapshot.fill(response.machines.add(), row)
-        if len(rows) > size:
-            response.next_page_token = paging.token((response.machines[-1].id,), filter_key=filter_key)
         return response
 
     async def StreamMachines(

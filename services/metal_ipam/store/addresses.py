@@ -225,8 +225,9 @@ async def end_quarantine(connection: Connection, limit: int) -> int:
 async def forget_requests(connection: Connection, limit: int) -> int:
     """Drop ids of requests whose address was released over a day ago: no retry comes that late."""
     rows = await connection.fetch(
-        """DELETE FROM spent_request WHERE request_id IN (
-               SELECT request_id FROM spent_request WHERE at < now() - interval '1 day' LIMIT $1) RETURNING 1""",
+        """DELETE FROM spent_request WHERE ctid = ANY (ARRAY(
+               SELECT ctid FROM spent_request WHERE at < now() - interval '1 day' ORDER BY at LIMIT $1
+               FOR UPDATE SKIP LOCKED)) RETURNING 1""",
         limit,
     )
     return len(rows)

@@ -83,17 +83,40 @@ async def page(
 
     What a project sees is `networks.serves`, as SQL: its own, shared ones, and super and external ones of nobody.
     """
-    rows = await connection.fetch(
-        f"""{_SELECT}
-            WHERE n.id > $1 AND ($2 = '' OR n.project_id = $2) AND ($3 = '' OR n.type = $3)
-              AND ($4 = '' OR n.partition_id = $4) AND ($5 = '' OR n.parent_id = $5)
-              AND ($6::text[] IS NULL OR n.type = 'child_shared' OR n.project_id = ANY ($6)
-                   OR (n.type IN ('super', 'external') AND n.project_id = ''))
-            ORDER BY n.id LIMIT $7""",
-        *(after, project, kind.value if kind else "", partition, parent),
-        *(None if visible_to is None else list(visible_to), limit),
-    )
+    arguments: list[object] = [after]
+    where = "n.id > $1"
+    filters = {
+        "project_id": project,
+        "type": kind.value if kind else "",
+        "partition_id": partition,
+        "parent_id": parent,
+    }
+    for column, value in filters.items():
+        if value:
+            arguments.append(value)
+            where += f" AND n.{column} = ${len(arguments)}"
+    chosen = f"(SELECT n.id FROM network n WHERE {where} ORDER BY n.id LIMIT {limit:d})"
+    if visible_to is not None:
+        arguments.append(sorted(set(visible_to)))
+        chosen = _visible(where, f"${len(arguments)}::text[]", limit)
+    rows = await connection.fetch(f"{_SELECT} WHERE n.id IN {chosen} ORDER BY n.id", *arguments)
     return [_network(row) for row in rows]
+
+
+def _visible(where: str, projects: str, limit: int) -> str:
+    """Ids of the first networks that the projects see: of a page of each project's own, of the shared ones, and of
+    those of nobody. One condition for the three has no index."""
+    tail = f"ORDER BY n.id LIMIT {limit:d}"
+    return f"""(
+        SELECT own.id FROM unnest({projects}) AS seen (project)
+        CROSS JOIN LATERAL (
+            SELECT n.id FROM network n WHERE n.project_id = seen.project AND {where} {tail}
+        ) AS own
+        UNION (SELECT n.id FROM network n WHERE n.type = 'child_shared' AND {where} {tail})
+        UNION (SELECT n.id FROM network n
+               WHERE n.type IN ('super', 'external') AND n.project_id = '' AND {where} {tail})
+        ORDER BY id LIMIT {limit:d}
+    )"""
 
 
 async def insert(connection: Connection, network: Network) -> None:

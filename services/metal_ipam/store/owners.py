@@ -38,9 +38,9 @@ async def end(connection: Connection, owner: Owner) -> None:
 async def forget(connection: Connection, limit: int) -> int:
     """Drop owners that were released over a day ago: nothing is under way for so long. How many."""
     rows = await connection.fetch(
-        """DELETE FROM released_owner WHERE (owner_kind, owner_id) IN (
-               SELECT owner_kind, owner_id FROM released_owner WHERE at < now() - interval '1 day' LIMIT $1)
-           RETURNING 1""",
+        """DELETE FROM released_owner WHERE ctid = ANY (ARRAY(
+               SELECT ctid FROM released_owner WHERE at < now() - interval '1 day' ORDER BY at LIMIT $1
+               FOR UPDATE SKIP LOCKED)) RETURNING 1""",
         limit,
     )
     return len(rows)

@@ -59,13 +59,15 @@ async def of_networks(connection: Connection, networks: Sequence[str]) -> dict[s
 
 async def page(connection: Connection, *, network: str, after: tuple[str, str] | None, limit: int) -> list[PrefixRow]:
     """Prefixes by network and CIDR, of one network or (empty) of all."""
-    after_network, after_cidr = after or ("", None)
+    where, arguments = ["true"], list[object]()
+    if network:
+        arguments.append(network)
+        where.append("p.network_id = $1")
+    if after is not None:
+        where.append(f"(p.network_id, p.cidr) > (${len(arguments) + 1}, ${len(arguments) + 2}::text::cidr)")
+        arguments += after
     rows = await connection.fetch(
-        f"""{_SELECT}
-            WHERE ($1 = '' OR p.network_id = $1)
-              AND ($3::text::cidr IS NULL OR (p.network_id, p.cidr) > ($2, $3::text::cidr))
-            ORDER BY p.network_id, p.cidr LIMIT $4""",
-        *(network, after_network, after_cidr, limit),
+        f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY p.network_id, p.cidr LIMIT {limit:d}", *arguments
     )
     return [_prefix(row) for row in rows]
 
@@ -229,9 +231,10 @@ async def verify(connection: Connection, prefix_id: int) -> list[str]:
 
 async def ids(connection: Connection, network: str, *, after: int, limit: int) -> list[tuple[int, Prefix]]:
     """Ids and CIDRs by id, of one network or (empty) of all."""
+    arguments: list[object] = [after, *([network] if network else [])]
+    of_network = "AND network_id = $2" if network else ""
     rows = await connection.fetch(
-        "SELECT id, cidr FROM prefix WHERE ($1 = '' OR network_id = $1) AND id > $2 ORDER BY id LIMIT $3",
-        *(network, after, limit),
+        f"SELECT id, cidr FROM prefix WHERE id > $1 {of_network} ORDER BY id LIMIT {limit:d}", *arguments
     )
     return [(row["id"], row["cidr"]) for row in rows]
 

@@ -1,0 +1,105 @@
+"""Statements of fabric over many switches, ports, cables and attachments."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import partial
+from uuid import UUID, uuid4
+
+import pytest
+from metal_fabric.attachment import Attachment
+from metal_fabric.cabling import Cable
+from metal_fabric.filters import PortRole, Wish
+from metal_fabric.ports import LinkState
+from metal_fabric.store import AttachmentStore, CableStore, GenerationStore, SwitchStore, SyncStore, ViewStore
+from metal_fabric.vlans import Vlan
+from metal_lab.servers import Postgres
+from plans import Call, Plans, measured
+
+SWITCHES, CABLES, ATTACHMENTS, SYNCS = SwitchStore(), CableStore(), AttachmentStore(), SyncStore()
+GENERATIONS, VIEWS = GenerationStore(), ViewStore()
+# 20,000 leaves, of which the first half has 4 ports each, and three machines on them that are attached.
+FILL = (
+    """
+    INSERT INTO switch (id, host_key, partition, rack, os, os_version, core_version, management_address, loopback, asn,
+        pxe_vlan, desired_generation)
+    SELECT 'leaf' || lpad(n::text, 5, '0'), 'leaf' || n, CASE WHEN n % 100 = 7 THEN 'rare' ELSE 'mini' END,
+        'rack' || n / 2, 'sonic', '', '', '', '', 65000, 1000, 30
+    FROM generate_series(1, 20000) AS n
+    """,
+    "INSERT INTO port SELECT id, 'Ethernet' || p, 'Eth' || p, false, NULL, 'up' "
+    "FROM switch, generate_series(1, 4) AS p WHERE id < 'leaf10000'",
+    "INSERT INTO leaf_sync (switch_id, session, seen_time) SELECT id, gen_random_uuid(), now() FROM switch",
+    "INSERT INTO switch_generation SELECT id, g, 'h', 's' FROM switch, generate_series(25, 30) AS g "
+    "WHERE id < 'leaf10000'",
+    "INSERT INTO vlan SELECT id, v, 1000 + v FROM switch, generate_series(1, 3) AS v WHERE id < 'leaf10000'",
+    "INSERT INTO cable SELECT switch_id, name, md5(substr(switch_id, 1, 8) || (right(switch_id, 1)::int / 2) || name)"
+    "::uuid, 'mac' FROM port WHERE name <> 'Ethernet4'",
+    "INSERT INTO attachment (machine, owner, role, vrf, allowed_prefixes, vnis, leaving, announced) "
+    "SELECT machine, machine, 'machine', 7, '{}', '{}', false, random() > 0.001 FROM cable GROUP BY machine",
+    "INSERT INTO attachment_leaf SELECT machine, switch_id, 20 FROM cable",
+    "INSERT INTO ended_allocation SELECT gen_random_uuid(), machine FROM attachment",
+    "INSERT INTO sighting SELECT machine, now() FROM attachment",
+)
+LEAF, MACHINE = "leaf00042", str(UUID(hashlib.md5(b"leaf00041Ethernet1").hexdigest()))
+
+
+@pytest.fixture(scope="module")
+async def plans(postgres: Postgres) -> AsyncIterator[Plans]:
+    async with measured(postgres, "fabric", "metal_fabric", FILL) as made:
+        async with made.db.connection() as conn:
+            assert await conn.fetchval("SELECT count(*) FROM cable WHERE machine = $1", MACHINE) > 0
+        yield made
+
+
+async def test_lists_read_what_they_show(plans: Plans) -> None:
+    cases: dict[str, Call] = {}
+    for place, after in (("first", ""), ("later", "leaf05000")):
+        for partition, rack in (("", ""), ("mini", ""), ("rare", ""), ("none", ""), ("mini", "rack21"), ("", "rack21")):
+            cases[f"switches of {partition or 'all'} {rack}, {place} page"] = partial(
+                VIEWS.page, after=after, partition=partition, rack=rack, limit=51
+            )
+        for switch, machine in (("", None), (LEAF, None), ("", MACHINE), (LEAF, MACHINE), ("none", None)):
+            cases[f"cables of {switch} {machine}, {place} page"] = partial(
+                CABLES.page, after=(after, ""), switch_id=switch, machine=machine, limit=51
+            )
+    await plans.check(cases)
+
+
+async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
+    session, hour = str(uuid4()), timedelta(hours=1)
+    cables = [Cable(LEAF, "Ethernet4", MACHINE, "mac")]
+    attachment = Attachment(MACHINE, str(uuid4()), Wish(PortRole.MACHINE, 7))
+    vlans = [Vlan(7, 1007, 0)]
+    await plans.check(
+        {
+            "load": partial(SWITCHES.load, ids=[LEAF, "leaf00043"]),
+            "by host": partial(SWITCHES.by_host, names=["leaf42", "leaf43"]),
+            "lock": partial(SWITCHES.lock, ids=[LEAF]),
+            "report": partial(SWITCHES.report, switch_id=LEAF, states={"Ethernet1": LinkState.DOWN}),
+            "touch": partial(SWITCHES.touch, switch_id=LEAF),
+            "delete": partial(SWITCHES.delete, switch_id="leaf15000"),
+            "cables of a machine": partial(CABLES.of_machine, machine=MACHINE),
+            "cables of switches": partial(CABLES.of_switches, switch_ids=[LEAF]),
+            "put cables": partial(CABLES.put, machine=MACHINE, cables=cables),
+            "attachment": partial(ATTACHMENTS.get, machine=MACHINE, lock=True),
+            "put attachment": partial(ATTACHMENTS.put, attachment=attachment),
+            "put leaves": partial(ATTACHMENTS.put_leaves, machine=MACHINE, wanted={}),
+            "delete attachment": partial(ATTACHMENTS.delete, machine=MACHINE),
+            "wishes": partial(ATTACHMENTS.wishes, switch_id=LEAF),
+            "unannounced": partial(ATTACHMENTS.lock_unannounced, switch_id=LEAF, applied=30),
+            "ended": partial(ATTACHMENTS.ended, machine=MACHINE, allocation=MACHINE),
+            "newest": partial(GENERATIONS.newest, switch_id=LEAF),
+            "made": partial(GENERATIONS.made, switch_id=LEAF, generation=29, digest="h"),
+            "add": partial(GENERATIONS.add, switch_id=LEAF, generation=31, digest="h", state=b""),
+            "vlans": partial(GENERATIONS.vlans, switch_id=LEAF),
+            "put vlans": partial(GENERATIONS.put_vlans, switch_id=LEAF, vlans=vlans),
+            "open": partial(SYNCS.open, switch_id=LEAF, session=session, applied=3, digest="h"),
+            "check": partial(SYNCS.check, switch_id=LEAF, session=session),
+            "seen": partial(SYNCS.seen, switch_id=LEAF, session=session),
+            "hold": partial(SYNCS.hold, switch_ids=[LEAF]),
+            "sight": partial(SYNCS.sight, machine=MACHINE, every=hour),
+        }
+    )

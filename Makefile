@@ -48,7 +48,7 @@ doctor: $(INSTALLED) ## find what would keep the lab from working
 
 .PHONY: test
 test: $(INSTALLED) ## run all tests (those of third-party peers are skipped where these are not installed)
-	$(BIN)/python -m pytest -q -ra -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -ra -n $(TEST_WORKERS) --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff, mypy --strict, import-linter, buf lint, contracts up to date

@@ -26,6 +26,7 @@ import pytest
 from metal_kit import logs
 from metal_kit.migrations import migrate
 from metal_lab.servers import Nats, Postgres, Redis
+from together import Together
 
 NewDatabase = Callable[..., Awaitable[str]]
 _MEMORY = Path("/dev/shm")
@@ -240,8 +241,10 @@ async def _on_server(server: Postgres, statement: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, keep a module's tests together: they share servers; and all tests of the lab: it is one."""
-    for item in items:
-        directory = item.path.relative_to(item.config.rootpath).parts[1]
-        group = "lab" if directory == "e2e" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The whole labs first: each is one long piece of work, which at the end only one worker could do."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from metal_bmc.drivers.errors import BmcAuthFailed, BmcError, BmcSessionsFull
+from metal_bmc.drivers.errors import BmcAuthFailed, BmcError, BmcSessionsFull, DriverBusy
 from metal_bmc.drivers.interface import BootTarget
 
 
@@ -245,8 +245,8 @@ def _failed(error: BmcError) -> Finish:
 
 
 def _tries(error: BmcError, patience: Patience) -> int:
-    if isinstance(error, BmcSessionsFull):
-        # Asking for a slot harms nothing, so the deadline alone decides.
+    if isinstance(error, BmcSessionsFull | DriverBusy):
+        # Asking for a slot, or waiting for a process, harms nothing, so the deadline alone decides.
         return 1000
     return 2 if isinstance(error, BmcAuthFailed) else patience.tries
 

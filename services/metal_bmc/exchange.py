@@ -24,7 +24,7 @@ from metal_bmc.drivers.errors import (
     BmcAuthFailed,
     BmcError,
     BmcSessionsFull,
-    BmcTimeout,
+    DriverBusy,
     LoginBlocked,
     NoCredentials,
 )
@@ -45,7 +45,8 @@ def reconcile_kind(partition: str) -> str:
 
 
 class BmcExchange:
-    """Talks to registered BMCs by machine. Every method raises a BmcError after recording it."""
+    """Talks to registered BMCs by machine. Every method raises a BmcError after recording it; DriverBusy
+    alone leaves no record, since the BMC was not asked."""
 
     def __init__(self, db: Database, driver: BmcDriver, ring: KeyRing, clock: Clock) -> None:
         self._db, self._driver, self._ring, self._clock = db, driver, ring, clock
@@ -116,7 +117,7 @@ class BmcExchange:
             async with asyncio.timeout_at(give_up):
                 await door.acquire()
         except TimeoutError:
-            raise BmcTimeout("another exchange with this BMC did not end in time") from None
+            raise DriverBusy("another exchange with this BMC did not end in time") from None
         try:
             return await self._behind_the_door(machine, give_up, ask, see)
         finally:
@@ -136,6 +137,11 @@ class BmcExchange:
         started = loop.time()
         try:
             result = await ask(endpoint, target, max(0.1, give_up - started))
+        except DriverBusy as error:
+            # Says nothing about the BMC, which was not asked.
+            metrics.EXCHANGES.labels(error.reason).observe(loop.time() - started)
+            await self._settle(endpoint, endpoint.refused_logins)
+            raise
         except BmcError as error:
             metrics.EXCHANGES.labels(error.reason).observe(loop.time() - started)
             await self._after_failure(endpoint, error)

@@ -72,6 +72,12 @@ class DriverCrashed(BmcError):
     outcome_unknown = True
 
 
+class DriverBusy(BmcError):
+    """The time was over before the order could be given to a driver process; nothing was sent to the BMC."""
+
+    reason = "DRIVER_BUSY"
+
+
 class LoginBlocked(BmcError):
     """Logins were refused twice; nothing was sent. Only new credentials help."""
 

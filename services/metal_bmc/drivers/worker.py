@@ -1,4 +1,5 @@
-"""The driver process: reads one order from standard input, carries it out with pyghmi, writes one answer, repeats.
+"""The driver process: says that it is ready, then reads one order from standard input, carries it out with pyghmi,
+writes one answer, and repeats.
 
 Orders arrive one at a time and pyghmi is used from one thread only, because its locks can block each other for good
 when several threads wait (reference of the field: measured with dead BMCs in the fleet). The parent gives each order a
@@ -8,6 +9,7 @@ exception is answered by its type and place alone, since its text may quote a se
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -29,6 +31,12 @@ def _feed(orders: queue.Queue[frames.Message]) -> None:
     except (frames.FrameError, OSError):
         os._exit(2)
     os._exit(0)
+
+
+def _load() -> None:
+    # So that the first order is not kept waiting for the import. One that fails is the answer to each order.
+    with contextlib.suppress(Exception):
+        from metal_bmc.drivers import operations  # noqa: F401, PLC0415
 
 
 def _answer(order: frames.Message) -> frames.Message:
@@ -57,6 +65,8 @@ def main() -> None:
     os.dup2(2, 1)
     orders: queue.Queue[frames.Message] = queue.Queue(_QUEUED_ORDERS)
     threading.Thread(target=_feed, args=(orders,), daemon=True).start()
+    _load()
+    answers.write(frames.encode({"ready": True}))
     while True:
         answers.write(frames.encode(_answer(orders.get())))
 

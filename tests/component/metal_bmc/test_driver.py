@@ -285,6 +285,37 @@ async def test_a_process_that_talks_nonsense_is_replaced() -> None:
     await pool.close()
 
 
+SLOW_START = """
+import sys, time
+from metal_bmc.drivers import worker
+time.sleep(1.5)
+worker.main()
+"""
+
+
+async def test_a_process_that_starts_slowly_serves_the_next_order(new_bmc: NewBmc, target: MakeTarget) -> None:
+    """Killed with the first order it would be started anew for each, and no BMC ever be reached."""
+    pool = WorkerPool(size=1, command=(sys.executable, "-c", SLOW_START))
+    driver, bmc = PyghmiDriver(pool), await new_bmc(powered=True)
+    try:
+        with pytest.raises(errors.DriverBusy):
+            await driver.powered(target(bmc), deadline=0.5)
+        assert not bmc.seen
+        assert await driver.powered(target(bmc), deadline=20)
+        assert len(pool.processes) == 1
+    finally:
+        await pool.close()
+
+
+async def test_a_process_that_is_still_starting_ends_with_its_pool() -> None:
+    pool = WorkerPool(size=1, command=(sys.executable, "-c", "import time; time.sleep(60)"))
+    with pytest.raises(errors.DriverBusy):
+        await pool.call("powered", {}, {}, deadline=0.3)
+    await asyncio.wait_for(pool.close(), 5)
+    with pytest.raises(errors.DriverCrashed):
+        await pool.call("powered", {}, {}, deadline=1)
+
+
 async def test_errors_hold_no_secret(new_bmc: NewBmc, driver: PyghmiDriver, target: MakeTarget) -> None:
     bmc = await new_bmc()
     bmc.faults.switch_on("wrong-password")
@@ -298,6 +329,8 @@ async def test_errors_hold_no_secret(new_bmc: NewBmc, driver: PyghmiDriver, targ
 DEAF = """
 import os, sys, time
 from metal_bmc.drivers import frames
+sys.stdout.buffer.write(frames.encode({"ready": True}))
+sys.stdout.buffer.flush()
 order = frames.read(sys.stdin.buffer)
 sys.stdout.buffer.write(frames.encode({"id": order["id"], "result": True}))
 sys.stdout.buffer.flush()

@@ -259,7 +259,7 @@ class Command(_message.Message):
     error: _builtins.str
     """Why it failed; empty when it did not."""
     reason: _builtins.str
-    """Machine-readable reason in UPPER_SNAKE_CASE: TIMEOUT, AUTH_FAILED, LOGIN_BLOCKED, NO_CREDENTIALS,
+    """Machine-readable reason in UPPER_SNAKE_CASE: TIMEOUT, AUTH_FAILED, LOGIN_BLOCKED, NO_CREDENTIALS, DRIVER_BUSY,
     SESSIONS_FULL, UNSUPPORTED, REFUSED, NOT_REACHED, POWERED_OFF, OUTCOME_UNKNOWN, DEADLINE, BMC_DELETED, …
     """
     allocation: _builtins.str

@@ -66,9 +66,13 @@ class ScriptedFabric(SwitchAgentServiceServicer):
         reader = asyncio.create_task(self._read(request_iterator))
         try:
             while not self.drop_streams.is_set():
+                message = None
                 with suppress(TimeoutError):
                     async with asyncio.timeout(0.1):
-                        yield await self._out.get()
+                        message = await self._out.get()
+                if message is not None:
+                    # Outside the time limit, which would otherwise cut off the sending.
+                    yield message
                 if reader.done():
                     reader.result()
                     return

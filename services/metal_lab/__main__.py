@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
+
+from metal_kit.interrupt import run_command
 
 from metal_lab import commands
 from metal_lab.fault_catalogue import FAULTS
@@ -101,25 +102,25 @@ def _run(options: argparse.Namespace) -> int:
     directory = state_directory(options.state)
     match options.command:
         case "up":
-            code = asyncio.run(commands.up(directory, options.rack, processes=options.processes))
+            code = run_command(commands.up(directory, options.rack, processes=options.processes))
         case "run":
             code = _running().run(directory, options.rack, processes=options.processes)
         case "down":
-            code = asyncio.run(commands.down(directory))
+            code = run_command(commands.down(directory))
         case "destroy":
-            code = asyncio.run(commands.destroy(directory, sure=options.yes))
+            code = run_command(commands.destroy(directory, sure=options.yes))
         case "status":
-            code = asyncio.run(commands.status(directory))
+            code = run_command(commands.status(directory))
         case "doctor":
-            code = asyncio.run(commands.examine(directory))
+            code = run_command(commands.examine(directory))
         case "tour" if options.ephemeral:
-            code = asyncio.run(_running().ephemeral_tour(options.rack, processes=options.processes))
+            code = run_command(_running().ephemeral_tour(options.rack, processes=options.processes))
         case "tour":
-            code = asyncio.run(_running().tour(directory))
+            code = run_command(_running().tour(directory))
         case _ if options.name == "list":
-            code = asyncio.run(commands.fault_list(directory))
+            code = run_command(commands.fault_list(directory))
         case _:
-            code = asyncio.run(commands.fault(directory, options.name, options.target, on=options.switch == "on"))
+            code = run_command(commands.fault(directory, options.name, options.target, on=options.switch == "on"))
     return int(code)
 
 

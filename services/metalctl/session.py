@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 from metal_kit.client import Peers
 from metal_kit.errors import Problem
+from metal_kit.interrupt import run_command
 from metal_kit.tls import Identity
 
 from metalctl.context import Context, ContextError, load
@@ -39,7 +39,7 @@ def run(options: Options, body: Callable[[Peers], Awaitable[T]], *, interrupted:
     if context.warning:
         note(f"metalctl: warning: {context.warning}")
     try:
-        return asyncio.run(_connected(context, body))
+        return run_command(_connected(context, body))
     except Problem as problem:
         fail(explain(problem, context), exit_code(problem))
     except KeyboardInterrupt:

@@ -128,6 +128,12 @@ class World:
         await self.eventually(heard_of)
         return made
 
+    async def stop_comparing(self) -> None:
+        """What becomes of machines from now on allocation does not hear by comparing."""
+        refusals = self.faults["StreamMachines"] = ["refuse"] * 10_000
+        # One refusal has come after the end of whatever comparison was under way.
+        await self.eventually(lambda: len(refusals) < 10_000)
+
     async def value(self, query: str, *args: Any) -> Any:
         return await self.sql.fetchval(query, *args)
 

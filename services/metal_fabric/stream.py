@@ -84,6 +84,8 @@ class LeafStream:
                         sent, spoke = state.generation, _now()
                         yield ConnectResponse(desired_state=state)
                     elif reader.done() and self._acks.empty():
+                        # It may have ended after the check above, and then this is the last look at why.
+                        reader.result()
                         return
                     elif _now() - spoke >= HEARTBEAT_SECONDS:
                         spoke = _now()

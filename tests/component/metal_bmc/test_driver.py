@@ -189,6 +189,7 @@ async def test_an_order_that_overruns_its_deadline_costs_its_process_only(
     new_bmc: NewBmc, driver: PyghmiDriver, pool: WorkerPool, target: MakeTarget, eventually: Eventually
 ) -> None:
     slow, quick = await new_bmc(), await new_bmc()
+    assert not await driver.powered(target(quick), deadline=20)  # a process runs
     slow.faults.switch_on("slow", 60)
     started = time.monotonic()
     late = asyncio.create_task(driver.powered(target(slow), deadline=1.5))

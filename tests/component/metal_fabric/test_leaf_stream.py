@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from metal_fabric.leaves import Leaves
 from metal_kit import identity
 from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Problem
 from metal_kit.ids import uuid7
@@ -92,6 +94,28 @@ async def test_a_stream_begins_with_a_hello_and_has_only_one(fabric: Any, eventu
     await eventually(lambda: leaf.states)
     await leaf.send(hello=leaf.hello)
     await eventually(lambda: leaf.ended)
+    assert leaf.failure.reason == "HELLO_TWICE"
+
+
+async def test_what_is_wrong_is_told_whenever_it_is_found(
+    fabric: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is found while the stream looks for something to send."""
+    look, looking = Leaves.wanted, asyncio.Event()
+
+    async def look_until_the_end(*args: Any, **more: Any) -> Any:
+        found = await look(*args, **more)
+        if more["after"]:
+            looking.set()
+            await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "leaf leaf01"])
+        return found
+
+    monkeypatch.setattr(Leaves, "wanted", look_until_the_end)
+    leaf = await fabric.leaf("leaf01").open()
+    await eventually(looking.is_set)
+    await leaf.send(hello=leaf.hello)
+    await eventually(lambda: leaf.ended)
+    assert leaf.failure is not None
     assert leaf.failure.reason == "HELLO_TWICE"
 
 

@@ -95,6 +95,7 @@ class InstallationApi(InstallationServiceServicer):
                 return False
             record.installed = True
             record.install_error = ""
+            record.installer_step, record.installer_percent = "installed", 100
             record.installer_time = now
             record.boot_info.CopyFrom(request.boot_info)
             record.note("INSTALL_REPORTED", "the installer reports success")

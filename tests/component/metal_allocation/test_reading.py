@@ -232,3 +232,4 @@ async def test_progress_does_not_disturb_who_changes_the_allocation(world: Any) 
     shown = await world.get(allocation.id)
     assert shown.spec.description == "take 19"
     assert [line.reason for line in shown.status.timeline].count("INSTALL_REPORTED") == 1
+    assert (shown.status.installer_step, shown.status.installer_percent) == ("installed", 100)

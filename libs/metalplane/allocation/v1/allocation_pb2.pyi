@@ -458,9 +458,9 @@ class AllocationStatus(_message.Message):
     asn: _builtins.int
     """ASN of the machine; 0 before it has one."""
     installer_step: _builtins.str
-    """What the installer does right now, for people."""
+    """What the installer does right now, for people; `installed` after it has reported success."""
     installer_percent: _builtins.int
-    """How far the installer's step is, in percent."""
+    """How far the installation is, in percent."""
     @_builtins.property
     def phase_time(self) -> _timestamp_pb2.Timestamp:
         """When the phase was entered."""

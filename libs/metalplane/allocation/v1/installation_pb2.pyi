@@ -291,7 +291,7 @@ class RecordProgressRequest(_message.Message):
     step: _builtins.str
     """Step: `partition`, `image`, `configure`, …"""
     percent: _builtins.int
-    """How far the step is, in percent."""
+    """How far the installation is, in percent."""
     message: _builtins.str
     """Details for people."""
     def __init__(

@@ -495,7 +495,7 @@ class ReportProgressRequest(_message.Message):
     step: _builtins.str
     """Step."""
     percent: _builtins.int
-    """How far the step is, in percent."""
+    """How far the installation is, in percent."""
     message: _builtins.str
     """Details for people."""
     def __init__(

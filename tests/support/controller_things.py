@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from metal_kit.backoff import Backoff
 from metal_kit.controller import (
-    Controller,
     Go,
     Outcome,
     StaleSnapshot,
@@ -84,18 +81,6 @@ async def queue_row(db: Database, key: str) -> dict[str, Any] | None:
 async def phase_of(db: Database, key: str) -> str:
     async with db.connection() as connection:
         return str(await connection.fetchval("SELECT phase FROM thing WHERE key = $1", key))
-
-
-@asynccontextmanager
-async def running(*controllers: Controller) -> AsyncIterator[asyncio.Event]:
-    stopping = asyncio.Event()
-    tasks = [asyncio.create_task(controller.run(stopping)) for controller in controllers]
-    try:
-        yield stopping
-    finally:
-        stopping.set()
-        async with asyncio.timeout(20):
-            await asyncio.gather(*tasks)
 
 
 async def gone(db: Database, key: str) -> bool:

@@ -20,7 +20,6 @@ from controller_things import (
     phase_of,
     queue_row,
     reason_is,
-    running,
 )
 from metal_kit.backoff import Backoff
 from metal_kit.controller import (
@@ -35,6 +34,7 @@ from metal_kit.controller import (
 )
 from metal_kit.db import Connection, Database
 from metal_kit.errors import Unavailable
+from running import running
 
 
 async def test_a_key_goes_through_its_phases_and_leaves_the_queue(things: Database, eventually: Eventually) -> None:

@@ -25,7 +25,6 @@ from controller_things import (
     phase_of,
     queue_row,
     reason_is,
-    running,
 )
 from metal_kit.controller import (
     Controller,
@@ -40,6 +39,7 @@ from metal_kit.controller import (
 from metal_kit.controller import queue as queue_module
 from metal_kit.controller.worker import _Work
 from metal_kit.db import Connection, Database
+from running import running
 
 
 async def test_no_more_keys_run_at_once_than_there_are_workers(things: Database, eventually: Eventually) -> None:

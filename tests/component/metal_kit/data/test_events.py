@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -18,6 +18,7 @@ from metal_kit.events import Consumer, ConsumerRunner, Handler
 from metal_kit.ids import uuid7
 from metal_lab.servers import Nats
 from metalplane.common.v1.event_pb2 import Event
+from running import running
 
 Eventually = Callable[..., Awaitable[None]]
 SUBJECT = "metalplane.test.thing.changed"
@@ -66,22 +67,15 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
     await connection.close()
 
 
-@asynccontextmanager
-async def consuming(
+def consuming(
     store: Database, bus: Bus, *handlers: Handler, attempts: int = 3, name: str = "test-things"
-) -> AsyncIterator[asyncio.Event]:
-    stopping = asyncio.Event()
-    runners = [
-        ConsumerRunner(store, bus, Consumer(name, [SUBJECT], handler), attempts=attempts, retry=FAST)
-        for handler in handlers
-    ]
-    tasks = [asyncio.create_task(runner.run(stopping)) for runner in runners]
-    try:
-        yield stopping
-    finally:
-        stopping.set()
-        async with asyncio.timeout(20):
-            await asyncio.gather(*tasks)
+) -> AbstractAsyncContextManager[asyncio.Event]:
+    return running(
+        *(
+            ConsumerRunner(store, bus, Consumer(name, [SUBJECT], handler), attempts=attempts, retry=FAST)
+            for handler in handlers
+        )
+    )
 
 
 async def publish(bus: Bus, *events: Event) -> None:

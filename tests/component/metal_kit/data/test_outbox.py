@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +18,7 @@ from metal_kit.outbox import Relay, emit
 from metal_lab.servers import Nats
 from metalplane.common.v1.condition_pb2 import Condition
 from metalplane.common.v1.event_pb2 import Event
+from running import running
 
 Eventually = Callable[..., Awaitable[None]]
 SUBJECT = "metalplane.test.thing.changed"
@@ -58,18 +58,6 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
     await connection.close()
 
 
-@asynccontextmanager
-async def relaying(*relays: Relay) -> AsyncIterator[asyncio.Event]:
-    stopping = asyncio.Event()
-    tasks = [asyncio.create_task(relay.run(stopping)) for relay in relays]
-    try:
-        yield stopping
-    finally:
-        stopping.set()
-        async with asyncio.timeout(20):
-            await asyncio.gather(*tasks)
-
-
 async def stored(url: str) -> list[tuple[str, Event]]:
     """Message id and envelope of everything in the stream, in its order."""
     client = await nats.connect(url)
@@ -85,7 +73,7 @@ async def stored(url: str) -> list[tuple[str, Event]]:
 async def test_an_event_arrives_whole(db: Database, bus: Bus, nats_url: str, eventually: Eventually) -> None:
     before = datetime.now(UTC)
     request.request_id.set("req-7")
-    async with relaying(Relay(db, bus)):
+    async with running(Relay(db, bus)):
         await emit_all(db, "m1")
         await eventually(lambda: is_empty(db))
     request.request_id.set("")
@@ -127,7 +115,7 @@ async def test_a_subject_outside_of_the_stream_is_refused(db: Database) -> None:
 async def test_events_keep_the_order_of_their_commits(
     db: Database, bus: Bus, nats_url: str, eventually: Eventually
 ) -> None:
-    async with relaying(Relay(db, bus, batch=7)):
+    async with running(Relay(db, bus, batch=7)):
         for number in range(60):
             await emit_all(db, f"{number:03}")
         await eventually(lambda: is_empty(db))
@@ -150,7 +138,7 @@ async def test_a_row_is_held_back_while_an_older_transaction_can_still_commit_be
         await transaction.start()
         await emit_thing(older, "first")
         await emit_all(db, "second")
-        async with relaying(Relay(db, bus)) as _:
+        async with running(Relay(db, bus)) as _:
             # The relay has had every chance to send: it leads, was woken, and looks at short intervals now.
             await eventually(lambda: _leads(db))
             await asyncio.sleep(0.3)
@@ -165,7 +153,7 @@ async def test_a_row_is_held_back_while_an_older_transaction_can_still_commit_be
 async def test_a_row_is_not_held_back_by_a_younger_transaction(
     db: Database, bus: Bus, eventually: Eventually, kit_url: str
 ) -> None:
-    async with relaying(Relay(db, bus)):
+    async with running(Relay(db, bus)):
         await emit_all(db, "done")
         younger = await asyncpg.connect(kit_url, server_settings={"search_path": "kit"})
         try:
@@ -190,7 +178,7 @@ async def test_a_killed_nats_delays_events_and_loses_none(
     await server.start()
     bus = await Bus.open(server.url, "test")
     try:
-        async with relaying(Relay(db, bus)):
+        async with running(Relay(db, bus)):
             await emit_all(db, "before")
             await eventually(lambda: is_empty(db))
             await server.kill()
@@ -221,7 +209,7 @@ async def test_nats_that_dies_while_events_flow_loses_none_and_doubles_none(
             await emit_all(db, emitted[-1])
 
     try:
-        async with relaying(Relay(db, bus, batch=20)):
+        async with running(Relay(db, bus, batch=20)):
             stop = asyncio.Event()
             producer = asyncio.create_task(produce(stop))
             for _ in range(2):
@@ -246,7 +234,7 @@ async def test_nats_that_dies_while_events_flow_loses_none_and_doubles_none(
 async def test_a_stream_that_was_removed_is_made_anew(
     db: Database, bus: Bus, nats_url: str, eventually: Eventually
 ) -> None:
-    async with relaying(Relay(db, bus)):
+    async with running(Relay(db, bus)):
         await emit_all(db, "before")
         await eventually(lambda: is_empty(db))
         client = await nats.connect(nats_url)
@@ -267,7 +255,7 @@ async def test_one_relay_leads_and_the_other_takes_over(
         stop_first = asyncio.Event()
         running_first = asyncio.create_task(first.run(stop_first))
         await eventually(lambda: first.leads)
-        async with relaying(second):
+        async with running(second):
             await emit_all(db, "by-first")
             await eventually(lambda: is_empty(db))
             assert first.leads

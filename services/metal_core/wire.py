@@ -90,8 +90,8 @@ def apply_report_of(report_id: str, generation: int, digest: str, outcome: Outco
         generation=generation,
         hash=digest,
         applied=outcome.applied,
-        error=outcome.error[:_ERROR],
-        notes=outcome.notes[:_NOTES],
+        error=_text(outcome.error)[:_ERROR],
+        notes=[_text(note) for note in outcome.notes[:_NOTES]],
     )
     for phase, seconds in outcome.durations.items():
         report.durations[phase].FromNanoseconds(int(seconds * 1e9))
@@ -105,7 +105,7 @@ def observations_of(report_id: str, states: Mapping[str, str], announcements: It
         id=report_id, ports=[ObservedPort(name=name, state=state_of(state)) for name, state in states.items()]
     )
     for seen in announcements:
-        home = PhoneHome(port=seen.port, machine=seen.machine, message=seen.description[:_MESSAGE])
+        home = PhoneHome(port=seen.port, machine=seen.machine, message=_text(seen.description)[:_MESSAGE])
         home.time.FromNanoseconds(int(seen.time * 1e9))
         observations.phone_homes.append(home)
     return observations
@@ -114,6 +114,14 @@ def observations_of(report_id: str, states: Mapping[str, str], announcements: It
 def state_of(oper_status: str) -> WireState.ValueType:
     """`oper_status` of SONiC's PORT_TABLE; unspecified for anything but up and down."""
     return _STATES.get(oper_status, WireState.PORT_STATE_UNSPECIFIED)
+
+
+def _text(said: str) -> str:
+    """What a message can carry of a text from Redis, where bytes that are not UTF-8 stand as lone surrogates.
+
+    A tenant's machine writes its LLDP description itself; refusing to send it would end the agent, again and again.
+    """
+    return said.encode("utf-8", "replace").decode("utf-8")
 
 
 def _port_of(message: DesiredPort) -> Port:

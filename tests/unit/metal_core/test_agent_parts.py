@@ -150,6 +150,17 @@ def test_texts_are_cut_to_what_the_contract_takes() -> None:
     assert len(observations.observations.phone_homes[0].message) == 1024
 
 
+def test_bytes_that_are_no_text_do_not_keep_a_report_from_being_sent() -> None:
+    """Redis gives them as surrogates, which no message can carry, and a tenant chooses what its machine announces."""
+    reports = Reports()
+    garbage = b"provisioned \xff".decode(errors="surrogateescape")
+    reports.ended(5, "five", Outcome(False, garbage, (garbage,)))
+    reports.seen(Observer().look({}, {"Ethernet0": entry(description=garbage)}, 0))
+    report, observations = reports.due()
+    assert (report.apply_report.error, list(report.apply_report.notes)) == ("provisioned ?", ["provisioned ?"])
+    assert observations.observations.phone_homes[0].message == "provisioned ?"
+
+
 def test_a_leaf_knows_itself_from_sonic() -> None:
     leaf = identify(TOLD, ROWS)
     assert (leaf.switch_id, leaf.asn, leaf.loopback) == ("leaf01", 4200000011, "10.0.0.11")

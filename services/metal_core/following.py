@@ -1,8 +1,9 @@
 """Keeps the leaf at the newest state that it was told: applies it, tries again, and looks after it from time to time.
 
-An older generation is ignored, whoever sends it. A failed one is tried again with growing pauses and each failure is
-reported; meanwhile the leaf stays at what it had. When nothing new comes the state is compared with the leaf now and
-then and what differs is corrected. Being cut off from the plane changes nothing here.
+A generation older than the newest of the stream, or than what the stream's Hello named, is ignored. A failed one is
+tried again with growing pauses and each failure is reported; meanwhile the leaf stays at what it had. When nothing new
+comes the state is compared with the leaf now and then and what differs is corrected. Being cut off from the plane
+changes nothing here.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Following:
         self._applier, self._reports = applier, reports
         self._switch_id, self._compare_every, self._retry = switch_id, compare_every, retry
         self._wanted: Desired | None = None
+        self._newest = 0
         self._memory: KnownGood | None = None
         self._announce = False
         self._wake = asyncio.Event()
@@ -41,14 +43,23 @@ class Following:
     @property
     def newest_generation(self) -> int:
         """The generation that older ones are measured by; 0 before the first."""
-        return self._wanted.generation if self._wanted else 0
+        return self._newest
+
+    def introduce(self) -> Desired | None:
+        """What is applied, for the Hello of a new stream. From here on only that counts when older ones arrive.
+
+        What was sent before and could not be applied does not: a plane that was restored from a backup, or that has
+        forgotten the switch, never hears of it and numbers on from what the Hello says.
+        """
+        self._newest = self.applied.generation if self.applied else 0
+        return self.applied
 
     def resume(self, memory: KnownGood, outcome: Outcome) -> None:
         """Start from the last known good state; `outcome` tells how its first restoration ended.
 
         Until the plane says something, the leaf is brought back to it with the caution of `Applier.restore`.
         """
-        self._memory, self._wanted = memory, memory.desired
+        self._memory, self._wanted, self._newest = memory, memory.desired, memory.desired.generation
         self.applied = memory.desired if outcome.applied else None
         self._wake.set()
 
@@ -56,12 +67,15 @@ class Following:
         """The plane wants this state. What the leaf must not take is reported and changes nothing."""
         if desired.switch_id != self._switch_id:
             self._refuse(desired, f"switch_id: the state is for {desired.switch_id!r}, this is {self._switch_id!r}")
-        elif desired.generation < self.newest_generation:
-            _log.info("state.older_ignored", generation=desired.generation, newest=self.newest_generation)
-        elif self._wanted is not None and desired.generation == self._wanted.generation and desired != self._wanted:
+        elif desired.generation < self._newest:
+            _log.info("state.older_ignored", generation=desired.generation, newest=self._newest)
+        elif any(
+            known is not None and desired.generation == known.generation == self._newest and desired != known
+            for known in (self._wanted, self.applied)
+        ):
             self._refuse(desired, f"generation {desired.generation} was sent before with another content")
         else:
-            self._wanted = desired
+            self._wanted, self._newest = desired, desired.generation
             # Also when it is applied already: the plane may not know, or it would not have sent it.
             self._announce = True
             self._wake.set()

@@ -128,7 +128,7 @@ class Core:
 
     async def _introduce(self, following: Following) -> Hello:
         leaf = await self._identify()
-        return hello_of(leaf, await self._sonic.oper_states(leaf.ports), following.applied)
+        return hello_of(leaf, await self._sonic.oper_states(leaf.ports), following.introduce())
 
     async def _restore(self, following: Following) -> None:
         """Bring back the last known good state before the plane is asked: it may be out of reach."""

@@ -319,6 +319,22 @@ async def test_an_older_generation_does_not_take_the_leaf_back(rack: Rack, event
     assert await rack.bench.leaf.vni_of("Ethernet0") == 2001
 
 
+async def test_a_plane_that_has_forgotten_the_switch_is_followed_from_its_first_generation_on(
+    rack: Rack, eventually: Eventually
+) -> None:
+    """The leaf has applied nothing, so nothing in its Hello tells the plane to begin above what failed."""
+    bad = state(5, 2001)
+    bad.ports.add(name="Ethernet999", role=PortRole.PORT_ROLE_UNPROVISIONED)
+    rack.fabric.want(bad)
+    rack.start_agent()
+    await eventually(lambda: rack.fabric.reports and rack.fabric.reports[-1].error)
+    await rack.fabric_down()
+    rack.fabric.wanted = state(1, 2000)
+    await rack.fabric_up()
+    await eventually(applied(rack, 1))
+    assert await rack.bench.leaf.vni_of("Ethernet0") == 2000
+
+
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [

@@ -330,6 +330,22 @@ async def test_the_generation_in_memory_counts_when_older_ones_arrive(fake: Fake
     assert fake.calls == [("restore", 5)]
 
 
+async def test_on_a_new_stream_only_what_is_applied_counts_when_older_ones_arrive(
+    fake: FakeApplier, until: Until
+) -> None:
+    reports = Reports()
+    following = following_of(fake, reports)
+    following.want(STATE)
+    await until(following, lambda: following.applied is not None)
+    following.want(replace(STATE, generation=9))
+    assert following.introduce() == STATE
+    following.want(replace(STATE, generation=4))
+    following.want(replace(STATE, generation=5, ports=()))
+    assert "another content" in report(reports).error
+    following.want(replace(STATE, generation=6))
+    await until(following, lambda: following.applied == replace(STATE, generation=6))
+
+
 async def test_a_state_for_another_switch_is_refused_and_nothing_is_applied(fake: FakeApplier) -> None:
     reports = Reports()
     following = following_of(fake, reports)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from metal_kit.db import Connection, Database
+from metal_kit.errors import Aborted
 from metal_kit.ids import parse_uuid
 from metal_kit.logs import get_logger
 from metal_kit.timestamps import from_timestamp
@@ -76,9 +77,13 @@ class Leaves:
             raise
         log.info("leaf.registered", switch=reported.id, applied=applied, desired=newest, changed=changed)
 
-    async def applied(self, switch_id: str, report: ApplyReport) -> None:
-        """Take in how an attempt to apply a generation ended."""
+    async def applied(self, switch_id: str, session: str, report: ApplyReport) -> None:
+        """Take in how an attempt to apply a generation ended.
+
+        Raises Aborted when another session speaks for the leaf.
+        """
         async with self._db.transaction(purpose="apply report") as conn:
+            await self._demand_speaker(conn, switch_id, session)
             age = await self._generations.made(conn, switch_id, report.generation, report.hash)
             confirmed: list[str] = []
             notes = [_text(note) for note in report.notes]
@@ -105,16 +110,18 @@ class Leaves:
             confirmed=confirmed,
         )
 
-    async def observed(self, switch_id: str, partition: str, observations: Observations) -> None:
-        """Take in what a leaf sees on its ports."""
+    async def observed(self, switch_id: str, session: str, partition: str, observations: Observations) -> None:
+        """Take in what a leaf sees on its ports. Raises Aborted when another session speaks for the leaf."""
         if observations.ports:
             async with self._db.transaction(purpose="port states") as conn:
                 states = {port.name: STATE_OF[port.state] for port in observations.ports}
                 await self._switches.lock(conn, [switch_id])
+                await self._demand_speaker(conn, switch_id, session)
                 if await self._switches.report(conn, switch_id, states):
                     await self._planner.switch_changed(conn, switch_id)
         if observations.phone_homes:
             async with self._db.transaction(purpose="phone homes") as conn:
+                await self._demand_speaker(conn, switch_id, session)
                 behind = {cable.port: cable.machine for cable in await self._cables.of_switches(conn, [switch_id])}
                 # By machine, so that the two leaves of a pair do not wait for each other's rows.
                 for phone_home in sorted(observations.phone_homes, key=lambda each: each.machine.lower()):
@@ -140,6 +147,12 @@ class Leaves:
         """Record that the leaf's stream has ended, unless a newer one has taken its place."""
         async with self._db.connection() as conn:
             await self._syncs.close(conn, switch_id, session)
+
+    async def _demand_speaker(self, conn: Connection, switch_id: str, session: str) -> None:
+        # What an older stream left behind may be read at any time, and the leaf has said something newer since. It
+        # tells again on its new stream what nobody has acknowledged.
+        if not await self._syncs.speaks(conn, switch_id, session):
+            raise superseded()
 
     async def _merge(self, conn: Connection, reported: Switch) -> bool:
         """Store what is new about the switch; whether something was. The switch is locked afterwards."""
@@ -167,6 +180,11 @@ class Leaves:
         if version is not None:
             phone_home.machine = machine
             await self._planner.machine_seen(conn, switch_id, partition, phone_home, version)
+
+
+def superseded() -> Aborted:
+    """What ends the older of two streams of a leaf."""
+    return Aborted("STREAM_SUPERSEDED", "a newer stream of this leaf has taken over")
 
 
 def _text(said: str) -> str:

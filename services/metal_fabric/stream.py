@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from metal_kit.db import Database
-from metal_kit.errors import Aborted, DeadlineExceeded, InvalidArgument, PermissionDenied, Problem, Unavailable
+from metal_kit.errors import DeadlineExceeded, InvalidArgument, PermissionDenied, Problem, Unavailable
 from metal_kit.identity import Caller
 from metal_kit.ids import uuid7
 from metal_kit.listen import Wakeup
@@ -18,7 +18,7 @@ from metal_kit.logs import get_logger
 from metalplane.fabric.v1.agent_pb2 import Ack, ConnectRequest, ConnectResponse, Heartbeat, Hello
 from prometheus_client import Gauge
 
-from metal_fabric.leaves import Leaves
+from metal_fabric.leaves import Leaves, superseded
 from metal_fabric.messages import switch_of_hello
 from metal_fabric.refusals import answered
 from metal_fabric.store.generations import topic_of
@@ -79,7 +79,7 @@ class LeafStream:
                         yield ConnectResponse(ack=Ack(id=self._acks.get_nowait()))
                     current, state = await self._leaves.wanted(self._switch_id, self._session, after=sent)
                     if not current:
-                        raise Aborted("STREAM_SUPERSEDED", "a newer stream of this leaf has taken over")
+                        raise superseded()
                     if state is not None:
                         sent, spoke = state.generation, _now()
                         yield ConnectResponse(desired_state=state)
@@ -128,11 +128,12 @@ class LeafStream:
             self._heard = _now()
             match request.WhichOneof("message"):
                 case "apply_report":
-                    await self._leaves.applied(self._switch_id, request.apply_report)
+                    await self._leaves.applied(self._switch_id, self._session, request.apply_report)
                     await self._acks.put(request.apply_report.id)
                     wakeup.wake()
                 case "observations":
-                    await self._leaves.observed(self._switch_id, self._partition, request.observations)
+                    observations = request.observations
+                    await self._leaves.observed(self._switch_id, self._session, self._partition, observations)
                     await self._acks.put(request.observations.id)
                     wakeup.wake()
                 case "heartbeat":

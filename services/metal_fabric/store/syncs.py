@@ -34,6 +34,7 @@ _REFUSED = "UPDATE leaf_sync SET error = $2 WHERE switch_id = $1"
 _CHECK = """
     SELECT s.desired_generation, y.session FROM switch s JOIN leaf_sync y ON y.switch_id = s.id WHERE s.id = $1
 """
+_SPEAKER = "SELECT session FROM leaf_sync WHERE switch_id = $1 FOR UPDATE"
 _SEEN = "UPDATE leaf_sync SET seen_time = clock_timestamp() WHERE switch_id = $1 AND session = $2"
 _CLOSE = "UPDATE leaf_sync SET session = NULL WHERE switch_id = $1 AND session = $2"
 _HOLD = "SELECT switch_id FROM leaf_sync WHERE switch_id = ANY ($1) ORDER BY switch_id FOR SHARE"
@@ -70,6 +71,10 @@ class SyncStore:
         """The newest generation wanted; None when another session speaks for the leaf, or the switch is gone."""
         row = await conn.fetchrow(_CHECK, switch_id)
         return row["desired_generation"] if row is not None and str(row["session"]) == session else None
+
+    async def speaks(self, conn: Connection, switch_id: str, session: str) -> bool:
+        """Whether the session speaks for the leaf; no other one takes its place until the transaction ends."""
+        return str(await conn.fetchval(_SPEAKER, switch_id)) == session
 
     async def seen(self, conn: Connection, switch_id: str, session: str) -> None:
         """Record that the leaf was heard of."""

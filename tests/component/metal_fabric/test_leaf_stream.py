@@ -236,6 +236,36 @@ async def test_a_newer_stream_ends_the_older_one_on_another_replica(fabric: Any,
     assert shown.sync.connected
 
 
+@pytest.mark.parametrize("what", ["applied", "observed"])
+async def test_what_an_older_stream_left_behind_does_not_count_against_a_newer_one(
+    fabric: Any, pair: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A replica may be about to store it, or wait behind the registration, when the leaf introduces itself anew."""
+    take, reading, go_on = getattr(Leaves, what), asyncio.Event(), asyncio.Event()
+
+    async def stall(*args: Any, **more: Any) -> None:
+        reading.set()
+        # Too late for the end of the stream to cut it off.
+        await asyncio.shield(finish(*args, **more))
+
+    async def finish(*args: Any, **more: Any) -> None:
+        await go_on.wait()
+        finished.append(await asyncio.gather(take(*args, **more), return_exceptions=True))
+
+    finished: list[Any] = []
+    monkeypatch.setattr(Leaves, what, stall)
+    old = pair[0]
+    await (old.apply() if what == "applied" else old.observe(down=["Ethernet0"]))
+    await eventually(reading.is_set)
+    newer = await fabric.leaf("leaf01").open()
+    await eventually(lambda: newer.states)
+    go_on.set()
+    await eventually(lambda: finished)
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert shown.sync.applied_generation == 0
+    assert shown.ports[0].reported_state == switch_pb2.PORT_STATE_UP
+
+
 async def test_a_leaf_that_hangs_up_is_shown_as_such(fabric: Any, pair: Any, eventually: Any) -> None:
     await pair[0].close()
 

@@ -29,7 +29,7 @@ _APPLIED = """
     WHERE switch_id = $1 AND applied_generation <= $2
     RETURNING switch_id
 """
-_FAILED = "UPDATE leaf_sync SET error = $3, notes = $4 WHERE switch_id = $1 AND applied_generation < $2"
+_FAILED = "UPDATE leaf_sync SET error = $3, notes = $4 WHERE switch_id = $1 AND applied_generation <= $2"
 _REFUSED = "UPDATE leaf_sync SET error = $2 WHERE switch_id = $1"
 _CHECK = """
     SELECT s.desired_generation, y.session FROM switch s JOIN leaf_sync y ON y.switch_id = s.id WHERE s.id = $1
@@ -100,7 +100,10 @@ class SyncStore:
     async def failed(
         self, conn: Connection, switch_id: str, generation: int, *, error: str, notes: Sequence[str]
     ) -> None:
-        """Record why the leaf could not apply a generation, unless it has applied it or a later one since."""
+        """Record why the leaf could not apply a generation, or keep to it, unless it has applied a later one since.
+
+        Of one generation the last report counts: a leaf compares itself with what it has applied from time to time.
+        """
         await conn.execute(_FAILED, switch_id, generation, error, list(notes))
 
     async def refused(self, conn: Connection, switch_id: str, error: str) -> None:

@@ -167,6 +167,19 @@ async def test_a_failed_attempt_is_shown_until_one_succeeds(fabric: Any, eventua
     assert (shown.sync.applied_generation, shown.sync.error) == (1, "")
 
 
+async def test_a_leaf_that_cannot_keep_to_what_it_has_applied_is_shown_with_the_reason(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    report = await pair[0].apply(error="FRR does not answer")
+    await eventually(lambda: report in pair[0].acks)
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert (shown.sync.applied_generation, shown.sync.error) == (1, "FRR does not answer")
+    report = await pair[0].apply()
+    await eventually(lambda: report in pair[0].acks)
+    shown = await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert (shown.sync.applied_generation, shown.sync.error) == (1, "")
+
+
 @pytest.mark.parametrize(("generation", "digest"), [(1, "0" * 64), (1, ""), (7, "0" * 64), (7, "")])
 async def test_a_report_about_what_was_never_sent_confirms_nothing(
     fabric: Any, eventually: Any, generation: int, digest: str

@@ -109,7 +109,9 @@ class Machines:
             after = rules.detach(before, allocation)
             if after is not before:
                 await self._move(conn, after, involved)
-            return _hanging(await self._attachments.get(conn, machine))
+            left = await self._attachments.get(conn, machine)
+        # Outside: that the allocation is over stays true for a machine that hangs on no leaf just now.
+        return _hanging(left)
 
     async def attachment(self, machine: str) -> Attachment:
         """What the machine's ports are wanted to be, and how far its leaves are. Raises NotFound."""

@@ -138,6 +138,16 @@ async def test_an_attach_that_arrives_after_the_end_of_its_allocation_does_nothi
     assert [row["desired_generation"] for row in await fabric.rows("SELECT * FROM switch")] == [1, 1]
 
 
+async def test_an_allocation_is_over_also_for_a_machine_that_hangs_on_no_leaf(fabric: Any, pair: Any) -> None:
+    switches, machine, allocation = fabric.switches(), str(uuid4()), uuid7()
+    with pytest.raises(NotFound):
+        await switches.DetachMachine(DetachMachineRequest(machine=machine, allocation=allocation))
+    await fabric.cabling().ConnectMachine(fabric.cables(machine))
+    with pytest.raises(FailedPrecondition) as caught:
+        await switches.AttachMachine(fabric.attaching(machine, allocation))
+    assert caught.value.reason == "ALLOCATION_ENDED"
+
+
 async def test_an_allocation_that_says_so_may_return(fabric: Any, pair: Any, eventually: Any) -> None:
     switches, machine, allocation = fabric.switches(), await fabric.machine(), uuid7()
     await switches.AttachMachine(fabric.attaching(machine, allocation))

@@ -110,11 +110,18 @@ async def scan(db: Redis, pattern: str) -> list[str]:
 
 
 async def hashes(db: Redis, keys: Collection[str]) -> dict[str, Hash]:
-    """The hashes at `keys` in one round trip; those that are missing or of another type are left out."""
+    """The hashes at `keys` in one round trip; those that are missing or of another type are left out.
+
+    Whatever else Redis refuses is raised: a busy or loading server would otherwise look like one without rows, and a
+    wait for an object to go would end at once.
+    """
     async with db.pipeline(transaction=False) as batch:
         for key in keys:
             batch.hgetall(key)
         values = await batch.execute(raise_on_error=False)
+    for value in values:
+        if isinstance(value, Exception) and not str(value).startswith("WRONGTYPE"):
+            raise value
     return {key: row for key, row in zip(keys, values, strict=True) if row and isinstance(row, dict)}
 
 

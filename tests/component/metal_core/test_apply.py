@@ -10,11 +10,13 @@ import pytest
 from metal_core.apply import NO_FRR
 from metal_core.configdb import READ_TABLES, owned, render
 from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.facts import unmet
 from metal_core.frr.managed import differences
 from metal_core.frr.model import Configuration
 from metal_core.frr.parse import parse
 from metal_core.frr.render import render as render_frr
 from metal_core.known_good import KnownGood
+from metal_core.plan import Condition, Fact
 from metal_core.sonic import Sonic, SonicUnavailable
 from metal_core.vtysh import FrrError
 from metal_sim.leaf.frr import FrrRefused, SimFrr
@@ -267,6 +269,19 @@ async def test_garbage_in_redis_is_read_past(bench: Any) -> None:
         await appl.set("LLDP_ENTRY_TABLE:Ethernet0", "a string")
     assert (await bench.applier().apply(ONE)).applied
     assert await bench.sonic.lldp_neighbours(["Ethernet0", "Ethernet4"]) == {}
+
+
+async def test_what_redis_refuses_to_tell_does_not_count_as_gone(bench: Any) -> None:
+    assert (await bench.applier().apply(ONE)).applied
+    await bench.leaf.stop()
+    there = [Condition(Fact.VRF_GONE, "Vrf2000"), Condition(Fact.RIF_GONE, "Ethernet0")]
+    assert await unmet(bench.sonic, there) == there
+    async with bench.sonic.database("CONFIG_DB") as config:
+        await config.execute_command("ACL", "SETUSER", "default", "-hgetall")
+    with pytest.raises(SonicUnavailable):
+        await unmet(bench.sonic, there)
+    with pytest.raises(SonicUnavailable):
+        await bench.sonic.config()
 
 
 async def test_without_redis_the_outcome_says_so(bench: Any, tmp_path: Any) -> None:

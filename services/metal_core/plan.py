@@ -111,7 +111,7 @@ def plan(current: Rows, target: Rows, *, going_back: bool = False) -> tuple[Step
     field of theirs that `target` does not mention stays, except when `going_back` to a snapshot that did not have it.
     """
     changes = _changes(current, target, going_back=going_back)
-    return (*_removals(changes), *_additions(changes, current, target, going_back=going_back), FrrConverge())
+    return (*_removals(changes, target), *_additions(changes, current, target, going_back=going_back), FrrConverge())
 
 
 def expected(target: Rows) -> tuple[Condition, ...]:
@@ -173,7 +173,8 @@ def _port_differs(current: Fields, target: Fields, *, exactly: bool) -> bool:
     return any(current.get(name) != value for name, value in target.items()) or (exactly and set(current) > set(target))
 
 
-def _removals(changes: _Changes) -> list[Step]:
+def _removals(changes: _Changes, target: Rows) -> list[Step]:
+    """Waits for "gone" ask for what an interrupted run may have deleted as well, so that no later step overtakes it."""
     gone = changes.delete
     interfaces, members = gone.get("INTERFACE", []), gone.get("VLAN_MEMBER", [])
     svis, vlans, vrfs = gone.get("VLAN_INTERFACE", []), gone.get("VLAN", []), gone.get("VRF", [])
@@ -181,22 +182,32 @@ def _removals(changes: _Changes) -> list[Step]:
     if interfaces:
         steps.append(FrrDetach(tuple(name_of(key) for key in interfaces)))
     _delete(steps, interfaces + members)
+    leaving = dict.fromkeys(name_of(key) for key in interfaces)
+    if svis or vlans or vrfs:
+        leaving |= dict.fromkeys(_not_routed_yet(changes, target))
     _wait(
         steps,
-        [Condition(Fact.RIF_GONE, name_of(key)) for key in interfaces]
+        [Condition(Fact.RIF_GONE, name) for name in leaving]
         + [Condition(Fact.BRIDGE_PORT_GONE, _member_port(key)) for key in members],
     )
     _delete(steps, gone.get("VXLAN_TUNNEL_MAP", []))
     if vrfs:
         steps.append(FrrRetire(tuple(name_of(key) for key in vrfs)))
     _delete(steps, svis)
-    _wait(steps, [Condition(Fact.RIF_GONE, name_of(key)) for key in svis])
+    _wait(steps, [Condition(Fact.RIF_GONE, name) for name in dict.fromkeys(name_of(key) for key in svis + vlans)])
     _delete(steps, gone.get("SUPPRESS_VLAN_NEIGH", []))
     _delete(steps, vlans)
     _wait(steps, [Condition(Fact.VLAN_GONE, name_of(key)) for key in vlans])
     _delete(steps, vrfs)
     _wait(steps, [Condition(Fact.VRF_GONE, name_of(key)) for key in vrfs])
     return steps
+
+
+def _not_routed_yet(changes: _Changes, target: Rows) -> list[str]:
+    """The ports that have no business as router interfaces before the additions."""
+    ports = [name_of(key) for key in sorted(target) if table_of(key) == "PORT"]
+    adding = changes.add.get("INTERFACE", ())
+    return [name for name in ports if f"INTERFACE|{name}" not in target or f"INTERFACE|{name}" in adding]
 
 
 def _additions(changes: _Changes, current: Rows, target: Rows, *, going_back: bool) -> list[Step]:

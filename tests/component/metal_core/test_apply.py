@@ -251,6 +251,17 @@ async def test_a_switch_that_does_not_follow_fails_the_run_with_the_reason_and_i
     assert await bench.sonic.config(ALL) == before
 
 
+async def test_runs_that_a_stuck_switch_cuts_off_never_get_ahead_of_it(bench: Any) -> None:
+    """Each run deletes a row before it waits in vain; the next one must not go on as if the switch had followed."""
+    assert (await bench.applier().apply(ONE)).applied
+    bench.leaf.faults.dead = True
+    for _ in range(6):
+        assert not (await bench.applier(wait_limit=0.05).apply(EMPTY)).applied
+    bench.leaf.faults.dead = False
+    assert (await bench.applier().apply(EMPTY)).applied
+    assert bench.leaf.violations == []
+
+
 async def test_ports_that_do_not_exist_yet_refuse_the_state(bench: Any) -> None:
     async with bench.sonic.database("APPL_DB") as appl:
         await appl.delete("PORT_TABLE:PortInitDone")

@@ -60,7 +60,7 @@ class Machines:
                 freed = {(each.switch_id, each.port) for each in before} - {
                     (each.switch_id, each.port) for each in cabling.cables
                 }
-                await self._forget_wishes(conn, freed)
+                await self._switch_on(conn, freed)
                 await self._replan(conn, machine, involved)
         return cabling
 
@@ -78,7 +78,7 @@ class Machines:
                     f"machine {machine} is attached for allocation {attachment.held_by}; detach it first",
                 )
             ports = {(cable.switch_id, cable.port) for cable in await self._cables.of_machine(conn, machine)}
-            await self._forget_wishes(conn, ports)
+            await self._switch_on(conn, ports)
             await self._cables.put(conn, machine, ())
             await self._attachments.delete(conn, machine)
             for switch_id in sorted(involved):
@@ -153,10 +153,11 @@ class Machines:
         # The leaves may have applied it already, when it makes no difference to them.
         await self._planner.announce_attachment(conn, after.machine)
 
-    async def _forget_wishes(self, conn: Connection, ports: Collection[tuple[str, str]]) -> None:
-        # A port that was switched off would keep the next machine out, and nobody could switch it on without one.
+    async def _switch_on(self, conn: Connection, ports: Collection[tuple[str, str]]) -> None:
+        # A port that was switched off would keep the next machine out, and nobody could switch it on without one. To
+        # want nothing of it is not enough: a leaf then leaves the port as it is, which is off.
         for switch_id, port in sorted(ports):
-            await self._switches.wish(conn, switch_id, port, None)
+            await self._switches.switch_on(conn, switch_id, port)
 
 
 def _recabled(machine: str) -> Aborted:

@@ -122,10 +122,15 @@ class SwitchStore:
         await conn.execute("UPDATE switch SET description = $2 WHERE id = $1", switch_id, description)
 
     async def wish(self, conn: Connection, switch_id: str, port: str, state: LinkState | None) -> None:
-        """Set what an operator wants of a port; None forgets it."""
+        """Set what an operator wants of a port; None for nothing."""
         await conn.execute(
             "UPDATE port SET wish = $3 WHERE switch_id = $1 AND name = $2", switch_id, port, state and state.value
         )
+
+    async def switch_on(self, conn: Connection, switch_id: str, port: str) -> None:
+        """Want a port up that was wanted down; others stay as they are."""
+        query = "UPDATE port SET wish = 'up' WHERE switch_id = $1 AND name = $2 AND wish = 'down'"
+        await conn.execute(query, switch_id, port)
 
     async def touch(self, conn: Connection, switch_id: str) -> int:
         """Mark the switch as changed; gives its new version."""

@@ -177,7 +177,8 @@ async def test_a_port_is_switched_off_only_when_a_machine_hangs_on_it(fabric: An
     assert caught.value.field == "port"
     await fabric.cabling().DisconnectMachine(DisconnectMachineRequest(machine=machine))
     await eventually(lambda: pair[0].generation == 3)
-    assert pair[0].port("Ethernet0").admin_state == switch_pb2.PORT_STATE_UNSPECIFIED
+    # Not merely unspecified: that leaves the port as it is, and without a machine nobody could switch it on.
+    assert pair[0].port("Ethernet0").admin_state == switch_pb2.PORT_STATE_UP
 
 
 async def test_a_switch_is_forgotten_only_without_machines_and_comes_back_with_a_later_generation(

@@ -144,10 +144,15 @@ class Applier:
 
     async def _commit(self, prepared: _Prepared) -> None:
         """First the file for FRR's next boot, then the memory: the memory must never promise more than is on disk."""
-        await asyncio.to_thread(_replace_if_changed, self._frr_conf, prepared.wanted.text())
+        before = await asyncio.to_thread(_replace_if_changed, self._frr_conf, prepared.wanted.text())
         known = await self._known_good.load()
         if known is None or known.desired != prepared.desired:
-            await self._known_good.store(KnownGood(prepared.desired, time.time()))
+            try:
+                await self._known_good.store(KnownGood(prepared.desired, time.time()))
+            except OSError:
+                # The run is taken back, and FRR must not boot with what it had brought.
+                await asyncio.to_thread(_put_back, self._frr_conf, before)
+                raise
 
     async def _roll_back(self, prepared: _Prepared) -> str:
         """Undo what a failed run has done, and say whether that succeeded."""
@@ -182,10 +187,19 @@ def _refuse(findings: list[str]) -> None:
         raise Refused("; ".join(findings[:_SHOWN]) + more)
 
 
-def _replace_if_changed(path: Path, text: str) -> None:
+def _replace_if_changed(path: Path, text: str) -> str | None:
+    """What was in the file before; None when there was none that could be read."""
     try:
-        if path.read_text(encoding="utf-8") == text:
-            return
+        before = path.read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError):
-        pass
-    replace_file(path, text)
+        before = None
+    if before != text:
+        replace_file(path, text)
+    return before
+
+
+def _put_back(path: Path, text: str | None) -> None:
+    if text is None:
+        path.unlink(missing_ok=True)
+    else:
+        replace_file(path, text)

@@ -412,12 +412,13 @@ async def test_a_broken_memory_counts_as_none(bench: Any, text: str) -> None:
 
 async def test_a_memory_that_cannot_be_written_is_a_failure_and_taken_back(bench: Any) -> None:
     assert (await bench.applier().apply(EMPTY)).applied
-    before = await bench.sonic.config(ALL)
+    before, text = await bench.sonic.config(ALL), bench.frr_conf.read_text()
     bench.known_good.path.with_name("last-known-good.json.tmp").mkdir()
     outcome = await bench.applier().apply(ONE)
     assert not outcome.applied
     assert outcome.error.endswith("taken back")
     assert await bench.sonic.config(ALL) == before
+    assert bench.frr_conf.read_text() == text, "FRR would boot with what was taken back"
 
 
 def _refuse_once(sim: SimFrr, word: str) -> None:

@@ -54,6 +54,10 @@ class Observer:
         self._states: dict[str, str] = {}
         self._announced: dict[tuple[str, str, str], float] = {}
 
+    def forget_states(self) -> None:
+        """Have the next look report every port, for a plane that has been told of states by another way meanwhile."""
+        self._states = {}
+
     def look(self, states: Mapping[str, str], rows: Mapping[str, Mapping[str, str]], now: float) -> Seen:
         """Changed link states, and announcements that are new or were last reported more than `REPEAT` ago."""
         changed = {port: state for port, state in states.items() if self._states.get(port) != state}

@@ -75,6 +75,7 @@ class Core:
         frr = vtysh.find(shlex.split(settings.vtysh), settings.state_directory)
         self._applier = Applier(self._sonic, frr, self._known_good, settings.frr_conf, wait_limit=settings.wait_seconds)
         self._reports = Reports()
+        self._observer = Observer()
         self._os_version = ""
         _log.info("core.start", frr="vtysh" if frr.present else "not present", state=str(settings.state_directory))
 
@@ -128,7 +129,10 @@ class Core:
 
     async def _introduce(self, following: Following) -> Hello:
         leaf = await self._identify()
-        return hello_of(leaf, await self._sonic.oper_states(leaf.ports), following.introduce())
+        states = await self._sonic.oper_states(leaf.ports)
+        # A port that is up for this moment only would stay so for the plane: between two looks it has not changed.
+        self._observer.forget_states()
+        return hello_of(leaf, states, following.introduce())
 
     async def _restore(self, following: Following) -> None:
         """Bring back the last known good state before the plane is asked: it may be out of reach."""
@@ -155,13 +159,12 @@ class Core:
         _log.error("core.ports_not_created", waited=self._settings.init_seconds)
 
     async def _observe(self) -> None:
-        observer = Observer()
         reachable = True
         while not self._stopping.is_set():
             try:
                 ports = (await self._identify()).ports
                 states, neighbours = await self._sonic.oper_states(ports), await self._sonic.lldp_neighbours(ports)
-                self._reports.seen(observer.look(states, neighbours, time.time()))
+                self._reports.seen(self._observer.look(states, neighbours, time.time()))
                 reachable = True
             except (SonicUnavailable, IdentityError) as error:
                 if reachable:

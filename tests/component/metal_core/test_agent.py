@@ -257,6 +257,16 @@ async def test_ports_and_phoned_home_systems_are_reported(rack: Rack, eventually
     await eventually(lambda: rack.fabric.states["Ethernet0"] == PortState.PORT_STATE_DOWN)
 
 
+async def test_on_a_new_stream_every_port_is_reported_after_the_hello(rack: Rack, eventually: Eventually) -> None:
+    """The Hello reads the ports between two looks, and a port that flaps then has not changed for the next look."""
+    rack.start_agent()
+    await eventually(lambda: len(rack.fabric.states) == 6)
+    await rack.fabric_down()
+    rack.fabric.states.clear()
+    await rack.fabric_up()
+    await eventually(lambda: len(rack.fabric.states) == 6)
+
+
 async def test_a_report_that_nobody_acknowledged_is_sent_again_on_the_next_stream(
     rack: Rack, eventually: Eventually
 ) -> None:

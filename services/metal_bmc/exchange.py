@@ -200,7 +200,8 @@ class BmcExchange:
             after = await self._endpoints.observe(connection, endpoint, seen, news=news)
             if news:
                 await events.endpoint_changed(connection, after)
-            if after.wants_power_change and not after.blocked and not seen.reason:
+            # Only for news: the reconciler's own readings come by here too, and would end its waits between two orders.
+            if news and after.wants_power_change and not after.blocked and not seen.reason:
                 await enqueue(connection, reconcile_kind(after.partition), after.machine)
 
 

@@ -293,6 +293,18 @@ async def test_desired_power_is_enforced(plane: Any, new_bmc: NewBmc, eventually
     assert bmc.chassis.history == [PowerAction.ON, PowerAction.ON]
 
 
+async def test_a_machine_that_never_follows_is_ordered_less_and_less_often(
+    plane: Any, new_bmc: NewBmc, eventually: Eventually
+) -> None:
+    await plane.start(poll_seconds=0.2)
+    bmc = await new_bmc()
+    bmc.faults.switch_on("does-nothing")
+    await plane.register(bmc, desired_power=pb.POWER_ON)
+    # What the attempts and the polls read is known by then, and is no reason to look sooner.
+    at_rest = "SELECT FROM reconcile_queue WHERE holder IS NULL AND attempts >= 3 AND ready_at > updated_at"
+    await eventually(lambda: plane.rows(at_rest), seconds=20)
+
+
 async def test_a_power_command_takes_the_desired_power_along(
     plane: Any, new_bmc: NewBmc, eventually: Eventually
 ) -> None:

@@ -114,6 +114,9 @@ class Acquisition:
         if ip.owner:
             raise in_use(ip)
         async with self._db.transaction(purpose="release an address") as connection:
+            # A twin of this call may have been faster, and the address have gone to the next one who asked.
+            if not await addresses.hold(connection, ip):
+                raise missing(f"address {ip.address}")
             [outcome] = await addresses.release(connection, [ip], actor=actor, owner=Owner())
         if outcome == "unknown":
             raise missing(f"address {ip.address}")

@@ -107,6 +107,23 @@ async def by_requests(connection: Connection, request_ids: Sequence[str]) -> tup
     return {row["request_id"]: (_ip(row), row["request_hash"]) for row in rows}, bool(spent)
 
 
+async def hold(connection: Connection, ip: Ip) -> bool:
+    """Whether the address is still held as `ip` was read, and nobody got it since; it stays so until the transaction
+    ends, because addresses are taken and given back under the lock of their prefix."""
+    await connection.execute(
+        """SELECT FROM prefix WHERE id = (SELECT prefix_id FROM ip WHERE namespace_id = $1 AND addr = $2)
+           FOR NO KEY UPDATE""",
+        *(ip.namespace_id, ip.address),
+    )
+    # A statement of its own: this one sees what was committed while the one before waited.
+    held: bool = await connection.fetchval(
+        """SELECT EXISTS (SELECT FROM ip WHERE namespace_id = $1 AND addr = $2 AND project_id = $3 AND created_at = $4
+                                            AND state <> 'quarantine')""",
+        *(ip.namespace_id, ip.address, ip.project, ip.create_time),
+    )
+    return held
+
+
 async def release(connection: Connection, ips: Sequence[Ip], *, actor: str, owner: Owner | None = None) -> list[str]:
     """Release addresses; per address `ok`, `unknown`, `foreign` or `moved`. `owner`: what all must belong to."""
     rows = await connection.fetch(
@@ -179,11 +196,13 @@ async def page(
 
 
 async def update(connection: Connection, ip: Ip, *, seen: int) -> Ip | None:
-    """Write name, description, labels and type; None when the version is not `seen` any more."""
+    """Write name, description, labels and type; None when the version is not `seen` any more, or somebody else's."""
     version = await connection.fetchval(
         """UPDATE ip SET name = $4, description = $5, labels = $6, kind = $7, version = version + 1, updated_at = now()
-           WHERE namespace_id = $1 AND addr = $2 AND version = $3 AND state <> 'quarantine' RETURNING version""",
+           WHERE namespace_id = $1 AND addr = $2 AND version = $3 AND state <> 'quarantine'
+             AND project_id = $8 AND created_at = $9 RETURNING version""",
         *(ip.namespace_id, ip.address, seen, ip.name, ip.description, dict(ip.labels), ip.type.value),
+        *(ip.project, ip.create_time),
     )
     return None if version is None else _with(ip, version=version)
 

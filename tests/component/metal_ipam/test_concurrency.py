@@ -7,13 +7,17 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from metal_ipam.acquisition import Acquisition
 from metal_ipam.coalescer import Coalescer
+from metal_ipam.store import addresses
 from metal_ipam.store.addresses import Entry
 from metal_kit.db import Database
 from metal_kit.errors import (
@@ -354,3 +358,22 @@ async def test_a_call_that_waits_for_a_lock_ends_at_its_deadline_and_its_retry_f
     answer = await ipam.ips().AcquireIps(request)
     assert [ip.address for ip in answer.ips] == ["198.51.100.1"]
     assert len(await ipam.list_ips()) == 1
+
+
+async def test_what_comes_late_for_an_address_leaves_its_next_holder_alone(ipam: Any) -> None:
+    other = "0198c1d2-0000-7000-8000-00000000000b"
+    await ipam.external("net", "198.51.100.0/24")
+    [mine] = await ipam.acquire(IpWish(network="net"))
+    db = ipam.replicas[0].runtime.require_db()
+    async with db.connection() as connection:
+        [read] = await addresses.find(connection, ip_address(mine.address), "net")
+    # The call that has read this waits, for instance for the prefix; meanwhile its twin and another project are served.
+    await ipam.ips().ReleaseIp(ip_pb2.ReleaseIpRequest(address=mine.address, network="net"))
+    [theirs] = await ipam.acquire(IpWish(network="net"), project=other, stub=ipam.ips(f"editor {other}"))
+    assert theirs.address == mine.address
+    with pytest.raises(NotFound):
+        await Acquisition(db, Coalescer(db)).release(read, actor="test")
+    async with db.transaction(purpose="test: update") as connection:
+        assert await addresses.update(connection, replace(read, name="mine"), seen=read.version) is None
+    [left] = await ipam.list_ips()
+    assert (left.project, left.name) == (other, "")

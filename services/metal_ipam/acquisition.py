@@ -129,6 +129,7 @@ class Acquisition:
         async with self._db.transaction(purpose="release what an owner has") as connection:
             await owners.end(connection, owner)
             released_numbers = await numbers.release(connection, owner, actor=actor)
+            await addresses.lock_homes(connection, owner)
             while batch := await addresses.owned(connection, owner, limit=_RELEASE_BATCH):
                 outcomes = await addresses.release(connection, batch, actor=actor, owner=owner)
                 if set(outcomes) - {"ok", "unknown"}:

@@ -149,10 +149,22 @@ async def find(connection: Connection, address: Address, network: str) -> list[I
     return [_ip(row) for row in rows]
 
 
+async def lock_homes(connection: Connection, owner: Owner) -> None:
+    """Lock the prefixes of all that the owner uses, in the order of their ids."""
+    await connection.execute(
+        """SELECT FROM prefix WHERE id IN (
+               SELECT prefix_id FROM ip WHERE owner_kind = $1 AND owner_id = $2 AND owner_id <> ''
+           ) ORDER BY id FOR NO KEY UPDATE""",
+        *(owner.kind, owner.id),
+    )
+
+
 async def owned(connection: Connection, owner: Owner, *, limit: int) -> list[Ip]:
-    """Ephemeral addresses that the owner uses."""
+    """Ephemeral addresses that the owner uses. They stay ephemeral until the transaction ends, which holds their
+    prefixes (`lock_homes`)."""
     rows = await connection.fetch(
-        f"{_SELECT} WHERE i.owner_kind = $1 AND i.owner_id = $2 AND i.owner_id <> '' AND i.kind = 'ephemeral' LIMIT $3",
+        f"""{_SELECT} WHERE i.owner_kind = $1 AND i.owner_id = $2 AND i.owner_id <> '' AND i.kind = 'ephemeral'
+            LIMIT $3 FOR NO KEY UPDATE OF i""",
         *(owner.kind, owner.id, limit),
     )
     return [_ip(row) for row in rows]

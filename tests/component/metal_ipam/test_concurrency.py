@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from metal_ipam.acquisition import Acquisition
 from metal_ipam.coalescer import Coalescer
 from metal_ipam.store import addresses
@@ -377,3 +378,30 @@ async def test_what_comes_late_for_an_address_leaves_its_next_holder_alone(ipam:
         assert await addresses.update(connection, replace(read, name="mine"), seen=read.version) is None
     [left] = await ipam.list_ips()
     assert (left.project, left.name) == (other, "")
+
+
+async def test_an_address_that_becomes_static_while_its_owner_lets_go_stays(
+    ipam: Any, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    await ipam.external("net", "198.51.100.0/24")
+    await ipam.acquire(IpWish(network="net"), stub=ipam.ips_as_allocation(), owner=owner(PROJECT))
+    blocker = await asyncpg.connect(ipam.database_url)
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT FROM ipam.prefix FOR NO KEY UPDATE")
+    release = asyncio.create_task(
+        ipam.ips_as_allocation().ReleaseOwned(ip_pb2.ReleaseOwnedRequest(owner=owner(PROJECT)))
+    )
+
+    async def waits() -> bool:
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(await blocker.fetch(waiting))
+
+    await eventually(waits, what="the release to wait for the prefix")
+    ip = ip_pb2.Ip(address="198.51.100.1", network="net", type=ip_pb2.IP_TYPE_STATIC)
+    await ipam.ips().UpdateIp(ip_pb2.UpdateIpRequest(ip=ip, update_mask=FieldMask(paths=["type"])))
+    await transaction.rollback()
+    await blocker.close()
+    answer = await release
+    assert (answer.released_ips, answer.detached_ips) == (0, 1)
+    assert [ip.address for ip in await ipam.list_ips()] == ["198.51.100.1"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 from metal_kit.backoff import Backoff, pause
 from metal_kit.clock import Clock
-from metal_kit.db import Database
+from metal_kit.db import Connection, Database
 from metal_kit.errors import Problem
 from metal_kit.logs import get_logger
 
@@ -119,18 +119,7 @@ class Discovery:
             log.warning("bmc.discovery.other_machine", machine=known.machine, reported_machine=info.machine)
             await self._close(sighting, "OTHER_MACHINE")
             return
-        await self._register(
-            Wish(
-                machine=known.machine,
-                partition=known.partition,
-                host=sighting.host,
-                port=known.port,
-                mac=known.mac,
-                login=known.login,
-                password=None,
-                desired_on=known.desired_on,
-            )
-        )
+        await self._move(known, sighting.host)
 
     async def _onboard(self, sighting: Sighting) -> None:
         info = await self._ask(Target(sighting.host, self._plan.port, self._plan.user, self._plan.password), sighting)
@@ -159,31 +148,39 @@ class Discovery:
         async with self._db.connection() as connection:
             await self._sightings.refused(connection, self._partition, sighting.mac, reason)
 
+    async def _move(self, known: Endpoint, host: str) -> None:
+        async with self._db.transaction(purpose="follow a BMC that moved") as connection:
+            now = await self._endpoints.get(connection, known.machine, lock=True)
+            if now is None or not now.same_way_in(known) or (now.partition, now.mac) != (known.partition, known.mac):
+                return  # Forgotten or changed while it was asked: what it answered proves nothing any more.
+            wish = Wish(now.machine, now.partition, host, now.port, now.mac, now.login, None, now.desired_on)
+            endpoint = await self._register(connection, wish)
+        log.info("bmc.discovered", machine=endpoint.machine, mac=endpoint.mac, host=endpoint.host)
+
     async def _take_in(self, mac: str, host: str, info: DeviceInfo) -> None:
         plan = self._plan
-        async with self._db.connection() as connection:
-            known = await self._endpoints.get(connection, info.machine)
-        wish = Wish(
-            machine=info.machine,
-            partition=self._partition,
-            host=host,
-            port=plan.port,
-            mac=mac,
-            login=plan.user,
-            # It let us in with the factory login just now, whatever was on record before.
-            password=plan.password,
-            desired_on=known.desired_on if known is not None else None,
-        )
-        await self._register(wish)
-
-    async def _register(self, wish: Wish) -> None:
         async with self._db.transaction(purpose="register a discovered BMC") as connection:
-            for loser in await self._endpoints.free_address(
-                connection, partition=wish.partition, host=wish.host, port=wish.port, but=wish.machine
-            ):
-                await events.endpoint_changed(connection, loser)
-            endpoint = await self._registry.register(connection, wish)
+            known = await self._endpoints.get(connection, info.machine, lock=True)
+            wish = Wish(
+                machine=info.machine,
+                partition=self._partition,
+                host=host,
+                port=plan.port,
+                mac=mac,
+                login=plan.user,
+                # It let us in with the factory login just now, whatever was on record before.
+                password=plan.password,
+                desired_on=known.desired_on if known is not None else None,
+            )
+            endpoint = await self._register(connection, wish)
         log.info("bmc.discovered", machine=endpoint.machine, mac=endpoint.mac, host=endpoint.host)
+
+    async def _register(self, connection: Connection, wish: Wish) -> Endpoint:
+        for loser in await self._endpoints.free_address(
+            connection, partition=wish.partition, host=wish.host, port=wish.port, but=wish.machine
+        ):
+            await events.endpoint_changed(connection, loser)
+        return await self._registry.register(connection, wish)
 
 
 def _read(path: Path) -> str:

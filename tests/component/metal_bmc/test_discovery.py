@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from metal_bmc.credentials import KeyRing
+from metal_bmc.discovery import Discovery, DiscoveryPlan
+from metal_bmc.drivers.interface import BmcDriver, DeviceInfo, Target
+from metal_kit.clock import Clock
 from metal_sim.bmc import SimulatedBmc
 from metalplane.bmc.v1 import bmc_pb2 as pb
 
@@ -160,3 +167,40 @@ async def test_a_missing_lease_file_is_waited_for(
     show(lease_file.with_name("later.leases"), lease("127.9.0.1", 1))
     await eventually(lambda: plane.rows("SELECT FROM endpoint"))
     assert list(await listed(plane)) == [bmc.machine]
+
+
+class SlowBmc:
+    """A BMC that says which machine it belongs to, and takes so long that `meanwhile` happens."""
+
+    def __init__(self, machine: str, meanwhile: Callable[[], Awaitable[Any]]) -> None:
+        self._machine, self._meanwhile = machine, meanwhile
+
+    async def inspect(self, _target: Target, *, deadline: float) -> DeviceInfo:
+        await self._meanwhile()
+        return DeviceInfo(self._machine, "1.0", 0, 0, True, {})
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_what_is_changed_while_a_bmc_that_moved_is_asked_stays_changed(
+    plane: Any, lease_file: Path, deleted: bool
+) -> None:
+    running = await plane.start()
+    old = pb.Bmc(machine=str(uuid.uuid4()), partition="fra1", address="127.9.0.6", user="metal", mac=MAC.format(7))
+    old.password, old.desired_power = "pw-Tr0ub4dor-do-leak", pb.POWER_ON
+    await plane.stub().RegisterBmc(pb.RegisterBmcRequest(bmc=old))
+
+    async def meanwhile() -> None:
+        if deleted:
+            await plane.stub().DeleteBmc(pb.DeleteBmcRequest(machine=old.machine))
+            return
+        wanted = pb.Bmc(machine=old.machine, desired_power=pb.POWER_OFF)
+        mask = FieldMask(paths=["desired_power"])
+        await plane.stub().UpdateBmc(pb.UpdateBmcRequest(bmc=wanted, update_mask=mask))
+
+    show(lease_file, lease("127.9.0.7", 7))
+    driver = cast("BmcDriver", SlowBmc(old.machine, meanwhile))
+    db, ring = running.runtime.require_db(), KeyRing.parse(plane.keys)
+    discovery = Discovery(db, driver, ring, Clock(), partition="fra1", plan=DiscoveryPlan(lease_file))
+    await discovery.look(asyncio.Event())
+    found = [(bmc.address, bmc.desired_power) for bmc in (await listed(plane)).values()]
+    assert found == ([] if deleted else [("127.9.0.7:623", pb.POWER_OFF)])

@@ -56,11 +56,12 @@ class Upkeep:
         return len(ended)
 
     async def reseal(self) -> int:
-        """Seal every password with the newest key; returns how many changed. An old key can be removed after it."""
+        """Seal every password of the partition with the newest key; returns how many changed. An old key can be
+        removed after it. Other partitions' services have rings of their own, in which that key may not be yet."""
         moved, after = 0, None
         while True:
             async with self._db.connection() as connection:
-                page = await self._endpoints.page(connection, partition="", after=after, limit=_BATCH)
+                page = await self._endpoints.page(connection, partition=self._partition, after=after, limit=_BATCH)
                 for endpoint in page:
                     if endpoint.sealed is not None:
                         moved += await self._reseal_one(connection, endpoint.machine, endpoint.sealed)

@@ -6,13 +6,17 @@ import base64
 import io
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import nats
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToJson
+from metal_bmc.credentials import KeyRing
+from metal_bmc.upkeep import Upkeep
 from metal_kit import logs
+from metal_kit.clock import Clock
 from metal_kit.errors import Aborted, AlreadyExists, InvalidArgument, NotFound, PermissionDenied
 from metal_kit.process import StartError
 from metal_sim.bmc import PowerAction, SimulatedBmc
@@ -336,6 +340,21 @@ async def test_keys_are_rotated_without_a_new_password(plane: Any, new_bmc: NewB
     await plane.running.stop(0)
     await plane.start(credential_keys=KEY_2)
     assert (await plane.command(bmc, "POWER_OFF")).state == pb.COMMAND_STATE_SUCCEEDED
+
+
+async def test_keys_are_rotated_in_ones_own_partition_only(plane: Any, new_bmc: NewBmc, eventually: Eventually) -> None:
+    await plane.start()
+    here, elsewhere = await new_bmc(powered=True), await new_bmc(powered=True)
+    await plane.register(here)
+    await plane.register(elsewhere)
+    await plane.rows("UPDATE endpoint SET partition = 'fra2' WHERE machine = $1", elsewhere.machine)
+    await plane.running.stop(0)
+    running = await plane.start(credential_keys=f"{KEY_2},{plane.keys}")
+    sealed_by_new = "SELECT machine::text FROM endpoint WHERE substring(sealed FROM 3 FOR 2) = 'k2'::bytea"
+    await eventually(lambda: plane.rows(sealed_by_new))
+    ring = KeyRing.parse(f"{KEY_2},{plane.keys}")
+    assert await Upkeep(running.runtime.db, ring, Clock(), partition="fra1", keep=timedelta(days=1)).reseal() == 0
+    assert [row["machine"] for row in await plane.rows(sealed_by_new)] == [here.machine]
 
 
 async def test_a_lost_key_is_named_on_the_bmc_and_nothing_is_sent(plane: Any, new_bmc: NewBmc) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from dataclasses import replace
 from datetime import timedelta
 
 import asyncpg
@@ -69,22 +70,21 @@ class Attempt:
                     if not await queue.remove(connection, self._kind, held):
                         await queue.release(connection, self._kind, held)
                     return None
-                in_phase = held.in_phase
                 if snapshot.phase != held.phase:
                     await queue.enter_phase(connection, self._kind, held, snapshot.phase)
-                    in_phase = NOW
+                    held = replace(held, phase=snapshot.phase, overdue=False, in_phase=NOW)
         except (StaleSnapshot, LeaseLost):
             raise
         except Exception as error:
-            return await self._record_failure(held, self._failure_of(error, "load"))
+            return await self._record_failure(held, self._failure_of(error, "load"), held.in_phase)
         outcome = await self._act(snapshot)
-        in_phase += timedelta(seconds=loop.time() - started)
+        in_phase = held.in_phase + timedelta(seconds=loop.time() - started)
         try:
             await self._save(held, snapshot, outcome, in_phase)
         except (StaleSnapshot, LeaseLost):
             raise
         except Exception as error:
-            return await self._record_failure(held, self._failure_of(error, "save"))
+            return await self._record_failure(held, self._failure_of(error, "save"), in_phase)
         return outcome
 
     async def _act(self, snapshot: Snapshot) -> Outcome:
@@ -107,8 +107,7 @@ class Attempt:
         deadline = self._reconciler.deadlines.get(snapshot.phase)
         leaves = isinstance(outcome, Done | Go)
         overdue = deadline is not None and in_phase > deadline and not leaves
-        if overdue and not held.overdue:
-            log.warning("controller.overdue", phase=snapshot.phase, reason=outcome.reason, message=outcome.message)
+        self._tell_overdue(held, outcome, overdue)
         after, attempts = self._next(outcome, held)
         if deadline is not None and not overdue and not leaves:
             after = min(after, max(NOW, deadline - in_phase) + _AFTER_DEADLINE)
@@ -128,12 +127,15 @@ class Attempt:
                 overdue=overdue,
             )
 
-    async def _record_failure(self, held: Claim, outcome: Failed) -> Outcome | None:
-        """Keep at least the error, in a transaction of its own."""
+    async def _record_failure(self, held: Claim, outcome: Failed, in_phase: timedelta) -> Outcome | None:
+        """Keep at least the error, in a transaction of its own, and that the phase is overdue when it is."""
+        deadline = self._reconciler.deadlines.get(held.phase)
+        overdue = deadline is not None and in_phase > deadline
+        self._tell_overdue(held, outcome, overdue)
         after, attempts = self._next(outcome, held)
         try:
             async with self._db.transaction(purpose=f"reconcile {self._kind}: record a failure") as connection:
-                await self._record(connection, held, outcome, held.phase, held.overdue)
+                await self._record(connection, held, outcome, held.phase, overdue)
                 await queue.finish(
                     connection,
                     self._kind,
@@ -142,7 +144,7 @@ class Attempt:
                     phase=held.phase,
                     after=after,
                     attempts=attempts,
-                    overdue=held.overdue,
+                    overdue=overdue,
                 )
         except (Problem, asyncpg.PostgresError, OSError, TimeoutError) as error:
             log.warning("controller.not_recorded", error=str(error), hint="the key comes back when its lease ends")
@@ -160,6 +162,10 @@ class Attempt:
             worker=self._holder,
             fence=held.fence,
         )
+
+    def _tell_overdue(self, held: Claim, outcome: Outcome, overdue: bool) -> None:
+        if overdue and not held.overdue:
+            log.warning("controller.overdue", phase=held.phase, reason=outcome.reason, message=outcome.message)
 
     def _next(self, outcome: Outcome, held: Claim) -> tuple[timedelta, int]:
         """When to look again, and the number of failures in a row."""

@@ -314,3 +314,20 @@ async def test_a_new_phase_starts_its_own_clock(things: Database, eventually: Ev
             await enqueue(connection, "thing", "x")
         await eventually(lambda: not reconciler.saved[-1][2])
         await eventually(lambda: has(things, "x", phase="B", overdue=False))
+
+
+async def test_a_phase_is_overdue_also_when_nothing_can_be_saved(things: Database, eventually: Eventually) -> None:
+    class Broken(Things):
+        async def save(self, connection: Connection, snapshot: Thing, outcome: Outcome, *, overdue: bool) -> None:
+            raise RuntimeError("a defect")
+
+    async def do(_thing: Thing) -> Outcome:
+        return Go("B")
+
+    reconciler = Broken(do, deadlines={"A": timedelta(milliseconds=200)})
+    await add(things, "x")
+    async with running(Controller(reconciler, things, backoff=FAST)):
+        await eventually(lambda: has(things, "x", phase="A", overdue=True))
+    async with things.connection() as connection:
+        newest = (await read_history(connection, "thing", "x"))[0]
+    assert (newest.phase, newest.overdue) == ("A", True)

@@ -23,6 +23,8 @@ _PROBE_EVERY_SECONDS = 15.0
 _PROBE_SECONDS = 5.0
 _BACKOFF_FIRST = 0.1
 _BACKOFF_MOST = 5.0
+# The last one is what asyncpg makes of a server that hangs up at a moment for which it has no name.
+_LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Wakeup:
@@ -99,7 +101,7 @@ class Listener:
                 connection = await asyncpg.connect(
                     self._url, timeout=_CONNECT_SECONDS, server_settings=self._server_settings
                 )
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except _LOST as error:
                 log.warning("listener.unreachable", channel=self._channel, error=str(error), again_in_s=delay)
                 await asyncio.sleep(delay * random.uniform(0.5, 1))
                 delay = min(_BACKOFF_MOST, delay * 2)
@@ -107,7 +109,7 @@ class Listener:
             delay = _BACKOFF_FIRST
             try:
                 await self._listen(connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except _LOST as error:
                 log.warning("listener.lost", channel=self._channel, error=str(error))
             finally:
                 self._listening = False

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -196,6 +197,29 @@ async def test_everybody_is_woken_after_the_connection_was_lost(db: Database, ev
             await connection.execute(cut)
         # Nobody notifies: what was sent meanwhile is lost, so the reconnect itself must wake.
         assert await mine.wait(10)
+
+
+async def test_the_listener_outlives_what_asyncpg_makes_of_a_server_that_hangs_up(
+    db: Database, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, failed = asyncpg.connect, asyncio.Event()
+
+    async def hangs_up(*arguments: Any, **options: Any) -> Any:
+        if failed.is_set():
+            return await connect(*arguments, **options)
+        failed.set()
+        raise asyncpg.InternalClientError("got result for unknown protocol state 0")
+
+    with db.listener.subscribe("mine") as mine:
+        await eventually(lambda: db.listener.listening)
+        await mine.wait(0.05)
+        monkeypatch.setattr("metal_kit.listen.asyncpg.connect", hangs_up)
+        async with db.connection() as connection:
+            cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'metal-kit-listen'"
+            await connection.execute(cut)
+        async with asyncio.timeout(10):
+            await failed.wait()
+        await eventually(lambda: _notified(db, mine), what="the listener listens again")
 
 
 # -- leases

@@ -6,11 +6,10 @@ Keyed by the machine, so the controller's lease is what makes commands to one BM
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from metal_kit.clock import Clock
 from metal_kit.controller import Done, Failed, Go, Outcome, Wait, enqueue
 from metal_kit.db import Connection, Database
 from metal_kit.logs import get_logger
@@ -46,15 +45,25 @@ log = get_logger(__name__)
 
 _IDLE, _ENFORCING = "IDLE", "ENFORCING"
 _SETTLE_SECONDS = 0.5
+Now = Callable[[], datetime]
 
 
 @dataclass
 class Work:
-    """The snapshot: what is to be done for one machine, and what came of it (`verdict`, for `save`)."""
+    """The snapshot: what is to be done for one machine, and what came of it (`verdict`, for `save`).
+
+    `loaded_at` is the database's time, which deadlines go by, and `loop_at` the loop's at that moment.
+    """
 
     endpoint: Endpoint
     command: Command | None
+    loaded_at: datetime
+    loop_at: float
     verdict: Verdict | None = None
+
+    def now(self) -> datetime:
+        """The database's time, from the snapshot's and what has passed since."""
+        return self.loaded_at + timedelta(seconds=asyncio.get_running_loop().time() - self.loop_at)
 
     @property
     def phase(self) -> str:
@@ -83,13 +92,12 @@ class BmcReconciler:
         db: Database,
         exchange: BmcExchange,
         announcer: Announcer | None,
-        clock: Clock,
         *,
         partition: str,
         patience: Patience,
         step_seconds: float = 20.0,
     ) -> None:
-        self._db, self._exchange, self._announcer, self._clock = db, exchange, announcer, clock
+        self._db, self._exchange, self._announcer = db, exchange, announcer
         self._partition, self._patience, self._step_seconds = partition, patience, step_seconds
         self._commands, self._endpoints = CommandStore(), EndpointStore()
         self.kind = reconcile_kind(partition)
@@ -104,13 +112,15 @@ class BmcReconciler:
         endpoint = await self._endpoints.get(connection, key)
         if endpoint is None:
             return None
-        return Work(endpoint, await self._commands.oldest_open(connection, key))
+        command = await self._commands.oldest_open(connection, key)
+        loaded_at = await connection.fetchval("SELECT clock_timestamp()")
+        return Work(endpoint, command, loaded_at, asyncio.get_running_loop().time())
 
     async def act(self, snapshot: Work) -> Outcome:
         """One step of the command, or one attempt to enforce the power."""
         if snapshot.command is None:
             return await self._enforce(snapshot.endpoint)
-        verdict = snapshot.verdict = await self._carry_out(snapshot.command)
+        verdict = snapshot.verdict = await self._carry_out(snapshot.command, snapshot.now)
         if isinstance(verdict, Advance):
             return Go(PLANS[snapshot.command.action][snapshot.command.step + 1])
         if isinstance(verdict, Finish):
@@ -139,18 +149,18 @@ class BmcReconciler:
             # The next command, or the desired power, has waited for this one.
             await enqueue(connection, self.kind, command.machine)
 
-    async def _carry_out(self, command: Command) -> Verdict:
-        now = self._clock.now()
-        over = expired(command, now)
+    async def _carry_out(self, command: Command, now: Now) -> Verdict:
+        began = now()
+        over = expired(command, began)
         if over is not None:
             return over
-        limit = min(self._step_seconds, (command.deadline - now).total_seconds())
+        limit = min(self._step_seconds, (command.deadline - began).total_seconds())
         try:
-            return await self._step(command, limit)
+            return await self._step(command, limit, now)
         except BmcError as error:
-            return judge_error(await self._reread(command), error, self._clock.now(), self._patience)
+            return judge_error(await self._reread(command), error, now(), self._patience)
 
-    async def _step(self, command: Command, limit: float) -> Verdict:
+    async def _step(self, command: Command, limit: float, now: Now) -> Verdict:
         machine, step = command.machine, command.current_step
         if step is Step.SET_BOOT:
             setting = await self._exchange.set_boot(machine, command.boot_target, deadline=limit)
@@ -158,16 +168,16 @@ class BmcReconciler:
             holds = setting.target is command.boot_target and persists
             return judge_setting(command, "boot device", holds, self._patience)
         if step is Step.ANNOUNCE:
-            await self._announce(command, limit)
+            await self._announce(command, limit, now)
             return done(command)
         if step in (Step.TURN_ON, Step.TURN_OFF):
             await self._exchange.set_power(machine, on=step is Step.TURN_ON, deadline=limit)
             return done(command)
         if step in (Step.CONFIRM_ON, Step.CONFIRM_OFF):
             powered = await self._exchange.powered(machine, deadline=limit)
-            return judge_power(command, powered, self._clock.now(), self._patience)
+            return judge_power(command, powered, now(), self._patience)
         if step is Step.REST:
-            left = command.step_at + self._patience.rest - self._clock.now()
+            left = command.step_at + self._patience.rest - now()
             return (
                 Again(left, "RESTING", "a moment without power", failed=False) if left > timedelta(0) else done(command)
             )
@@ -177,7 +187,7 @@ class BmcReconciler:
         lit = await self._exchange.set_identify(machine, on=on, deadline=limit)
         return judge_setting(command, "identify light", lit in (on, None), self._patience)
 
-    async def _announce(self, command: Command, limit: float) -> None:
+    async def _announce(self, command: Command, limit: float, now: Now) -> None:
         # The controller of an allocation records what its commands do to the machine, with the allocation's guard.
         if self._announcer is None or command.allocation:
             return
@@ -189,7 +199,7 @@ class BmcReconciler:
             event=event_of(command.id),
             command=command.id,
             message=f"{command.action}, BMC command {command.id}",
-            within=announce_within(command, self._clock.now(), self._patience),
+            within=announce_within(command, now(), self._patience),
         )
 
     async def _reset(self, command: Command, limit: float) -> Verdict:

@@ -109,7 +109,6 @@ def _controller(settings: Settings, rt: Runtime, exchange: BmcExchange, announce
         db,
         exchange,
         announcer,
-        rt.clock,
         partition=settings.partition,
         patience=patience,
         step_seconds=settings.exchange_seconds,
@@ -151,7 +150,7 @@ async def compose(rt: Runtime) -> Parts:
     if settings.lease_file:
         discovery = Discovery(db, driver, ring, rt.clock, partition=partition, plan=_discovery_plan(settings))
         background.append(Background("discovery", lambda: discovery.run(rt.stopping)))
-    api = BmcApi(db, registry, ring, rt.paging, rt.clock)
+    api = BmcApi(db, registry, ring, rt.paging)
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
         controllers=[_controller(settings, rt, exchange, announcer)],

@@ -7,7 +7,6 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from metal_kit import idempotency, validation
-from metal_kit.clock import Clock
 from metal_kit.controller import enqueue
 from metal_kit.db import Connection, Database
 from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted
@@ -37,8 +36,8 @@ MAX_OPEN_COMMANDS = 20
 class BmcApi(BmcServiceServicer):
     """Answers BmcService. Passwords come in and never go out."""
 
-    def __init__(self, db: Database, registry: Registry, ring: KeyRing, paging: Paging, clock: Clock) -> None:
-        self._db, self._registry, self._ring, self._paging, self._clock = db, registry, ring, paging, clock
+    def __init__(self, db: Database, registry: Registry, ring: KeyRing, paging: Paging) -> None:
+        self._db, self._registry, self._ring, self._paging = db, registry, ring, paging
         self._endpoints, self._commands = EndpointStore(), CommandStore()
 
     async def RegisterBmc(self, request: pb.RegisterBmcRequest, context: Any) -> pb.Bmc:
@@ -126,7 +125,7 @@ class BmcApi(BmcServiceServicer):
                 action=action(request.action),
                 allocation=allocation,
                 requester=current_caller().label,
-                deadline=self._clock.now() + timeout,
+                timeout=timeout,
             )
             await self._follow(connection, endpoint, command.action)
             await enqueue(connection, reconcile_kind(endpoint.partition), machine)

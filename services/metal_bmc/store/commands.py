@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 from metal_kit.controller import StaleSnapshot
@@ -39,19 +39,19 @@ class CommandStore:
         action: Action,
         allocation: str,
         requester: str,
-        deadline: datetime,
+        timeout: timedelta,
     ) -> Command:
-        """Add a pending command."""
+        """Add a pending command, whose deadline is `timeout` from now by the database's clock."""
         row = await connection.fetchrow(
             f"""INSERT INTO command (id, machine, partition, action, state, allocation, requester, deadline)
-            VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7) RETURNING {_COLUMNS}""",
+            VALUES ($1, $2, $3, $4, 'pending', $5, $6, now() + $7::interval) RETURNING {_COLUMNS}""",
             command_id,
             machine,
             partition,
             action,
             allocation or None,
             requester,
-            deadline,
+            timeout,
         )
         assert row is not None
         return _from_row(row)

@@ -7,12 +7,13 @@ import os
 import signal
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from metal_kit.clock import Clock
 from metal_kit.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
 from metal_sim.bmc import BootDevice, BootOverride, PowerAction, SimulatedBmc
 from metalplane.bmc.v1 import bmc_pb2 as pb
@@ -338,3 +339,16 @@ def kill_drivers() -> None:
                 continue
             if ours and parent == os.getpid():
                 os.kill(int(entry.name), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("minutes", [-60, 60])
+async def test_a_service_whose_clock_is_wrong_keeps_to_the_deadlines(
+    plane: Any, new_bmc: NewBmc, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    monkeypatch.setattr(Clock, "now", lambda _self: datetime.now(UTC) + timedelta(minutes=minutes))
+    await plane.start()
+    bmc = await new_bmc(powered=True)
+    await plane.register(bmc)
+    ended = await plane.command(bmc, "CYCLE")
+    assert (ended.state, ended.error) == (pb.COMMAND_STATE_SUCCEEDED, "")
+    assert await plane.rows("SELECT FROM command WHERE deadline = created_at + interval '1 minute'")

@@ -78,6 +78,14 @@ class Caller:
         """Whether the caller has at least `role` on the tenant, by the tenant, the plane, or being a service."""
         return self._may(self.tenants, tenant_id, role)
 
+    def covers(self, other: Caller) -> bool:
+        """Whether the caller has every role that `other` has."""
+        return self.plane_role >= other.plane_role and all(
+            mine.get(scope, 0) >= role
+            for mine, theirs in ((self.projects, other.projects), (self.tenants, other.tenants))
+            for scope, role in theirs.items()
+        )
+
     def require_project(self, project_id: str, role: RoleValue, *, what: str) -> None:
         """Raise NotFound when the caller may not even see the project, PermissionDenied when he may only see it.
 

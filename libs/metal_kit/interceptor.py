@@ -20,7 +20,15 @@ import grpc
 from metal_kit import request as ambient
 from metal_kit import validation
 from metal_kit.access import Rule, decide
-from metal_kit.errors import DeadlineExceeded, InvalidArgument, NotFound, PermissionDenied, Problem, Unauthenticated
+from metal_kit.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Problem,
+    Unauthenticated,
+    Unavailable,
+)
 from metal_kit.identity import Caller, set_current_caller
 from metal_kit.ids import uuid7
 from metal_kit.logs import get_logger
@@ -84,7 +92,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One running call: what its log line and its metrics need."""
 
-    __slots__ = ("caller", "code", "failure", "limited", "remembered", "request_id", "started")
+    __slots__ = ("bearer", "caller", "code", "failure", "limited", "remembered", "request_id", "started")
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -95,6 +103,8 @@ class _Call:
         self.limited = False
         # The token whose roles came from the cache, and who can ask for them anew.
         self.remembered: tuple[TokenVerifier, str] | None = None
+        # The token that the call came with, who can ask whether it still holds, and whom it spoke for at the start.
+        self.bearer: tuple[TokenVerifier, str, Caller] | None = None
 
 
 class _Method:
@@ -142,6 +152,7 @@ class _Method:
             request = await self._admit(call, raw, context)
             async with contextlib.aclosing(self._responses(request, context)) as responses:
                 async for response in responses:
+                    await self._admit_still(call)
                     yield response
         except BaseException as error:
             await self._fail(call, context, error)
@@ -166,6 +177,7 @@ class _Method:
             requests = await self._admit_stream(call, stream, context)
             async with contextlib.aclosing(self._responses(requests, context)) as responses:
                 async for response in responses:
+                    await self._admit_still(call)
                     yield response
         except BaseException as error:
             await self._fail(call, context, error)
@@ -219,8 +231,23 @@ class _Method:
                 raise
             tokens, secret = call.remembered
             caller = await tokens.ask(secret)
+            if call.bearer is not None:
+                call.bearer = (tokens, secret, caller)
             set_current_caller(caller)
             decide(self._rule, caller, request)
+
+    async def _admit_still(self, call: _Call) -> None:
+        """Before each answer of a stream: what was decided when it began must not hold for as long as it is open.
+
+        Handlers filter by the roles that the caller had then. When some of them are gone the stream ends; who watches
+        goes on from his position with the roles that are left, which is what clients do after UNAVAILABLE.
+        """
+        if call.bearer is None:
+            return
+        tokens, secret, before = call.bearer
+        now = await tokens.verify(secret)
+        if now is not before and not now.covers(before):
+            raise Unavailable("ROLES_CHANGED", "you have lost roles since this stream began; go on in a new one")
 
     async def _requests(self, stream: AsyncIterator[bytes], first: Any = None) -> AsyncIterator[Any]:
         scope = ""
@@ -271,6 +298,7 @@ class _Method:
             if known is not None:
                 call.remembered = (tokens, secret)
             caller = known or await tokens.ask(secret)
+            call.bearer = (tokens, secret, caller)
         call.caller = caller.label
         set_current_caller(caller)
         return caller

@@ -42,6 +42,7 @@ _METHODS: list[tuple[str, bool, bool, Access | None]] = [
     ("Both", True, True, _BY_SERVICE),
     ("Open", False, False, Access(public=True)),
     ("Whoever", False, False, Access(authenticated=True)),
+    ("Follow", False, True, Access(authenticated=True)),
     ("Write", False, False, _EDITOR),
     ("Operate", False, False, Access(plane_role=PlaneRole.PLANE_ROLE_OPERATOR)),
     ("Machine", False, False, _MACHINE),
@@ -96,6 +97,7 @@ class EchoServicer:
     """Answers with what it got; its texts make it misbehave."""
 
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    next: asyncio.Event = field(default_factory=asyncio.Event)
     callers: list[Caller] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
@@ -129,6 +131,12 @@ class EchoServicer:
             yield await self._act(request)
         finally:
             self.ended.append("Down")
+
+    async def Follow(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        for number in range(request.count):
+            yield Echo(count=number)
+            await self.next.wait()
+            self.next.clear()
 
     async def Up(self, requests: AsyncIterator[Any], context: Any) -> Any:
         total = 0

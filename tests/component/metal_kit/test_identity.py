@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from metal_kit import identity
 from metal_kit.access import AccessRuleError
 from metal_kit.ca import Authority
-from metal_kit.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from metal_kit.errors import InvalidArgument, NotFound, PermissionDenied, Problem, Unauthenticated, Unavailable
 from metal_kit.identity import Caller
 from metal_kit.server import Server, Servicer
 from metalplane.common.v1.access_pb2 import PlaneRole, Role
@@ -174,6 +175,46 @@ async def test_a_revoked_token_stops_working_when_the_cache_ends(plane: Any, mes
         return False
 
     await eventually(refused, seconds=6)
+
+
+async def follow_until_refused(plane: Any, stream: Any) -> Problem:
+    """What ends a stream that goes on for as long as it is allowed to."""
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                plane.servicer.next.set()
+                await anext(stream)
+    except Problem as problem:
+        return problem
+
+
+async def test_a_stream_that_is_open_ends_with_its_token(plane: Any, message: Any) -> None:
+    plane.tokens.known = {"t": Caller("user", "u")}
+    stream = aiter(plane.stub(token="t").Follow(message(count=1_000_000)))
+    await anext(stream)
+    plane.tokens.known = {}
+    assert isinstance(await follow_until_refused(plane, stream), Unauthenticated)
+
+
+async def test_a_stream_that_is_open_ends_with_a_role_and_not_with_a_new_one(
+    plane: Any, message: Any, names: dict[str, str], eventually: Any
+) -> None:
+    project = names["project"]
+    plane.tokens.known = {"t": Caller("user", "u", projects={project: Role.ROLE_VIEWER})}
+    stream = aiter(plane.stub(token="t").Follow(message(count=1_000_000)))
+    await anext(stream)
+    more = {project: Role.ROLE_EDITOR, names["machine"]: Role.ROLE_VIEWER}
+    plane.tokens.known = {"t": Caller("user", "u", projects=more)}
+    asked = plane.tokens.asked
+
+    async def asked_again() -> bool:
+        plane.servicer.next.set()
+        await anext(stream)
+        return bool(plane.tokens.asked > asked)
+
+    await eventually(asked_again)
+    plane.tokens.known = {"t": Caller("user", "u")}
+    assert (await follow_until_refused(plane, stream)).reason == "ROLES_CHANGED"
 
 
 async def test_a_service_may_not_bring_a_token_as_well(plane: Any, message: Any) -> None:

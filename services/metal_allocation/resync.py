@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from metal_kit.backoff import pause
 from metal_kit.db import Database
-from metal_kit.errors import Problem
+from metal_kit.errors import FailedPrecondition, NotFound, Problem
 from metal_kit.lease import Lease, new_holder
 from metal_kit.logs import get_logger
-from metalplane.inventory.v1.machine_pb2 import Machine, StreamMachinesRequest
+from metalplane.inventory.v1.machine_pb2 import Machine, StreamMachinesRequest, UnbindMachineRequest
 
 from metal_allocation.clients import Clients
 from metal_allocation.consumers import facts_of, wake
@@ -91,6 +92,13 @@ class Resync:
         async with self.db.transaction(purpose="resync machines") as conn:
             await self.placements.upsert(conn, [facts_of(machine) for machine in machines])
             unknown = await wake(conn, bound)
+            left = await self.allocations.elsewhere(conn, bound)
+        for allocation, machine in left.items():
+            # Bound by a late call after the request had gone on to another machine. The allocation itself, which is
+            # woken as well, only lets go of the machine that it had last. One that is locked is asked for again.
+            log.warning("allocation.left_binding", machine=machine, allocation=allocation)
+            with suppress(NotFound, FailedPrecondition):
+                await self.clients.machines.UnbindMachine(UnbindMachineRequest(machine=machine, allocation=allocation))
         for allocation in unknown:
             # Not undone: after a restored backup these may be tenants' machines.
             UNKNOWN_BINDINGS.inc()

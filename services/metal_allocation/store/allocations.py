@@ -48,6 +48,11 @@ GET = "SELECT * FROM allocation WHERE id = $1"
 GET_FOR_UPDATE = "SELECT * FROM allocation WHERE id = $1 FOR UPDATE"
 BY_MACHINE = "SELECT a.* FROM claim c JOIN allocation a ON a.id = c.allocation WHERE c.machine = $1"
 PHASES = "SELECT id::text, phase FROM allocation WHERE id = ANY ($1::uuid[])"
+ELSEWHERE = """
+SELECT a.id::text, bound.machine::text FROM unnest($1::uuid[], $2::uuid[]) AS bound (allocation, machine)
+JOIN allocation a ON a.id = bound.allocation
+WHERE a.phase = 'released' AND a.machine <> bound.machine
+"""
 UNSETTLED = "SELECT id::text FROM allocation WHERE phase NOT IN ('running', 'released')"
 FORGET_RELEASED = """
 DELETE FROM allocation WHERE id = ANY (ARRAY(
@@ -128,6 +133,11 @@ class AllocationStore:
         """The phases of those allocations that exist."""
         rows = await conn.fetch(PHASES, list(allocations))
         return {row["id"]: Phase(row["phase"]) for row in rows}
+
+    async def elsewhere(self, conn: Connection, bound: Mapping[str, str]) -> Mapping[str, str]:
+        """Those of the machines, by allocation, that a released allocation did not have when it ended."""
+        rows = await conn.fetch(ELSEWHERE, list(bound), list(bound.values()))
+        return {row["id"]: row["machine"] for row in rows}
 
     async def unsettled(self, conn: Connection) -> list[str]:
         """Ids of allocations that have something left to do."""

@@ -69,6 +69,32 @@ async def test_a_binding_that_comes_after_the_release_is_found_and_ended(world: 
     await world.nothing_is_left(id_)
 
 
+async def test_a_machine_that_a_late_call_bound_after_another_was_claimed_is_let_go_of(world: Any) -> None:
+    """The request goes on to the next machine while the controller, which took over, still asks for the one before."""
+    machines = await world.add_machines(2)
+    asked = world.gate("BindMachine", before=True)
+    creating = asyncio.create_task(world.create())
+    await asked.reached.wait()
+    id_ = await only_id(world)
+    first = await world.value("SELECT machine::text FROM claim")
+    taken_over = world.gate("BindMachine", before=True)
+    await world.hurry()
+    await taken_over.reached.wait()
+    again = world.gate("BindMachine", before=True)
+    world.machines[first].waiting = False  # its installer lost the connection for a moment
+    asked.open.set()
+    await again.reached.wait()
+    world.machines[first].waiting = True
+    taken_over.open.set()
+    await world.eventually(lambda: world.machines[first].binding.allocation == id_)
+    again.open.set()
+    await asyncio.gather(creating, return_exceptions=True)  # refused, or shown how the controller has ended it
+    await world.reach(id_, "released")
+    assert await world.value("SELECT machine::text FROM allocation") in set(machines) - {first}
+    await world.eventually(lambda: not world.machines[first].binding.allocation)
+    await world.nothing_is_left(id_)
+
+
 async def test_freeing_twice_or_at_once_is_freeing_once(world: Any) -> None:
     await world.add_machines(1)
     allocation = await world.create()

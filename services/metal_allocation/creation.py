@@ -102,6 +102,7 @@ class Creation:
             refused[record.machine] = refusal
             await self._next_candidate(request, record, refused, caller)
         async with self.db.transaction(purpose="machine bound") as conn:
+            await self._catch_up(conn, record, machine=record.machine)
             before = record.installation
             record.enter(Phase.ADDRESSING, self.clock.now(), "BOUND", f"machine {record.machine} in rack {record.rack}")
             await self.allocations.update(conn, record)
@@ -134,7 +135,8 @@ class Creation:
         self, request: CreateAllocationRequest, record: Record, refused: dict[str, Problem], caller: str
     ) -> None:
         """Move the claim to another machine; without one, end the allocation, say why, and raise it."""
-        last = refused[record.machine]
+        tried = record.machine
+        last = refused[tried]
         failure: Problem | None = None
         async with self.db.transaction(purpose="claim another machine") as conn:
             try:
@@ -150,10 +152,22 @@ class Creation:
                 record.enter(Phase.RELEASED, self.clock.now(), failure.reason, failure.message)
                 # A retry with the same request id is a new try: nothing came of this one.
                 await idempotency.forget(conn, caller=caller, method=METHOD, request_id=request.request_id)
+            await self._catch_up(conn, record, machine=tried)
             await self.allocations.update(conn, record)
             await publish(conn, record, installation_changed=failure is not None)
         if failure is not None:
             raise failure
+
+    async def _catch_up(self, conn: Connection, record: Record, *, machine: str) -> None:
+        """Take over what somebody has edited since the machine was claimed: that must not cost the allocation.
+
+        Raises StaleSnapshot when it has been freed, or the controller was faster. Called after the claim was changed,
+        as everybody locks the claim before the allocation.
+        """
+        now = await self.allocations.get(conn, record.id, lock=True)
+        if now is None or (now.phase, now.machine) != (Phase.BINDING, machine):
+            raise StaleSnapshot(record.id)
+        record.version, record.description, record.labels = now.version, now.description, now.labels
 
     async def _present(self, record: Record) -> Allocation:
         """The allocation as it is now."""

@@ -16,6 +16,7 @@ from metal_kit.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from metalplane.allocation.v1 import allocation_pb2 as pb
 from metalplane.inventory.v1.machine_pb2 import MachineState
 
 STRANGER = "01980000-0000-7000-8000-0000000000ff"
@@ -220,3 +221,20 @@ async def test_the_allocation_names_what_was_resolved_and_never_the_user_data(wo
     await world.free(allocation.id)
     await world.reach(allocation.id, "released")
     assert await world.value("SELECT userdata FROM allocation WHERE id = $1", UUID(allocation.id)) == b""
+
+
+async def test_a_change_of_labels_while_a_machine_is_refused_does_not_cost_the_allocation(world: Any) -> None:
+    machines = await world.add_machines(2)
+    await world.stop_comparing()
+    gate = world.gate("BindMachine", before=True)
+    creating = asyncio.create_task(world.create())
+    await gate.reached.wait()
+    [found] = (await world.allocations().ListAllocations(pb.ListAllocationsRequest())).allocations
+    change = pb.Allocation(id=found.id, spec=pb.AllocationSpec(description="labelled by a bot", labels={"team": "a"}))
+    await world.allocations().UpdateAllocation(pb.UpdateAllocationRequest(allocation=change))
+    spoil(world, found.status.machine, "not waiting")
+    gate.open.set()
+    allocation = await creating
+    assert [allocation.status.machine] == [each for each in machines if each != found.status.machine]
+    assert allocation.status.phase >= pb.ALLOCATION_PHASE_ADDRESSING
+    assert (allocation.spec.description, dict(allocation.spec.labels)) == ("labelled by a bot", {"team": "a"})

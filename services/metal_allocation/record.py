@@ -63,6 +63,7 @@ class Record:
     installed: bool = False
     install_failures: int = 0
     install_error: str = ""
+    install_reboots: int = 0
     installer_step: str = ""
     installer_percent: int = 0
     installer_time: datetime | None = None

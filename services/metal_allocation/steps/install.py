@@ -14,7 +14,7 @@ from metal_allocation.record import INSTALLED, Record
 from metal_allocation.steps.commands import again, command, due
 from metal_allocation.steps.telling import PLANNED_REBOOT, Standing, tell
 
-MAX_ATTEMPTS = 3
+MAX_REBOOTS = 3
 # The installer reports each step and a sign of life in between; a silence this long is a dead installer.
 SILENCE = timedelta(minutes=5)
 LOOK_AGAIN = timedelta(seconds=30)
@@ -24,7 +24,8 @@ BINDING_LOST_RETRY = timedelta(seconds=15)
 async def install(record: Record, clients: Clients, clock: Clock) -> Outcome:
     """Wait for the installer's report. After a failure or a long silence reboot into the installer, at most thrice.
 
-    After that the allocation holds still for an operator: nothing is wiped or freed on its own.
+    After that the allocation holds still for an operator: nothing is wiped or freed on its own. A reboot that the BMC
+    did not do is none of the three, and is tried again for as long as it takes.
     """
     if record.installed:
         record.set_condition(INSTALLED, True, "INSTALLED", "", clock.now())
@@ -34,8 +35,8 @@ async def install(record: Record, clients: Clients, clock: Clock) -> Outcome:
         step = f"the installer is at {record.installer_step}" if record.installer_step else "the installer is awaited"
         return Wait("INSTALLING", step, LOOK_AGAIN)
     record.set_condition(INSTALLED, False, "INSTALL_FAILED", why, clock.now())
-    if record.command_attempts >= MAX_ATTEMPTS:
-        message = f"gave up after {MAX_ATTEMPTS} attempts: {why}; free the allocation, or repair the machine"
+    if record.install_reboots >= MAX_REBOOTS:
+        message = f"gave up after {MAX_REBOOTS} reboots: {why}; free the allocation, or repair the machine"
         return Wait("INSTALL_GAVE_UP", message, LOOK_AGAIN)
     if due(record, clock):
         attempt = record.command_attempts
@@ -49,6 +50,7 @@ async def install(record: Record, clients: Clients, clock: Clock) -> Outcome:
         return again(result, before=why)
     record.command = None
     record.command_attempts += 1
+    record.install_reboots += 1
     record.command_after = None
     record.installer_time = clock.now()
     record.install_error = ""

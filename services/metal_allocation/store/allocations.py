@@ -35,7 +35,7 @@ UPDATE allocation SET
     installed = $11, install_failures = $12, install_error = $13, installer_step = $14, installer_percent = $15,
     installer_time = $16, boot_info = $17, command = $18, command_attempts = $19, running_time = $20, free_time = $21,
     description = $22, labels = $23, disk_serials = $24,
-    command_after = $25, command_error = $26,
+    command_after = $25, command_error = $26, install_reboots = $27,
     userdata = CASE WHEN $3 = 'released' THEN '' ELSE userdata END,
     version = version + 1, update_time = clock_timestamp()
 WHERE id = $1 AND version = $2
@@ -179,7 +179,7 @@ def changing(record: Record) -> tuple[object, ...]:
         record.installer_step, record.installer_percent, record.installer_time,
         record.boot_info.SerializeToString(), record.command, record.command_attempts, record.running_time,
         record.free_time, record.description, dict(record.labels), list(record.disk_serials),
-        record.command_after, record.command_error,
+        record.command_after, record.command_error, record.install_reboots,
     )  # fmt: skip
 
 
@@ -243,6 +243,7 @@ def _record(row: asyncpg.Record) -> Record:
         installed=row["installed"],
         install_failures=row["install_failures"],
         install_error=row["install_error"],
+        install_reboots=row["install_reboots"],
         installer_step=row["installer_step"],
         installer_percent=row["installer_percent"],
         installer_time=row["installer_time"],

@@ -98,6 +98,17 @@ async def test_after_three_failures_the_allocation_holds_still_and_can_be_freed(
     await world.nothing_is_left(allocation.id)
 
 
+async def test_a_bmc_that_is_away_for_a_while_does_not_use_up_the_attempts_to_install(world: Any) -> None:
+    await world.add_machines(1)
+    allocation = await world.create()
+    await world.reach(allocation.id, "installing")
+    world.bmc_fails = ["TIMEOUT"] * 4
+    await world.fail_install(allocation)
+    await world.eventually(lambda: installs_again(world, allocation.id, 1))
+    await world.install(allocation)
+    await world.reach(allocation.id, "starting")
+
+
 async def test_a_freed_machine_is_announced_before_it_is_rebooted_once_for_all_attempts(world: Any) -> None:
     await world.add_machines(1)
     allocation = await world.create()

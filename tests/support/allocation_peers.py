@@ -101,18 +101,22 @@ def _faulty(name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., A
 
 
 class Tenancy(Peer, TokenServiceServicer, ProjectServiceServicer):
-    """Tokens are their own meaning: `operator`, `plane-viewer`, or `editor PROJECT`, `viewer PROJECT`."""
+    """Tokens are their own meaning: `operator`, `plane-viewer`, or `editor PROJECT …`, `viewer PROJECT …`.
+
+    Role and first project name the user; the other projects are what he has been given besides.
+    """
 
     async def CheckToken(self, request: CheckTokenRequest, context: Any) -> CheckTokenResponse:
         answer = CheckTokenResponse()
-        kind, _, project = request.secret.partition(" ")
-        answer.token.user = kind
+        kind, *projects = request.secret.split(" ")
+        answer.token.user = " ".join([kind, *projects[:1]])
         if kind in {"operator", "plane-viewer"}:
             answer.token.plane_role = (
                 PlaneRole.PLANE_ROLE_OPERATOR if kind == "operator" else PlaneRole.PLANE_ROLE_VIEWER
             )
         elif kind in {"editor", "viewer"}:
-            answer.token.project_roles[project] = Role.ROLE_EDITOR if kind == "editor" else Role.ROLE_VIEWER
+            for project in projects:
+                answer.token.project_roles[project] = Role.ROLE_EDITOR if kind == "editor" else Role.ROLE_VIEWER
         else:
             raise Unauthenticated("TOKEN_INVALID", "the token does not hold")
         return answer

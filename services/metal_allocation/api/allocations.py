@@ -68,7 +68,7 @@ class AllocationApi(AllocationServiceServicer):
             phase=phase if request.phase else None,
             released=request.include_released or phase == Phase.RELEASED,
         )
-        filter_key = _filter_key(which)
+        filter_key = _filter_key(which, asked=request.project)
         page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as conn:
             records = await self.allocations.page(conn, which, after=page.after_text(FIRST_ID), limit=page.limit)
@@ -185,6 +185,8 @@ def _visible(project: str) -> Sequence[str] | None:
     return sorted(caller.projects)
 
 
-def _filter_key(which: ListFilter) -> str:
-    text = repr((which.projects, which.machine, which.phase, which.released))
+def _filter_key(which: ListFilter, *, asked: str) -> str:
+    """By who asks, not by what he may see: that is looked at anew on each page, and may grow between two of them."""
+    who = "" if which.projects is None else asked.lower() or current_caller().label
+    text = repr((who, which.machine, which.phase, which.released))
     return "allocations:" + hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -62,6 +62,16 @@ async def test_a_page_token_is_worth_nothing_to_others_or_with_other_filters(wor
             await world.allocations(who).ListAllocations(request)
 
 
+async def test_a_list_goes_on_when_the_caller_is_given_another_project_between_two_pages(world: Any) -> None:
+    await world.add_machines(2)
+    made = sorted([(await world.create(f"web{n}")).id for n in range(2)])
+    request = pb.ListAllocationsRequest(page_size=1)
+    first = await world.allocations(EDITOR).ListAllocations(request)
+    request.page_token = first.next_page_token
+    rest = await world.allocations(f"{EDITOR} {OTHER_PROJECT}").ListAllocations(request)
+    assert [each.id for each in (*first.allocations, *rest.allocations)] == made
+
+
 async def test_released_allocations_are_listed_when_asked_for(world: Any) -> None:
     await world.add_machines(1)
     allocation = await world.create()

@@ -31,6 +31,8 @@ def check(spec: AllocationSpec) -> None:
             field="spec",
         )
     _check_choice(spec)
+    for index, wish in enumerate(spec.networks):
+        _check_addresses(wish.ips, field=f"spec.networks[{index}].ips")
     check_labels("spec.labels", spec.labels)
     check_labels("spec.placement_labels", spec.placement_labels)
     for index, key in enumerate(spec.ssh_keys):
@@ -62,6 +64,19 @@ def _check_choice(spec: AllocationSpec) -> None:
     for field in ("partition", "size"):
         if not getattr(spec, field):
             raise InvalidArgument("REQUIRED", f"name a {field}, or a machine by its UUID", field=f"spec.{field}")
+
+
+def _check_addresses(addresses: Sequence[str], *, field: str) -> None:
+    """No address twice. The contract sees to that for texts, but an IPv6 address has many."""
+    seen = set()
+    for number, text in enumerate(addresses):
+        at = f"{field}[{number}]"
+        if not _is_address(text):
+            raise InvalidArgument("ADDRESS", "must be an IP address, without a zone", field=at)
+        address = ipaddress.ip_address(text)
+        if address in seen:
+            raise InvalidArgument("ADDRESS_TWICE", f"{address} is named twice; name it once", field=at)
+        seen.add(address)
 
 
 def check_labels(field: str, labels: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from metal_allocation.request import MAX_SPEC_BYTES, check, check_server
 from metal_allocation.sshkeys import FIELDS, check_ssh_key
 from metal_kit.errors import InvalidArgument
-from metalplane.allocation.v1.allocation_pb2 import AllocationRole, AllocationSpec, FirewallRule
+from metalplane.allocation.v1.allocation_pb2 import AllocationNetwork, AllocationRole, AllocationSpec, FirewallRule
 
 # Made by OpenSSH for this test; the private halves are gone.
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMNF2N+yGe8tXRQDxPFe1hW0r3tF2Hk0s6c2pYgvJ2e"
@@ -56,6 +56,15 @@ def test_a_machine_by_its_uuid_excludes_partition_and_size(field: str) -> None:
     check(named)
     setattr(named, field, "x")
     assert refusal(named) == ("MACHINE_EXCLUDES", f"spec.{field}")
+
+
+def test_an_address_is_wanted_once_however_it_is_written() -> None:
+    wanted = AllocationNetwork(network="n", ips=["10.0.0.1", "2001:db8::1", "2001:db8::2"])
+    check(spec(networks=[wanted]))
+    wanted.ips.append("2001:DB8:0::1")
+    assert refusal(spec(networks=[wanted])) == ("ADDRESS_TWICE", "spec.networks[0].ips[3]")
+    wanted.ips[3] = "fe80::1%eth0"
+    assert refusal(spec(networks=[wanted])) == ("ADDRESS", "spec.networks[0].ips[3]")
 
 
 @pytest.mark.parametrize("field", ["egress_rules", "ingress_rules"])

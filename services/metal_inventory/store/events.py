@@ -21,8 +21,9 @@ from metal_inventory.telemetry import EVENTS
 
 # Whoever gets past registering is no longer where its waiting lease was given.
 _KEEPS_LEASE = frozenset({State.REGISTERING, State.WAITING})
-# From here on a tenant's system is written to or runs from the disks.
-_SOILS_DISKS = frozenset({State.INSTALLING, State.BOOTING_NEW_KERNEL, State.PHONED_HOME})
+# From here on a tenant's system is written to or runs from the disks. The installer's event that says so may be lost,
+# which does not stop it; allocation's, that the machine is taken back, is told before anything is done to the machine.
+_SOILS_DISKS = frozenset({State.INSTALLING, State.BOOTING_NEW_KERNEL, State.PHONED_HOME, State.MACHINE_RECLAIM})
 
 _KNOWN = "SELECT id::text, verdict FROM received_event WHERE machine = $1 AND id = ANY ($2::uuid[])"
 _REMEMBER = "INSERT INTO received_event (machine, id, verdict) VALUES ($1, $2, $3)"

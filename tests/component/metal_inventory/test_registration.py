@@ -161,6 +161,18 @@ async def test_an_installation_soils_the_disks_and_ends_the_wait(inventory: Any)
     assert (machine.disks_clean, machine.waiting) == (False, False)
 
 
+async def test_a_machine_that_is_taken_back_is_not_clean_although_nobody_said_that_it_was_installed(
+    inventory: Any,
+) -> None:
+    machine, allocation = await inventory.waiting(M1), str(uuid4())
+    await inventory.bind(M1, allocation, str(uuid4()))
+    # The installer's event got lost; its BMC says that it rebooted the machine, and it did not.
+    assert await inventory.report(M1, "MACHINE_RECLAIM", allocation=allocation) == ["ACCEPTED"]
+    await inventory.unbind(M1, allocation)
+    assert not (await inventory.get(M1)).disks_clean
+    assert not (await inventory.lease(machine, holder=str(uuid4()))).waiting
+
+
 # -- the waiting lease
 
 

@@ -122,8 +122,13 @@ def _as_it_is(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
 
 
 def _finish(tar: tarfile.TarFile, target: Path, directories: list[tarfile.TarInfo]) -> None:
-    """Give directories their owners, modes and times, deepest first: before, their files could not be written."""
+    """Give directories their owners, modes and times, deepest first: before, their files could not be written.
+
+    A later member can have put another link where a directory was reached through one, so the way is looked at again.
+    """
+    root = Path(os.path.realpath(target))
     for member in sorted(directories, key=lambda each: each.name, reverse=True):
+        _walk(member, root, _parts(member, member.name))
         place = str(target / member.name)
         tar.chown(member, place, numeric_owner=False)
         tar.utime(member, place)

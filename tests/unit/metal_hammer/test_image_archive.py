@@ -111,6 +111,12 @@ UNSAFE: dict[str, tuple[tuple[tarfile.TarInfo, bytes], ...]] = {
         (member("b", tarfile.SYMTYPE, linkname="a"), b""),
         (member("b/written"), b"x"),
     ),
+    "directory whose link is replaced by one to outside": (
+        (member("d", tarfile.DIRTYPE), b""),
+        (member("l", tarfile.SYMTYPE, linkname="d"), b""),
+        (member("l", tarfile.DIRTYPE, mode=0o777), b""),
+        (member("l", tarfile.SYMTYPE, linkname="OUTSIDE"), b""),
+    ),
     "dangling link as a directory": (
         (member("l", tarfile.SYMTYPE, linkname="/no/such/place"), b""),
         (member("l/written"), b"x"),

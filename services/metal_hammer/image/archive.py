@@ -1,7 +1,8 @@
 """Unpacking an image: a tar archive, plain or compressed by gzip, xz or zstd, told apart by its first bytes.
 
 tarfile's own `data` filter (PEP 706) is for archives of documents: it takes away owners, set-user-id bits and absolute
-links, without which an operating system does not work. The filter here keeps those and refuses what has no place in an
+links, without which an operating system does not work. Owners are taken by number: what a name means in the ramdisk is
+not what it means in the image's own /etc/passwd. The filter here keeps those and refuses what has no place in an
 image: names that lead out of the target, devices and FIFOs, hard links and relative links that point outside, and
 every member that would be written *through* a link to a place outside. Absolute links are kept as they are: they are
 meant for the installed system, whose root is the target, and nothing here follows them.
@@ -96,7 +97,7 @@ def _unpack(archive: Path, target: Path, alive: Callable[[], None]) -> int:
                 tar.extraction_filter = _as_it_is
                 for found in tar:
                     member = image_filter(found, str(target))
-                    tar.extract(member, target, set_attrs=not member.isdir())
+                    tar.extract(member, target, set_attrs=not member.isdir(), numeric_owner=True)
                     members += 1
                     if member.isdir():
                         directories.append(member)
@@ -130,7 +131,7 @@ def _finish(tar: tarfile.TarFile, target: Path, directories: list[tarfile.TarInf
     for member in sorted(directories, key=lambda each: each.name, reverse=True):
         _walk(member, root, _parts(member, member.name))
         place = str(target / member.name)
-        tar.chown(member, place, numeric_owner=False)
+        tar.chown(member, place, numeric_owner=True)
         tar.utime(member, place)
         tar.chmod(member, place)
 

@@ -151,6 +151,28 @@ async def test_a_file_replaces_a_link_instead_of_writing_through_it(tmp_path: Pa
     assert not (target / "f").is_symlink()
 
 
+async def test_owners_are_taken_by_number_and_not_by_the_names_of_the_ramdisk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners: dict[str, tuple[int, int]] = {}
+
+    def chown(path: str, user: int, group: int) -> None:
+        owners[Path(path).name] = (user, group)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in ("chown", "lchown"):
+        monkeypatch.setattr(os, name, chown)
+    # Everybody's /etc/passwd has a root; the image's could have any number for any other name.
+    owner: dict[str, Any] = {"uid": 101, "gid": 102, "uname": "root", "gname": "root"}
+    entries = (
+        (member("directory", tarfile.DIRTYPE, **owner), b""),
+        (member("file", **owner), b"x"),
+        (member("link", tarfile.SYMTYPE, linkname="file", **owner), b""),
+    )
+    await run(archive(*entries), tmp_path)
+    assert owners == dict.fromkeys(("directory", "file", "link"), (101, 102))
+
+
 async def test_a_hard_link_to_a_link_is_a_link_like_it(tmp_path: Path) -> None:
     members = (member("a", tarfile.SYMTYPE, linkname="/x"), b""), (member("b", tarfile.LNKTYPE, linkname="a"), b"")
     target = await run(archive(*members), tmp_path)

@@ -104,14 +104,23 @@ async def _exchange(url: str, body: Mapping[str, str]) -> Mapping[str, object]:
             try:
                 async with session.post(url, json=body, allow_redirects=False) as response:
                     if response.status == 200:
-                        raw = await response.content.read(_MAX_ANSWER)
-                        return _mapping(raw)
+                        return _mapping(await _body(response))
                     problem = f"HTTP status {response.status}"
                     if response.status < 500 and response.status != 429:
                         break
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = type(error).__name__
     raise StepFailed(Step.ENROL, Code.ENROL_FAILED, f"no certificate from boot: {problem}")
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """The whole answer. One read gives no more than has arrived: on a real network the first segment of several."""
+    raw = b""
+    async for piece in response.content.iter_any():
+        raw += piece
+        if len(raw) > _MAX_ANSWER:
+            break
+    return raw
 
 
 def _mapping(raw: bytes) -> Mapping[str, object]:

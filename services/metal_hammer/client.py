@@ -39,6 +39,7 @@ class BootClient:
         self._boot: boot_pb2_grpc.BootServiceAsyncStub = self._peers.stub(boot_pb2_grpc.BootServiceStub, "boot")
         self._machine = machine_id
         self._session = session
+        self._clock_behind = enrolment.clock_behind
 
     async def close(self) -> None:
         """Close the connection."""
@@ -79,7 +80,8 @@ class BootClient:
         request = boot_pb2.WorkRequest(machine=self._machine, session=self._session, generation=generation)
         try:
             async for answer in self._boot.Work(request):
-                item = messages.item(answer, monotonic=time.monotonic(), wall=time.time())
+                wall = time.time() + self._clock_behind
+                item = messages.item(answer, monotonic=time.monotonic(), wall=wall)
                 if item is not None:
                     yield item
         except Problem as problem:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import aiohttp
@@ -43,12 +45,17 @@ class BootParameters:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """Paths of the certificate files, and the address of boot's gRPC API."""
+    """Paths of the certificate files, and the address of boot's gRPC API.
+
+    `clock_behind` is how many seconds this machine's clock is behind boot's, to the second; negative when it is ahead.
+    A hardware clock that runs in local time is hours off, and the ends of grants are in boot's time.
+    """
 
     ca: Path
     cert: Path
     key: Path
     endpoint: str
+    clock_behind: float = 0.0
 
 
 def parse_command_line(text: str) -> BootParameters:
@@ -79,7 +86,7 @@ async def enrol(parameters: BootParameters, directory: Path) -> Enrolment:
         "token": parameters.token,
         "csr": request.public_bytes(serialization.Encoding.PEM).decode(),
     }
-    answer = await _exchange(f"{parameters.boot_url}/v1/certificate", body)
+    answer, behind = await _exchange(f"{parameters.boot_url}/v1/certificate", body)
     try:
         ca, chain, endpoint = str(answer["ca"]), str(answer["certificate"]), str(answer["endpoint"])
         x509.load_pem_x509_certificates(ca.encode())
@@ -91,10 +98,12 @@ async def enrol(parameters: BootParameters, directory: Path) -> Enrolment:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return await asyncio.to_thread(_save, directory, ca.encode(), chain.encode(), private, endpoint)
+    enrolment = await asyncio.to_thread(_save, directory, ca.encode(), chain.encode(), private, endpoint)
+    return replace(enrolment, clock_behind=behind)
 
 
-async def _exchange(url: str, body: Mapping[str, str]) -> Mapping[str, object]:
+async def _exchange(url: str, body: Mapping[str, str]) -> tuple[Mapping[str, object], float]:
+    """Boot's answer, and how far this machine's clock is behind the answer's date."""
     problem = ""
     timeout = aiohttp.ClientTimeout(total=DEADLINE)
     async with aiohttp.ClientSession(timeout=timeout) as session:
@@ -104,13 +113,21 @@ async def _exchange(url: str, body: Mapping[str, str]) -> Mapping[str, object]:
             try:
                 async with session.post(url, json=body, allow_redirects=False) as response:
                     if response.status == 200:
-                        return _mapping(await _body(response))
+                        behind = _behind(response.headers.get("Date", ""))
+                        return _mapping(await _body(response)), behind
                     problem = f"HTTP status {response.status}"
                     if response.status < 500 and response.status != 429:
                         break
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = type(error).__name__
     raise StepFailed(Step.ENROL, Code.ENROL_FAILED, f"no certificate from boot: {problem}")
+
+
+def _behind(date: str) -> float:
+    try:
+        return parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

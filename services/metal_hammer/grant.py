@@ -5,8 +5,8 @@ on its disks. So the installer destroys nothing on its own judgement: each wipe 
 grant that names the machine, the registration it answers (generation), the disks by serial, and a time limit. Pure; no
 I/O.
 
-The time limit is checked against the monotonic clock from the moment the grant arrived: the clock of a machine that has
-just been powered on can be years off.
+The time limit is checked against the monotonic clock from the moment the grant arrived, and what is left of it then is
+reckoned by boot's clock: the clock of a machine that has just been powered on can be years off.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def item(answer: boot_pb2.WorkResponse, *, monotonic: float, wall: float) -> wor
 
 
 def grant(message: boot_pb2.DiskGrant, *, monotonic: float, wall: float) -> Grant:
-    """A grant with its end on the monotonic clock. One without an end has ended."""
+    """A grant with its end on the monotonic clock; `wall` is the time by boot's clock. One without an end has ended."""
     left = message.expire_time.ToNanoseconds() / 1e9 - wall if message.HasField("expire_time") else 0.0
     return Grant(
         machine_id=message.machine,

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +77,20 @@ async def test_a_machine_is_registered_wiped_waits_and_is_installed_and_started(
     assert not [name for name in os.listdir(system.root) if name.startswith(".metal")]
     steps = [step for step, _, message in world.allocation.progress if not message]
     assert steps == ["plan", "partition", "fetch", "unpack", "configure", "bootloader"]
+
+
+@pytest.mark.parametrize("hours", [2, -2, 24 * 365])
+async def test_a_machine_whose_clock_is_off_is_wiped_and_waits_like_any_other(
+    world: World, new_machine: NewMachine, eventually: Any, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    clock = SimpleNamespace(time=lambda: time.time() + hours * 3600, monotonic=time.monotonic)
+    for module in ("client", "enrol"):
+        monkeypatch.setattr(f"metal_hammer.{module}.time", clock, raising=False)
+    machine = new_machine()
+    await waiting(machine, eventually)
+    assert machine.record.disks_clean
+    assert "CRASHED" not in machine.events
+    await machine.power_off()
 
 
 async def test_the_mark_that_disks_are_touched_is_set_before_the_first_destructive_command(

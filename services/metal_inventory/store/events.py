@@ -118,7 +118,7 @@ class EventStore:
 
         A mere sign of life only moves the time: no new version, no event, no rewritten machine.
         """
-        if after == before:
+        if after == before and sequence == row["sequence"]:
             return False
         error = after.last_error
         await conn.execute(

@@ -102,6 +102,15 @@ async def test_an_event_from_a_last_time_in_the_future_is_stored_all_the_same(in
     assert times == sorted(times, reverse=True)
 
 
+async def test_an_event_that_changes_nothing_but_the_history_uses_up_its_number(inventory: Any) -> None:
+    """Also where even its time is that of the last one: a database that took over has a clock that is behind."""
+    await inventory.report(M1, "PLANNED_REBOOT")
+    await inventory.silent_for(M1, "-10 minutes")
+    for _ in range(3):
+        assert await inventory.report(M1, "PLANNED_REBOOT") == ["ACCEPTED"]
+    assert [event.sequence for event in await history(inventory, M1)] == [4, 3, 2, 1]
+
+
 async def test_a_repeated_event_id_is_recorded_once_and_answered_alike(inventory: Any) -> None:
     event = pb.ReportedEvent(id=str(uuid4()), type=CRASHED, message="out of memory")
     request = pb.RecordEventsRequest(partition=PARTITION, machine=M1, events=[event, event])

@@ -58,10 +58,20 @@ def clean(text: str, limit: int) -> str:
 
 def hardware(facts: base.Facts, neighbours: Mapping[str, Sequence[base.Neighbour]]) -> hardware_pb2.Hardware:
     """Hardware as it is registered. NICs without an Ethernet MAC and disks without a serial are left out; lists are cut
-    to what the contract takes, where nothing but knowledge is lost by it."""
-    nics = [
-        _nic(nic, neighbours.get(nic.name, ())) for nic in facts.nics if _MAC.fullmatch(nic.mac) and clean(nic.name, 64)
-    ]
+    to what the contract takes, where nothing but knowledge is lost by it.
+
+    Of parts that cannot be told apart (two paths to one disk, a serial that the maker gave to all) the first stands for
+    all: a registration that names them twice is refused, and the machine would reboot for ever instead of being seen in
+    quarantine, where the results of its wipe bring it.
+    """
+    nics: dict[str, base.Nic] = {}
+    for nic in facts.nics:
+        if _MAC.fullmatch(nic.mac) and clean(nic.name, 64):
+            nics.setdefault(nic.mac, nic)
+    disks: dict[str, base.Disk] = {}
+    for each in facts.disks:
+        if each.serial:
+            disks.setdefault(each.serial, each)
     return hardware_pb2.Hardware(
         memory_bytes=facts.memory_bytes,
         cpus=[
@@ -74,8 +84,8 @@ def hardware(facts: base.Facts, neighbours: Mapping[str, Sequence[base.Neighbour
             for cpu in facts.cpus[:64]
         ],
         gpus=[hardware_pb2.Gpu(vendor=clean(gpu.vendor, 128), model=clean(gpu.model, 256)) for gpu in facts.gpus[:64]],
-        nics=nics[:256],
-        disks=[disk(each) for each in facts.disks if each.serial],
+        nics=[_nic(nic, neighbours.get(nic.name, ())) for nic in list(nics.values())[:256]],
+        disks=[disk(each) for each in disks.values()],
     )
 
 

@@ -26,7 +26,13 @@ FACTS = st.builds(
     nics=st.lists(st.builds(facts.Nic, st.text(max_size=70), MACS, TEXT, TEXT, NUMBER), max_size=4).map(tuple),
     disks=st.lists(
         st.builds(
-            facts.Disk, st.just("/dev/sda"), st.text(max_size=128), st.just("hdd"), st.integers(0, 2**60), TEXT, TEXT
+            facts.Disk,
+            st.just("/dev/sda"),
+            st.text(max_size=128) | st.just("S1"),
+            st.just("hdd"),
+            st.integers(0, 2**60),
+            TEXT,
+            TEXT,
         ),
         max_size=3,
     ).map(tuple),
@@ -49,7 +55,12 @@ def test_no_hardware_makes_a_registration_invalid(found: facts.Facts, heard: lis
         installer_version="1",
     )
     protovalidate.validate(request)
-    assert len(request.hardware.disks) == sum(bool(disk.serial) for disk in found.disks)
+    # Inventory refuses parts that it cannot tell apart, and a machine whose registration is refused reboots for ever.
+    assert [disk.serial for disk in request.hardware.disks] == list(
+        dict.fromkeys(disk.serial for disk in found.disks if disk.serial)
+    )
+    macs = [nic.mac for nic in request.hardware.nics]
+    assert len(macs) == len(set(macs))
 
 
 @given(st.floats(-1e9, 1e9), st.booleans())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from metal_kit.db import Connection
 from metal_kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Problem, Violation
+from metal_kit.ids import parse_uuid
 from metal_kit.logs import get_logger
 from metalplane.fabric.v1.cabling_pb2 import ConnectMachineRequest, ObservedNeighbour
 from metalplane.inventory.v1 import machine_pb2 as pb
@@ -40,7 +41,7 @@ class Agents:
         async with self.tools.db.transaction(purpose="register machine") as conn:
             row = await self.tools.machines.lock_or_create(conn, request.machine, request.partition)
             found = Registration(
-                session=request.session,
+                session=parse_uuid(request.session, field="session"),
                 hardware=request.hardware,
                 bios=request.bios,
                 bmc=request.bmc,
@@ -71,7 +72,8 @@ class Agents:
     async def SetWaiting(self, request: pb.SetWaitingRequest, context: object) -> pb.SetWaitingResponse:
         if request.waiting and not request.HasField("ttl"):
             raise InvalidArgument("FIELD_REQUIRED", "ttl: must say how long the lease holds", field="ttl")
-        claim = Claim(request.holder, request.generation, request.ttl.ToTimedelta())
+        holder = parse_uuid(request.holder, field="holder")
+        claim = Claim(holder, request.generation, request.ttl.ToTimedelta())
         leases = self.tools.leases
         if request.waiting:
             async with self.tools.db.connection() as conn:
@@ -86,13 +88,16 @@ class Agents:
             else:
                 waiting = row["waiting"]
                 # An old stream's end must not take the lease from a newer one.
-                if str(row["lease_holder"]) == request.holder:
+                if str(row["lease_holder"]) == holder:
                     await leases.end(conn, row)
                     waiting = False
         return pb.SetWaitingResponse(waiting=waiting, binding=snapshot.binding(row))
 
     async def ReportBmcs(self, request: pb.ReportBmcsRequest, context: object) -> pb.ReportBmcsResponse:
-        reports: dict[str, BmcInfo] = {report.machine: report.bmc for report in request.reports}
+        reports: dict[str, BmcInfo] = {
+            parse_uuid(report.machine, field=f"reports[{at}].machine"): report.bmc
+            for at, report in enumerate(request.reports)
+        }
         if len(reports) < len(request.reports):
             raise InvalidArgument("DUPLICATE_MACHINE", "reports: each machine may appear once", field="reports")
         async with self.tools.db.transaction(purpose="report bmcs") as conn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC
 
 from metal_kit.errors import InvalidArgument
+from metal_kit.ids import parse_uuid
 from metalplane.inventory.v1 import machine_pb2 as pb
 
 from metal_inventory import contract, issues, snapshot
@@ -25,7 +26,7 @@ class History:
     tools: Tools
 
     async def RecordEvents(self, request: pb.RecordEventsRequest, context: object) -> pb.RecordEventsResponse:
-        reports = [_report(event) for event in request.events]
+        reports = [_report(event, f"events[{at}]") for at, event in enumerate(request.events)]
         async with self.tools.db.transaction(purpose="record events") as conn:
             if request.allocation:
                 # An allocation tells of a machine that it was given: one that is gone does not come back by it.
@@ -83,6 +84,7 @@ class History:
         return response
 
 
-def _report(event: pb.ReportedEvent) -> Report:
+def _report(event: pb.ReportedEvent, field: str) -> Report:
     reported = event.reported_time.ToDatetime(tzinfo=UTC) if event.HasField("reported_time") else None
-    return Report(contract.EVENT_TYPES[event.type], event.message, event.id, reported)
+    id_ = parse_uuid(event.id, field=f"{field}.id") if event.id else ""
+    return Report(contract.EVENT_TYPES[event.type], event.message, id_, reported)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from google.protobuf.message import Message
 from metal_kit import watch
 from metal_kit.errors import Unavailable
+from metal_kit.ids import parse_uuid
 from metalplane.common.v1.condition_pb2 import ChangeType
 from metalplane.inventory.v1 import machine_pb2 as pb
 from metalplane.inventory.v1.events_pb2 import MachineChanged, MachineDeleted
@@ -70,13 +71,14 @@ class Reading:
         self, request: pb.WatchMachinesRequest, context: object
     ) -> AsyncIterator[pb.WatchMachinesResponse]:
         view, position = visible(), request.position
+        machine = parse_uuid(request.machine, field="machine") if request.machine else ""
         if not position:
             async with self.tools.db.connection() as conn:
                 position = await watch.current_position(conn)
             # At once, so that a client that loses the connection before the first change can resume from here.
             yield pb.WatchMachinesResponse(position=position)
         async for batch in watch.follow(self.tools.db, self.tools.stopping, entity=ENTITY, position=position):
-            shown = [_change(each, view) for each in batch if request.machine in ("", each.entity_id)]
+            shown = [_change(each, view) for each in batch if machine in ("", each.entity_id)]
             changes = [change for change in shown if change is not None]
             yield pb.WatchMachinesResponse(changes=changes, position=batch[-1].position)
 

@@ -17,6 +17,7 @@ from metalplane.inventory.v1 import machine_pb2 as pb
 
 PARTITION = "mini"
 M1 = "00000001-0051-3510-8052-b4c04f4e3132"
+PROJECT = "0198c1d2-0000-7000-8000-000000000001"
 CRASHED, PLANNED_REBOOT = pb.PROVISIONING_EVENT_TYPE_CRASHED, pb.PROVISIONING_EVENT_TYPE_PLANNED_REBOOT
 
 
@@ -118,6 +119,29 @@ async def test_a_repeated_event_id_is_recorded_once_and_answered_alike(inventory
         outcomes = list((await inventory.boot().RecordEvents(request)).outcomes)
         assert outcomes == [pb.EVENT_OUTCOME_ACCEPTED, pb.EVENT_OUTCOME_ACCEPTED]
     assert len(await history(inventory, M1)) == 1
+
+
+async def test_ids_in_capital_letters_are_the_same_ids(inventory: Any) -> None:
+    """The contract takes them: what compares ids must not take them for others."""
+    loud, event_id, holder = M1.upper(), "4C4C4544-0051-3510-8052-B4C04F4E3132", "AAAAAAAA-0051-3510-8052-B4C04F4E3132"
+    request = pb.RecordEventsRequest(partition=PARTITION, machine=loud)
+    request.events.add(id=event_id, type=CRASHED)
+    for _ in range(2):
+        assert (await inventory.boot().RecordEvents(request)).outcomes == [pb.EVENT_OUTCOME_ACCEPTED]
+    reported = pb.ReportBmcsRequest(partition=PARTITION)
+    reported.reports.add(machine=loud).bmc.address = "192.0.2.1:623"
+    await inventory.machines(partition_agent_id(PARTITION, "bmc")).ReportBmcs(reported)
+    assert (await inventory.get(loud)).bmc.address == "192.0.2.1:623"
+    for _ in range(2):
+        assert (await inventory.register(loud, session=event_id)).generation == 1
+    await inventory.report(M1, "WAITING")
+    machine = await inventory.wipe(await inventory.get(M1))
+    assert (await inventory.lease(machine, holder=holder)).waiting
+    assert not (await inventory.lease(machine, holder=holder, waiting=False)).waiting
+    await inventory.lease(machine, holder=holder)
+    for _ in range(2):
+        await inventory.bind(M1, event_id, PROJECT)
+    assert not (await inventory.unbind(M1, event_id)).HasField("binding")
 
 
 async def test_an_unexpected_event_is_told_and_kept_as_the_last_error(inventory: Any) -> None:

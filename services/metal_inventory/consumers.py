@@ -43,6 +43,9 @@ def phone_home(machines: MachineStore, events: EventStore) -> Consumer:
             return
         reported = payload.phone_home.time.ToDatetime(tzinfo=UTC) if payload.phone_home.HasField("time") else None
         text = f"seen on {payload.switch_id} {payload.phone_home.port}: {message}".removesuffix(": ")
-        await events.record(conn, row, [Report(EventType.PHONED_HOME, text[:1024], reported_time=reported)])
+        # As of when fabric heard it: what has waited on the bus for us must not look like a system that runs on.
+        heard = event.time.ToDatetime(tzinfo=UTC) if event.HasField("time") else None
+        report = Report(EventType.PHONED_HOME, text[:1024], reported_time=reported, time=heard)
+        await events.record(conn, row, [report])
 
     return Consumer("inventory-phone-home", [SEEN], seen)

@@ -51,12 +51,16 @@ DELETE FROM received_event WHERE ctid = ANY (ARRAY(
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An event as its sender reports it; `id` is the sender's own, empty when it has none."""
+    """An event as its sender reports it; `id` is the sender's own, empty when it has none.
+
+    `time` is when the plane took the event in, when that was before now: in another service, which passed it on.
+    """
 
     type: EventType
     message: str = ""
     id: str = ""
     reported_time: datetime | None = None
+    time: datetime | None = None
 
 
 class EventStore:
@@ -82,7 +86,8 @@ class EventStore:
             if report.id in known:
                 verdicts.append(known[report.id])
                 continue
-            event = Event(report.type, row["now"], report.message, report.reported_time)
+            time = row["now"] if report.time is None else min(report.time, row["now"])
+            event = Event(report.type, time, report.message, report.reported_time)
             reception = receive(progress, event, allocated=row["allocation_id"] is not None)
             progress = reception.progress
             verdicts.append(reception.verdict)

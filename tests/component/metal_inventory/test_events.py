@@ -36,7 +36,9 @@ async def bus(inventory_on_bus: Any) -> AsyncIterator[tuple[Any, list[Event]]]:
     await client.close()
 
 
-async def announce(client: Any, machine: str, *, partition: str = "mini", version: int = 1) -> None:
+async def announce(
+    client: Any, machine: str, *, partition: str = "mini", version: int = 1, seconds_ago: int = 0
+) -> None:
     """What fabric publishes when an installed system announced itself."""
     payload = MachineSeen(switch_id="leaf01", partition=partition)
     payload.phone_home.port, payload.phone_home.machine = "Ethernet0", machine
@@ -50,6 +52,7 @@ async def announce(client: Any, machine: str, *, partition: str = "mini", versio
         partition=partition,
     )
     event.time.GetCurrentTime()
+    event.time.seconds -= seconds_ago
     event.payload.Pack(payload)
     await client.jetstream().publish(event.subject, event.SerializeToString(), headers={"Nats-Msg-Id": event.id})
 
@@ -120,6 +123,24 @@ async def test_announcements_create_no_machine_and_touch_none_of_another_partiti
     await eventually(handled)
     assert await inventory_on_bus.get(M1) == before
     assert await inventory_on_bus.sql("SELECT 1 FROM machine WHERE id = $1", M2) == []
+
+
+async def test_a_phone_home_that_waited_on_the_bus_counts_as_of_when_it_was_heard(
+    inventory_on_bus: Any, bus: Any, eventually: Any
+) -> None:
+    """Inventory was away for six minutes after a reclaim; the leaves heard the old system until a minute after it."""
+    client, _ = bus
+    for machine in (M1, M2):
+        await inventory_on_bus.report(machine, "PXE_BOOTING", "MACHINE_RECLAIM")
+        await inventory_on_bus.silent_for(machine, "6 minutes")
+    await announce(client, M1, seconds_ago=300)
+    await announce(client, M2)  # this one has been heard just now
+
+    async def handled() -> bool:
+        return bool((await inventory_on_bus.get(M2)).lifecycle.failed_reclaim)
+
+    await eventually(handled)
+    assert not (await inventory_on_bus.get(M1)).lifecycle.failed_reclaim
 
 
 # -- watch

@@ -41,7 +41,7 @@ class Reporter:
     stopping: asyncio.Event
     queue_size: int = QUEUE
     dropped: int = 0
-    _queue: asyncio.Queue[tuple[str, machine_pb2.ReportedEvent]] = field(init=False)
+    _queue: asyncio.Queue[tuple[str, machine_pb2.ReportedEvent, asyncio.Event]] = field(init=False)
     _pending: dict[str, asyncio.Event] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,12 +66,13 @@ class Reporter:
             reported_time=stamp,
             message=message[:1024],
         )
+        settled = asyncio.Event()
         try:
-            self._queue.put_nowait((machine_id, event))
+            self._queue.put_nowait((machine_id, event, settled))
         except asyncio.QueueFull:
             self._drop(machine_id, "queue full")
         else:
-            self._pending[machine_id] = asyncio.Event()
+            self._pending[machine_id] = settled
 
     async def settled(self, machine_id: str, *, within: float) -> None:
         """Wait, at most `within` seconds, until the latest boot of a machine is reported or given up.
@@ -102,21 +103,23 @@ class Reporter:
 
     async def _work(self) -> None:
         while True:
-            machine_id, event = await self._queue.get()
-            # Of two boots of one machine in the queue the later one is waited for; the earlier one has been overtaken.
-            pending = self._pending.get(machine_id)
+            machine_id, event, settled = await self._queue.get()
             try:
-                await self._report(machine_id, event)
+                await self._report(machine_id, event, settled)
             finally:
                 self._queue.task_done()
-                if pending is not None:
-                    pending.set()
-                    if self._pending.get(machine_id) is pending:
-                        del self._pending[machine_id]
+                settled.set()
+                if self._pending.get(machine_id) is settled:
+                    del self._pending[machine_id]
 
-    async def _report(self, machine_id: str, event: machine_pb2.ReportedEvent) -> None:
+    async def _report(self, machine_id: str, event: machine_pb2.ReportedEvent, settled: asyncio.Event) -> None:
         reason = ""
         for attempt in range(ATTEMPTS):
+            if attempt and self._pending.get(machine_id) is not settled:
+                # The machine has booted again since. Told now, this boot could come after what its next one's
+                # installer says, and would count as a crash.
+                log.info("boot.overtaken", machine=machine_id, reason=reason)
+                return
             try:
                 await self.record(machine_id, [event])
             except (Unavailable, DeadlineExceeded, ResourceExhausted) as problem:

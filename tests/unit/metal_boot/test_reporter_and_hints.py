@@ -82,6 +82,52 @@ async def test_what_comes_after_a_boot_can_wait_for_its_report(eventually: Any) 
     assert not reporter._pending
 
 
+async def test_the_report_of_an_earlier_boot_does_not_stand_for_that_of_the_latest(eventually: Any) -> None:
+    """Firmware that asks twice: two workers report at the same time, and the first is done before the second."""
+    release, told = asyncio.Event(), []
+
+    async def record(machine_id: str, events: list[machine_pb2.ReportedEvent]) -> None:
+        if events[0].message == "second":
+            await release.wait()
+        told.append(events[0].message)
+
+    async def follow() -> None:
+        await reporter.settled(MACHINE, within=20)
+        told.append("preparing")
+
+    stopping = asyncio.Event()
+    reporter = Reporter(record, stopping)
+    reporter.booted(MACHINE, "first")
+    reporter.booted(MACHINE, "second")
+    running = asyncio.create_task(reporter.run())
+    following = asyncio.create_task(follow())
+    await eventually(lambda: told)
+    for _ in range(10):
+        await asyncio.sleep(0)  # whoever would go on by mistake does it now
+    release.set()
+    await following
+    stopping.set()
+    await running
+    assert told == ["first", "second", "preparing"]
+    assert not reporter._pending
+
+
+async def test_a_boot_that_was_overtaken_is_not_reported_late(eventually: Any) -> None:
+    """Inventory was away at the first boot; told after the second one's installer, it would count as a crash."""
+    record = Recorder(Unavailable("DOWN", "down"))
+    stopping = asyncio.Event()
+    reporter = Reporter(record, stopping)
+    running = asyncio.create_task(reporter.run())
+    reporter.booted(MACHINE, "first")
+    await eventually(lambda: record.calls == 1)
+    reporter.booted(MACHINE, "second")
+    await eventually(lambda: record.seen)
+    await reporter._queue.join()
+    stopping.set()
+    await running
+    assert (record.seen, record.calls, reporter.dropped) == ([MACHINE], 2, 0)
+
+
 async def test_nobody_waits_for_a_report_for_ever() -> None:
     reporter = Reporter(Recorder(), asyncio.Event())
     reporter.booted(MACHINE, "")  # nobody works on the queue

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from metal_kit.errors import InvalidArgument
+
 
 def to_timestamp(value: datetime | None) -> Timestamp | None:
     """The Timestamp of an aware datetime; None stays None, which leaves a message field unset."""
@@ -14,6 +16,17 @@ def to_timestamp(value: datetime | None) -> Timestamp | None:
     stamp = Timestamp()
     stamp.FromDatetime(value)
     return stamp
+
+
+def parse_timestamp(stamp: Timestamp, *, field: str) -> datetime:
+    """The aware datetime of a Timestamp that a caller sent.
+
+    Raises InvalidArgument that names `field` for one beyond the years 1 to 9999: the wire takes any number.
+    """
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument("INVALID_TIME", f"{field}: must lie in the years 1 to 9999", field=field) from error
 
 
 def from_timestamp(stamp: Timestamp) -> datetime | None:

@@ -8,6 +8,7 @@ from metal_kit.db import Connection
 from metal_kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Problem, Violation
 from metal_kit.ids import parse_uuid
 from metal_kit.logs import get_logger
+from metal_kit.timestamps import parse_timestamp
 from metalplane.fabric.v1.cabling_pb2 import ConnectMachineRequest, ObservedNeighbour
 from metalplane.inventory.v1 import machine_pb2 as pb
 from metalplane.inventory.v1.hardware_pb2 import BmcInfo, Hardware
@@ -98,6 +99,8 @@ class Agents:
             parse_uuid(report.machine, field=f"reports[{at}].machine"): report.bmc
             for at, report in enumerate(request.reports)
         }
+        for at, report in enumerate(request.reports):
+            parse_timestamp(report.bmc.observed_time, field=f"reports[{at}].bmc.observed_time")
         if len(reports) < len(request.reports):
             raise InvalidArgument("DUPLICATE_MACHINE", "reports: each machine may appear once", field="reports")
         async with self.tools.db.transaction(purpose="report bmcs") as conn:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from metal_kit.errors import InvalidArgument
 from metal_kit.ids import parse_uuid
+from metal_kit.timestamps import parse_timestamp
 from metalplane.inventory.v1 import machine_pb2 as pb
 
 from metal_inventory import contract, issues, snapshot
@@ -85,6 +84,8 @@ class History:
 
 
 def _report(event: pb.ReportedEvent, field: str) -> Report:
-    reported = event.reported_time.ToDatetime(tzinfo=UTC) if event.HasField("reported_time") else None
+    reported = None
+    if event.HasField("reported_time"):
+        reported = parse_timestamp(event.reported_time, field=f"{field}.reported_time")
     id_ = parse_uuid(event.id, field=f"{field}.id") if event.id else ""
     return Report(contract.EVENT_TYPES[event.type], event.message, id_, reported)

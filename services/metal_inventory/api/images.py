@@ -8,6 +8,7 @@ from metal_kit.db import Connection, Database
 from metal_kit.errors import FailedPrecondition, InvalidArgument
 from metal_kit.identity import missing
 from metal_kit.paging import Paging
+from metal_kit.timestamps import parse_timestamp
 from metalplane.inventory.v1 import image_pb2 as pb
 from metalplane.inventory.v1.image_pb2_grpc import ImageServiceServicer
 
@@ -77,3 +78,4 @@ async def _check(conn: Connection, image: pb.Image) -> None:
         image.classification = pb.IMAGE_CLASSIFICATION_PREVIEW
     if not image.HasField("expire_time"):
         image.expire_time.FromDatetime(now() + images.DEFAULT_LIFETIME)
+    parse_timestamp(image.expire_time, field="image.expire_time")

@@ -254,6 +254,14 @@ async def test_a_wrong_image_is_refused_by_its_field(inventory: Any, change: dic
     assert await inventory.sql("SELECT 1 FROM image") == []
 
 
+async def test_an_end_of_an_image_beyond_the_calendar_is_refused_by_its_field(inventory: Any) -> None:
+    request = image("debian-12.0.20250101")
+    request.image.expire_time.seconds = 1 << 60
+    with pytest.raises(InvalidArgument) as refused:
+        await inventory.images().CreateImage(request)
+    assert refused.value.field == "image.expire_time"
+
+
 # -- layouts
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from metal_inventory.contract import STATE_NUMBERS
 from metal_inventory.lifecycle import Event, EventType, Progress, receive
 from metal_kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Problem
@@ -185,6 +186,10 @@ async def test_a_sign_of_life_costs_no_version_and_no_event(inventory: Any) -> N
         ({"events": [pb.ReportedEvent(type=99)]}, "events[0].type"),  # type: ignore[arg-type]
         ({"events": [pb.ReportedEvent()]}, "events[0].type"),
         ({"events": [pb.ReportedEvent(type=CRASHED, message="x" * 1025)]}, "events[0].message"),
+        (
+            {"events": [pb.ReportedEvent(type=CRASHED, reported_time=Timestamp(seconds=1 << 60))]},
+            "events[0].reported_time",
+        ),
     ],
 )
 async def test_a_wrong_event_is_refused_by_its_field_and_nothing_is_written(

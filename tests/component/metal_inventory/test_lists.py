@@ -172,6 +172,14 @@ def bmc_reports(**addresses: str) -> pb.ReportBmcsRequest:
     return request
 
 
+async def test_a_bmc_report_from_beyond_the_calendar_is_refused_by_its_field(inventory: Any) -> None:
+    request = bmc_reports(**{inventory.machine_id(1): "10.0.0.1:623"})
+    request.reports[0].bmc.observed_time.seconds = 1 << 60
+    with pytest.raises(InvalidArgument) as refused:
+        await inventory.machines(partition_agent_id("mini", "bmc")).ReportBmcs(request)
+    assert refused.value.field == "reports[0].bmc.observed_time"
+
+
 async def test_bmc_reports_create_machines_and_repeat_without_events(inventory: Any) -> None:
     bmc = inventory.machines(partition_agent_id("mini", "bmc"))
     one, two = inventory.machine_id(1), inventory.machine_id(2)

@@ -83,6 +83,7 @@ class Agent:
         self._waiting_sent = False
         self._installation: Installation | None = None
         self._installed_reported = False
+        self._idle_since = 0.0
         self.step = Step.PREPARE
         """Where the run is; goes out with every Alive."""
 
@@ -146,18 +147,19 @@ class Agent:
 
     async def _follow(self) -> None:
         """Do what the work stream says, over as many connections as it takes."""
-        loop = asyncio.get_running_loop()
-        idle_until = loop.time() + self._rules.idle_reboot * random.uniform(1, 2)
+        patience = self._rules.idle_reboot * random.uniform(1, 2)
+        self._rests()
         attempt = 0
         while True:
             self._hardware.checkpoint()
+            # Also between streams: when none can be opened any more, its certificate may be what has ended.
+            await self._begin_anew_after(patience)
             stream = self._plane.work(self._registered().generation)
             try:
                 async for item in stream:
                     attempt = 0
                     await self._do(item)
-                    if self._installation is None and loop.time() > idle_until:
-                        await self._leave(Event.PLANNED_REBOOT, "waited for long enough to start anew")
+                    await self._begin_anew_after(patience)
             except PlaneError as error:
                 if error.reason == "SUPERSEDED":
                     await self._leave(Event.PLANNED_REBOOT, "another registration of this machine came later")
@@ -167,6 +169,14 @@ class Agent:
                     await _close(stream)
             await self._contact.pause(attempt)
             attempt += 1
+
+    def _rests(self) -> None:
+        """From now on there is nothing to do: only that counts as having waited."""
+        self._idle_since = asyncio.get_running_loop().time()
+
+    async def _begin_anew_after(self, patience: float) -> None:
+        if self._installation is None and asyncio.get_running_loop().time() > self._idle_since + patience:
+            await self._leave(Event.PLANNED_REBOOT, "waited for long enough to start anew")
 
     async def _do(self, item: Item) -> None:
         self._hardware.checkpoint()
@@ -200,6 +210,7 @@ class Agent:
         facts, generation = self._inspected(), self._registered().generation
         if self._wiped is None:
             self._wiped = await self._wipe_disks(item, facts, generation)
+            self._rests()
         if not self._wipe_reported:
             await self._contact.retry("report wipe", lambda: self._plane.report_wipe(generation, self._wiped or []))
             self._wipe_reported = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,35 @@ async def test_an_order_to_start_what_this_run_has_not_installed_leaves_to_the_l
     await run(hardware, plane)
     assert plane.names()[-1] is Event.PLANNED_REBOOT
     assert hardware.history == []
+
+
+async def test_a_wipe_that_takes_longer_than_a_machine_may_idle_is_not_lost(tmp_path: Path) -> None:
+    """An overwrite of a large disk takes days: a reboot after it would only begin the same wipe again."""
+    hardware = machine(tmp_path)
+    plain, loop = hardware.run, asyncio.get_running_loop()
+
+    async def slow(argv: Any, **more: Any) -> Any:
+        if argv[0] == "nvme":
+            await asyncio.wait([loop.create_future()], timeout=1.2)
+        return await plain(argv, **more)
+
+    hardware.run = slow  # type: ignore[method-assign]
+    plane = Plane([Wipe(grant()), Wait(), Reboot()])
+    await run(hardware, plane, rules=replace(FAST, idle_reboot=0.5))
+    assert plane.names() == [Event.PREPARING, Event.REGISTERING, Event.WAITING, Event.PLANNED_REBOOT]
+
+
+async def test_a_machine_that_gets_no_stream_any_more_starts_anew_as_well(tmp_path: Path) -> None:
+    class Silent(Plane):
+        async def work(self, generation: int) -> AsyncIterator[Item]:
+            self.streams += 1
+            raise PlaneError("TRANSPORT_UNAVAILABLE", "the certificate has ended", retry=True)
+            yield
+
+    plane = Silent()
+    await run(machine(tmp_path), plane, rules=replace(FAST, idle_reboot=0.05))
+    assert plane.streams > 1
+    assert plane.events[-1] == (Event.PLANNED_REBOOT, "waited for long enough to start anew")
 
 
 async def test_disks_that_share_a_serial_are_not_wiped_and_not_called_clean(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ Problem = tuple[str, str]
 """Field path and what is wrong with it, with the fix."""
 
 MIB = 1024 * 1024
+GPT_RESERVE_MIB = 2
+"""The partition table at the front and its copy at the end of a disk, with the alignment."""
 RAID_LEVELS = (0, 1)
 
 
@@ -142,7 +144,13 @@ def partition_device(device: str, number: int) -> str:
 
 def validate(layout: Layout) -> list[Problem]:
     """What is wrong with the layout; empty when all is well."""
-    return [*_disk_problems(layout), *_stack_problems(layout), *_option_problems(layout), *_constraint_problems(layout)]
+    return [
+        *_disk_problems(layout),
+        *_stack_problems(layout),
+        *_filesystem_problems(layout),
+        *_option_problems(layout),
+        *_constraint_problems(layout),
+    ]
 
 
 def overlapping(layout: Layout, others: Iterable[Layout]) -> list[Layout]:
@@ -175,12 +183,13 @@ def suits(layout: Layout, size_id: str, image: ImageName) -> bool:
 
 
 def misfits(layout: Layout, hardware: Hardware) -> list[str]:
-    """Why the layout does not fit the machine's disks, a sentence a disk; empty when it fits."""
+    """Why the layout does not fit the machine's disks, a sentence a disk; empty when it fits. As the installer reckons:
+    a partition that takes the rest gets a MiB at least, and the partition table needs its place."""
     present = {_bare(disk.name): disk.size_bytes for disk in hardware.disks}
     sentences = []
     for disk in layout.disks:
         size = present.get(_bare(disk.device))
-        needed = sum(partition.size_mib for partition in disk.partitions) * MIB
+        needed = (sum(partition.size_mib or 1 for partition in disk.partitions) + GPT_RESERVE_MIB) * MIB
         if size is None:
             sentences.append(f"the machine has no disk {disk.device}")
         elif size < needed:
@@ -204,7 +213,30 @@ def _disk_problems(layout: Layout) -> Iterator[Problem]:
                 yield f"{part}.number", "must be between 1 and 128"
             if numbers[partition.number] > 1:
                 yield f"{part}.number", f"number {partition.number} is used twice on {disk.device}"
+            if nth and partition.number < disk.partitions[nth - 1].number:
+                yield f"{part}.number", "must be higher than the number before it: partitions are made in this order"
             yield from _size_problems(part, partition.size_mib, last=nth == len(disk.partitions) - 1)
+
+
+def _filesystem_problems(layout: Layout) -> Iterator[Problem]:
+    """The installer refuses what breaks these rules too: better here than at every machine that was given away."""
+    for at, filesystem in enumerate(layout.filesystems):
+        where, path = f"filesystems[{at}]", filesystem.path
+        if path and not _is_mount_point(path):
+            yield f"{where}.path", "must be an absolute path without `.`, `..` or empty parts, for example /var/lib"
+        if filesystem.format is Format.TMPFS and not path:
+            yield f"{where}.path", "must say where the tmpfs is mounted"
+        if path == "/" and filesystem.format in (Format.SWAP, Format.TMPFS):
+            yield f"{where}.format", f"/ cannot be {filesystem.format.value}"
+        if filesystem.label.startswith("-") or not filesystem.label.isprintable():
+            yield f"{where}.label", "must be printable and not begin with a dash"
+    if all(filesystem.path != "/" for filesystem in layout.filesystems):
+        yield "filesystems", "must hold one that is mounted at /"
+
+
+def _is_mount_point(path: str) -> bool:
+    parts = path.split("/")[1:]
+    return path == "/" or (path.startswith("/") and path.isprintable() and not {"", ".", ".."} & set(parts))
 
 
 def _size_problems(where: str, size_mib: int, *, last: bool) -> Iterator[Problem]:

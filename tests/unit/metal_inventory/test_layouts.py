@@ -92,6 +92,14 @@ def _volumes(*volumes: LogicalVolume) -> Layout:
         (replace(PLAIN, filesystems=(_ext4("/dev/sda"),)), "filesystems[0].device"),
         (replace(PLAIN, filesystems=(_ext4("/dev/sda1"), _ext4("/dev/sda2"))), "filesystems[0].path"),
         (replace(PLAIN, filesystems=(replace(_ext4("/dev/sda1"), create_options=("-L x",)),)), OPTION),
+        (_disk(Partition(2, 5, GptType.LINUX), Partition(1, 0, GptType.LINUX)), "disks[0].partitions[1].number"),
+        (replace(PLAIN, filesystems=(_ext4("/dev/sda1", "/var"),)), "filesystems"),
+        (replace(PLAIN, filesystems=()), "filesystems"),
+        (replace(PLAIN, filesystems=(_ext4("/dev/sda1"), _ext4("/dev/sda2", "/../x"))), "filesystems[1].path"),
+        (replace(PLAIN, filesystems=(_ext4("/dev/sda1"), _ext4("/dev/sda2", "var"))), "filesystems[1].path"),
+        (replace(PLAIN, filesystems=(Filesystem("", Format.TMPFS),)), "filesystems[0].path"),
+        (replace(PLAIN, filesystems=(Filesystem("/dev/sda1", Format.SWAP, "/"),)), "filesystems[0].format"),
+        (replace(PLAIN, filesystems=(replace(_ext4("/dev/sda1"), label="-L"),)), "filesystems[0].label"),
         (replace(STACKED, raids=(Raid("/dev/md0", ("/dev/sda1", "/dev/nvme0n1p1"), 5),)), "raids[0].level"),
         (replace(STACKED, raids=(Raid("/dev/md0", ("/dev/sda1", "/dev/nvme0n1p1"), 1, spares=1),)), "raids[0].devices"),
         (replace(STACKED, raids=(Raid("/dev/md0", ("/dev/sda1", "/dev/sdz1"), 1),)), "raids[0].devices[1]"),
@@ -141,8 +149,9 @@ def test_an_update_of_a_layout_does_not_overlap_with_itself() -> None:
 
 
 def test_a_layout_fits_disks_that_are_there_and_large_enough() -> None:
+    # 500 MiB, one at least for the rest, and two for the partition table.
     mib = 1 << 20
-    assert misfits(PLAIN, Hardware(disks=(Disk("/dev/sda", 500 * mib),))) == []
-    assert misfits(PLAIN, Hardware(disks=(Disk("sda", 500 * mib),))) == []
-    assert "500 MiB" in misfits(PLAIN, Hardware(disks=(Disk("/dev/sda", 500 * mib - 1),)))[0]
-    assert misfits(PLAIN, Hardware(disks=(Disk("/dev/sdb", 500 * mib),))) == ["the machine has no disk /dev/sda"]
+    assert misfits(PLAIN, Hardware(disks=(Disk("/dev/sda", 503 * mib),))) == []
+    assert misfits(PLAIN, Hardware(disks=(Disk("sda", 503 * mib),))) == []
+    assert "502 MiB" in misfits(PLAIN, Hardware(disks=(Disk("/dev/sda", 503 * mib - 1),)))[0]
+    assert misfits(PLAIN, Hardware(disks=(Disk("/dev/sdb", 503 * mib),))) == ["the machine has no disk /dev/sda"]

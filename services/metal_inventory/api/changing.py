@@ -55,15 +55,24 @@ class Changing:
         async with self.tools.db.transaction(purpose="begin to delete machine") as conn:
             row = await self._deletable(conn, id_)
             check_etag(request.etag, row["version"], what=f"machine {id_}")
-            if row["cabled"]:
-                reason = "its deletion has begun; delete it again, or let it register again"
-                await machines.change(conn, id_, cabled=False, rack="", cabling_error=reason)
-                await machines.publish(conn, id_)
+            await self._uncable(conn, row)
         if row["generation"]:
             await self.tools.cabling.DisconnectMachine(DisconnectMachineRequest(machine=id_))
-        async with self.tools.db.transaction(purpose="delete machine") as conn:
-            await machines.delete(conn, await self._deletable(conn, id_))
+        try:
+            async with self.tools.db.transaction(purpose="delete machine") as conn:
+                await machines.delete(conn, await self._deletable(conn, id_))
+        except FailedPrecondition:
+            # It has come back and registered meanwhile, with cables that fabric has just forgotten again.
+            async with self.tools.db.transaction(purpose="keep machine") as conn:
+                await self._uncable(conn, await machines.lock(conn, id_))
+            raise
         return Empty()
+
+    async def _uncable(self, conn: Connection, row: asyncpg.Record) -> None:
+        if row["cabled"]:
+            reason = "its deletion has begun; delete it again, or let it register again"
+            await self.tools.machines.change(conn, row["id"], cabled=False, rack="", cabling_error=reason)
+            await self.tools.machines.publish(conn, row["id"])
 
     async def _deletable(self, conn: Connection, id_: str) -> asyncpg.Record:
         row = await self.tools.machines.lock(conn, id_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,8 @@ class Fabric(CablingServiceServicer):
     rack: str = "rack-1"
     connected: dict[str, list[cabling_pb2.ObservedNeighbour]] = field(default_factory=dict)
     disconnected: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+    """What happens once while a machine's cables are forgotten."""
 
     async def ConnectMachine(
         self, request: cabling_pb2.ConnectMachineRequest, context: Any
@@ -86,6 +88,9 @@ class Fabric(CablingServiceServicer):
         if self.problem is not None:
             raise self.problem
         self.disconnected.append(request.machine)
+        if self.meanwhile is not None:
+            happens, self.meanwhile = self.meanwhile, None
+            await happens()
         return Empty()
 
     async def ListCables(self, request: Any, context: Any) -> Any:

@@ -217,3 +217,20 @@ async def test_a_deletion_that_fails_halfway_leaves_a_machine_that_nobody_gets_a
     await delete(inventory)
     with pytest.raises(NotFound):
         await inventory.get(M1)
+
+
+async def test_a_machine_that_registers_while_it_is_deleted_is_not_shown_with_cables_that_fabric_forgot(
+    inventory: Any,
+) -> None:
+    await inventory.waiting(M1)
+    await inventory.silent_for(M1, "6 minutes")
+    inventory.fabric.meanwhile = lambda: inventory.waiting(M1)
+    with pytest.raises(FailedPrecondition) as refused:
+        await delete(inventory)
+    assert refused.value.reason == "MACHINE_STILL_ALIVE"
+    machine = await inventory.get(M1)
+    assert (machine.rack, machine.cabling_error != "") == ("", True)
+    with pytest.raises(FailedPrecondition) as unbindable:
+        await inventory.bind(M1, *ids(2))
+    assert unbindable.value.reason == "MACHINE_NOT_CABLED"
+    assert (await inventory.register(M1)).rack == "rack-1"

@@ -93,7 +93,8 @@ def _require_fit(layout: layouts.Layout, machine: Machine) -> None:
 async def _check(conn: Connection, message: pb.FilesystemLayout) -> None:
     layout = contract.layout(message)
     refuse(layouts.validate(layout), field=FIELD)
-    known = {size.id for size in await SIZES.everything(conn)}
+    # Held, so that none is deleted before this layout can be seen by its deletion.
+    known = {id_ for id_ in sorted(layout.sizes) if await SIZES.hold(conn, id_)}
     unknown = [
         (f"size_ids[{at}]", f"there is no size {id_}") for at, id_ in enumerate(layout.sizes) if id_ not in known
     ]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from metal_kit.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from metalplane.inventory.v1 import image_pb2, layout_pb2, partition_pb2, size_pb2
@@ -297,6 +298,28 @@ async def test_overlapping_layouts_and_unknown_sizes_are_refused(inventory: Any)
     with pytest.raises(InvalidArgument) as refused:
         await inventory.layouts().CreateFilesystemLayout(request)
     assert refused.value.field == "filesystem_layout.size_ids[1]"
+
+
+async def test_a_layout_for_a_size_that_is_just_being_deleted_waits_and_is_refused(
+    inventory: Any, eventually: Any
+) -> None:
+    deleting = await asyncpg.connect(inventory.database_url, server_settings={"search_path": "inventory"})
+    try:
+        transaction = deleting.transaction()
+        await transaction.start()
+        await deleting.execute("DELETE FROM size WHERE id = 'c1-medium'")
+        creating = asyncio.create_task(inventory.layouts().CreateFilesystemLayout(layout()))
+
+        async def decided() -> bool:
+            return creating.done() or bool(await inventory.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+        await eventually(decided)
+        await transaction.commit()
+    finally:
+        await deleting.close()
+    with pytest.raises(InvalidArgument) as refused:
+        await creating
+    assert refused.value.field == "filesystem_layout.size_ids[0]"
 
 
 async def test_a_layout_that_rests_on_nothing_is_refused_by_its_field(inventory: Any) -> None:

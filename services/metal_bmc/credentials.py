@@ -1,8 +1,9 @@
 """BMC passwords at rest: AES-256-GCM under a key of a ring, bound to the machine by the associated data.
 
 A sealed password that is copied to another machine's row does not open. New passwords are sealed with the ring's first
-key; any key of the ring opens what it sealed, so that a key is rotated by putting a new one in front. Does not store
-anything and does not fetch keys from elsewhere.
+key; any key of the ring opens what it sealed. A new key goes to the end of every replica's ring first and then to the
+front, since a replica cannot open what another seals with a key that it has not got yet. Does not store anything and
+does not fetch keys from elsewhere.
 """
 
 from __future__ import annotations

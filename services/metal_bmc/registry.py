@@ -5,7 +5,7 @@ Every method joins the caller's transaction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from metal_kit.controller import enqueue
 from metal_kit.db import Connection
@@ -32,7 +32,7 @@ class Wish:
     port: int
     mac: str
     login: str
-    password: str | None
+    password: str | None = field(repr=False)
     desired_on: bool | None
 
 

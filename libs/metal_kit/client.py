@@ -16,10 +16,11 @@ import grpc
 from metal_kit import request as ambient
 from metal_kit.errors import DeadlineExceeded, FailedPrecondition, Problem, Unavailable, problem_from_rpc
 from metal_kit.guard import refuse_in_transaction
-from metal_kit.settings import MEBIBYTE
 from metal_kit.tls import Identity
 
 DEFAULT_DEADLINE = 10.0
+# gRPC's own default.
+MAX_MESSAGE_BYTES = 4 << 20
 Stub = TypeVar("Stub")
 Metadata = tuple[tuple[str, str], ...]
 Kind = Literal["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
@@ -53,7 +54,7 @@ class Peers:
         *,
         token: Callable[[], str] | None = None,
         server_names: Mapping[str, str] | None = None,
-        max_message_bytes: int = 4 * MEBIBYTE,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._endpoints = dict(endpoints)
         self._server_names = dict(server_names or {})

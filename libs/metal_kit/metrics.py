@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
 
-from metal_kit.settings import parse_endpoint
+from metal_kit.endpoint import parse_endpoint
 
 if TYPE_CHECKING:
     from threading import Thread

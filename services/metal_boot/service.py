@@ -7,9 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from metal_kit.ca import Authority
+from metal_kit.endpoint import parse_endpoint
 from metal_kit.process import StartError
 from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
-from metal_kit.settings import Endpoint, ServiceSettings, parse_endpoint
+from metal_kit.settings import Endpoint, ServiceSettings
 from metalplane.boot.v1 import boot_pb2_grpc
 from pydantic import Field
 

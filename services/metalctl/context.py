@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metal_kit.settings import parse_endpoint
+from metal_kit.endpoint import parse_endpoint
 
 VARIABLE = "METALPLANE_CONTEXT"
 TOKEN_VARIABLE = "METALPLANE_TOKEN"  # noqa: S105 - a variable's name

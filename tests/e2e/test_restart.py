@@ -109,7 +109,8 @@ def directory(server_directory: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 async def subject(directory: Path) -> AsyncIterator[Subject]:
-    """One state directory for all tests here; each brings the lab up, which is a word when it is."""
+    """One state directory for all tests here; each brings the lab up, which is a word when it is: so they are in this
+    order."""
     found = Subject(directory)
     yield found
     await found.command("down")
@@ -122,6 +123,14 @@ async def cloud(subject: Subject, new_cloud: NewCloud) -> AsyncIterator[Cloud]:
     settled = await new_cloud(subject.state.context() or {})
     yield settled
     await settled.close()
+
+
+async def test_two_starts_at_once_make_one_lab(subject: Subject) -> None:
+    await subject.command("down")
+    first, second = await asyncio.gather(subject.command("up"), subject.command("up"))
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    runs = [line for line in subject.processes() if re.search(r"metal_lab .*\brun\b", line)]
+    assert len(runs) == 1, runs
 
 
 async def test_a_second_up_on_a_living_lab_says_so_and_changes_nothing(subject: Subject) -> None:
@@ -140,12 +149,17 @@ async def test_a_second_up_on_a_living_lab_says_so_and_changes_nothing(subject: 
     assert (await subject.status())["rack"] == "mini-rack"
 
 
-async def test_two_starts_at_once_make_one_lab(subject: Subject) -> None:
-    await subject.command("down")
-    first, second = await asyncio.gather(subject.command("up"), subject.command("up"))
-    assert (first.code, second.code) == (0, 0), first.err + second.err
-    runs = [line for line in subject.processes() if re.search(r"metal_lab .*\brun\b", line)]
-    assert len(runs) == 1, runs
+async def test_down_leaves_no_process_behind_and_a_second_one_is_harmless(subject: Subject) -> None:
+    await subject.up()
+    family = _family(subject)
+    assert len(family) > 8, "the lab, its servers, their backends, the BMC drivers"
+    first = await subject.command("down")
+    assert (first.code, first.out) == (0, "the lab has stopped\n")
+    assert _living(family) == []
+    assert subject.processes() == []
+    second = await subject.command("down")
+    assert (second.code, second.out) == (0, "no lab is running\n")
+    assert "has been stopped; `metal-lab up` starts it again" in (await subject.command("status")).err
 
 
 async def test_a_lab_that_was_killed_goes_on_where_it_was(
@@ -220,19 +234,6 @@ async def test_a_lab_that_lost_its_servers_says_so(subject: Subject, eventually:
         assert f"{part} has ended" in again.err
         assert part in logged
     assert (await subject.command("down")).code == 0
-
-
-async def test_down_leaves_no_process_behind_and_a_second_one_is_harmless(subject: Subject) -> None:
-    await subject.up()
-    family = _family(subject)
-    assert len(family) > 8, "the lab, its servers, their backends, the BMC drivers"
-    first = await subject.command("down")
-    assert (first.code, first.out) == (0, "the lab has stopped\n")
-    assert _living(family) == []
-    assert subject.processes() == []
-    second = await subject.command("down")
-    assert (second.code, second.out) == (0, "no lab is running\n")
-    assert "has been stopped; `metal-lab up` starts it again" in (await subject.command("status")).err
 
 
 async def test_down_ends_what_a_killed_lab_left_behind(subject: Subject, eventually: Eventually) -> None:

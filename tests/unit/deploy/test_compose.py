@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from metal_init.plane import CENTRAL, MOUNTED, OF_PARTITION, SERVICES
 from metal_init.settings import Settings as InitSettings
-from metal_kit.settings import parse_endpoint
+from metal_kit.endpoint import parse_endpoint
 
 Compose = dict[str, Any]
 PREFIX = "METALPLANE_"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metal_kit.settings import ServiceSettings, parse_endpoint
+from metal_kit.endpoint import parse_endpoint
+from metal_kit.settings import ServiceSettings
 from pydantic import ValidationError
 
 

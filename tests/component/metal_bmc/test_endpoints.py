@@ -306,7 +306,7 @@ async def test_a_machine_that_never_follows_is_ordered_less_and_less_often(
     await plane.register(bmc, desired_power=pb.POWER_ON)
     # What the attempts and the polls read is known by then, and is no reason to look sooner.
     at_rest = "SELECT FROM reconcile_queue WHERE holder IS NULL AND attempts >= 3 AND ready_at > updated_at"
-    await eventually(lambda: plane.rows(at_rest), seconds=20)
+    await eventually(lambda: plane.rows(at_rest), seconds=60)
 
 
 async def test_a_power_command_takes_the_desired_power_along(

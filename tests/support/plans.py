@@ -11,12 +11,13 @@ after five executions if it looks cheaper. Both are judged, the second where Pos
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -36,6 +37,9 @@ SPARE_BLOCKS = 300
 """Blocks that may be touched besides; those of the functions that a statement calls count as its own."""
 BLOCKS = 8
 """Blocks that may be touched for each row read, looked for or changed: an index from its root, the row, other ones."""
+FIRST = "00000000-0000-0000-0000-000000000000"
+MIDDLE = "80000000-0000-0000-0000-000000000000"
+"""Where a first page, and one amid the rows, begins in tables whose keys are UUIDs."""
 _SHOWN = 400
 _PLANNING = 2.5
 """What Postgres adds to the cost of a plan per table for planning it anew (plancache.c)."""
@@ -45,6 +49,11 @@ _SETTINGS = (
     "SET auto_explain.log_nested_statements = on; SET auto_explain.log_level = notice;"
     "SET auto_explain.log_parameter_max_length = 0"
 )
+
+
+def uuid_of(name: object) -> str:
+    """The UUID that `md5(name)::uuid` makes in Postgres, where the tables are filled."""
+    return str(UUID(hashlib.md5(str(name).encode()).hexdigest()))
 
 
 @dataclass(frozen=True)

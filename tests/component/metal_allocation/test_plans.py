@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from uuid import UUID
 
 import pytest
 from metal_allocation.placement import Choice
 from metal_allocation.store import AllocationStore, CandidateFacts, ListFilter, PlacementStore
 from metal_lab.servers import Postgres
-from plans import Call, Plans, measured
+from plans import FIRST, MIDDLE, Call, Plans, measured, uuid_of
 
 ALLOCATIONS, PLACEMENTS = AllocationStore(), PlacementStore()
-FIRST = "00000000-0000-0000-0000-000000000000"
-MIDDLE = "80000000-0000-0000-0000-000000000000"
-
-
-def uuid_of(text: str) -> str:
-    return str(UUID(hashlib.md5(text.encode()).hexdigest()))
 
 
 BIG, SMALL = uuid_of("big"), uuid_of("small")

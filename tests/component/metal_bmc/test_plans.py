@@ -14,10 +14,9 @@ from metal_bmc.endpoint import Configuration
 from metal_bmc.store import CommandStore, EndpointStore, ScheduleStore, SightingStore
 from metal_kit.db import Connection
 from metal_lab.servers import Postgres
-from plans import Call, Plans, measured
+from plans import MIDDLE, Call, Plans, measured
 
 ENDPOINTS, COMMANDS, SCHEDULE, SIGHTINGS = EndpointStore(), CommandStore(), ScheduleStore(), SightingStore()
-MIDDLE = "80000000-0000-0000-0000-000000000000"
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 # Four partitions: in `idle` nothing is due while many are in the others; `rare` has twenty endpoints.
 FILL = (

@@ -24,12 +24,11 @@ from metal_kit.db import Connection
 from metal_lab.servers import Postgres
 from metalplane.inventory.v1.hardware_pb2 import POWER_STATE_ON, Bios, BmcInfo, Hardware, Nic
 from metalplane.inventory.v1.machine_pb2 import Machine
-from plans import Call, Plans, measured
+from plans import MIDDLE, Call, Plans, measured, uuid_of
 
 MACHINES = MachineStore()
 EVENTS = EventStore(MACHINES)
 QUERIES = QueryStore()
-MIDDLE = "80000000-0000-0000-0000-000000000000"
 BIG, SMALL = "0198c1d2-0000-7000-8000-000000000001", "0198c1d2-0000-7000-8000-000000000002"
 ALLOCATION = str(UUID(hashlib.md5(b"a11").hexdigest()))
 EVERYTHING = Visible(everything=True)
@@ -74,10 +73,6 @@ FILL = (
 async def plans(postgres: Postgres) -> AsyncIterator[Plans]:
     async with measured(postgres, "inventory", "metal_inventory", FILL) as made:
         yield made
-
-
-def uuid_of(number: int) -> str:
-    return str(UUID(hashlib.md5(str(number).encode()).hexdigest()))
 
 
 def page(wanted: Filter, visible: Visible = EVERYTHING, after: str = FIRST) -> Call:

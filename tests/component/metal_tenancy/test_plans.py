@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
-from uuid import UUID
 
 import pytest
 from metal_lab.servers import Postgres
 from metal_tenancy.store import MemberStore, ProjectStore, TenantStore, TokenStore, Visible
-from plans import Plans, measured
+from plans import FIRST, MIDDLE, Plans, measured, uuid_of
 
 TENANTS, PROJECTS, MEMBERS, TOKENS = TenantStore(), ProjectStore(), MemberStore(), TokenStore()
-FIRST = "00000000-0000-0000-0000-000000000000"
-MIDDLE = "80000000-0000-0000-0000-000000000000"
-
-
-def uuid_of(text: str) -> str:
-    return str(UUID(hashlib.md5(text.encode()).hexdigest()))
 
 
 # 20,000 projects: half of them of one tenant. Every thousandth user is the same one, every second member another.

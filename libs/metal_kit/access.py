@@ -1,7 +1,8 @@
 """Who may call which RPC: the `(metalplane.common.v1.access)` option of each method, read once and decided per call.
 
 `decide` is pure. Rules whose scope is a property of a stored object (SCOPE_KIND_OBJECT) let every caller in who could
-possibly be right; the handler then asks `Caller.require_project` and its like, and hides the object from the rest.
+possibly be right; the handler then asks `Caller.require_project` and its like, and hides the object from the rest. That
+it did is checked too: `settled` refuses the answer of a handler that has not asked.
 
 A partition's bmc and boot services hold an agent's certificate. Where a rule lists their kind under `agents`, that line
 and its scope apply to them; otherwise `bmc` and `boot` under `services` mean them too.
@@ -17,10 +18,10 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from metalplane.common.v1 import access_pb2
-from metalplane.common.v1.access_pb2 import Agent, Role, ScopeKind
+from metalplane.common.v1.access_pb2 import Agent, Effect, PlaneRole, Role, ScopeKind
 
 from metal_kit.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from metal_kit.identity import Caller, PlaneRoleValue, RoleValue, missing
+from metal_kit.identity import Caller, PlaneRoleValue, RoleValue, Settled, missing
 
 _AGENT_KINDS = {
     Agent.AGENT_LEAF: "leaf",
@@ -42,12 +43,20 @@ class Rule:
 
     public: bool
     authenticated: bool
+    users: bool
     role: RoleValue
     plane_role: PlaneRoleValue
     services: frozenset[str]
     agents: frozenset[str]
     scope: ScopeKind.ValueType
     scope_path: tuple[str, ...]
+    effect: Effect.ValueType = Effect.EFFECT_READ
+    routine: bool = False
+
+    @property
+    def audited(self) -> bool:
+        """Whether calls leave a trace in the audit log."""
+        return self.effect != Effect.EFFECT_READ
 
     @property
     def scope_field(self) -> str:
@@ -82,7 +91,7 @@ def decide(rule: Rule, caller: Caller, request: Message | None) -> None:
         _decide_agent(rule, caller, request)
         return
     if kind == "user":
-        if rule.plane_role and caller.plane_role >= rule.plane_role:
+        if rule.users or (rule.plane_role and caller.plane_role >= rule.plane_role):
             return
         if rule.role:
             _decide_role(rule, caller, request)
@@ -91,7 +100,46 @@ def decide(rule: Rule, caller: Caller, request: Message | None) -> None:
         return
     if rule.authenticated:
         return
-    raise PermissionDenied("NOT_ALLOWED", f"a {kind} may not call this")
+    raise PermissionDenied("NOT_ALLOWED", f"a {kind} may not call this: it {_opened_by(rule)}")
+
+
+def settled(rule: Rule, caller: Caller, found: Settled) -> bool:
+    """Whether the handler has asked what it had to before it answered.
+
+    Only rules whose scope is the object's own leave anything to it. A handler that forgot would show and change the
+    objects of strangers; its answer is refused as a defect instead.
+    """
+    if rule.scope != ScopeKind.SCOPE_KIND_OBJECT or rule.users:
+        return True
+    if caller.kind == "user":
+        by_plane = rule.plane_role and caller.plane_role >= rule.plane_role
+        return bool(by_plane or not rule.role or found.role >= rule.role)
+    return caller.kind not in rule.agents or found.partition == caller.partition
+
+
+def _opened_by(rule: Rule) -> str:
+    """What would have let the caller in, for the one who wonders why it did not."""
+    ways = []
+    if rule.role:
+        scope = {ScopeKind.SCOPE_KIND_TENANT: "tenant"}.get(rule.scope, "project")
+        ways.append(f"the role {role_word(rule.role)} on the {scope}")
+    if rule.plane_role:
+        ways.append(f"the plane role {plane_role_word(rule.plane_role)}")
+    if rule.users:
+        ways.append("a user's token")
+    ways += [f"the certificate of the service {name}" for name in sorted(rule.services)]
+    ways += [f"the certificate of a {kind}" for kind in sorted(rule.agents)]
+    return f"needs {' or '.join(ways)}"
+
+
+def role_word(role: RoleValue) -> str:
+    """A role as people say it: viewer, editor, owner."""
+    return Role.Name(role).removeprefix("ROLE_").lower()
+
+
+def plane_role_word(role: PlaneRoleValue) -> str:
+    """A role on the plane as people say it: viewer, operator."""
+    return PlaneRole.Name(role).removeprefix("PLANE_ROLE_").lower()
 
 
 def _decide_agent(rule: Rule, caller: Caller, request: Message | None) -> None:
@@ -123,7 +171,11 @@ def _decide_role(rule: Rule, caller: Caller, request: Message | None) -> None:
         return
     if not may(scope, Role.ROLE_VIEWER):
         raise missing(f"{'tenant' if tenant else 'project'} {scope[:64]}")
-    raise PermissionDenied("ROLE_TOO_SMALL", f"this needs the role {Role.Name(rule.role)[5:].lower()}")
+    held = (caller.tenants if tenant else caller.projects).get(scope, Role.ROLE_UNSPECIFIED)
+    raise PermissionDenied(
+        "ROLE_TOO_SMALL",
+        f"this {_opened_by(rule)}; you have {f'the role {role_word(held)} there' if held else 'none of them'}",
+    )
 
 
 def rules_of(services: Iterable[str]) -> dict[str, Rule]:
@@ -164,15 +216,23 @@ def read_rule(method: MethodDescriptor) -> Rule:
     rule = Rule(
         public=option.public,
         authenticated=option.authenticated,
+        users=option.users,
         role=option.role,
         plane_role=option.plane_role,
         services=frozenset(option.services),
         agents=frozenset(_AGENT_KINDS[number] for number in option.agents),
         scope=option.scope,
         scope_path=tuple(option.scope_field.split(".")) if option.scope_field else (),
+        effect=option.effect,
+        routine=option.routine,
     )
-    if not (rule.public or rule.authenticated or rule.role or rule.plane_role or rule.services or rule.agents):
+    ways = (rule.public, rule.authenticated, rule.users, rule.role, rule.plane_role, rule.services, rule.agents)
+    if not any(ways):
         raise AccessRuleError(f"{method.full_name}: the access rule lets nobody in")
+    if rule.effect == Effect.EFFECT_UNSPECIFIED:
+        raise AccessRuleError(f"{method.full_name}: the access rule does not say what a call does: set effect")
+    if rule.routine and not rule.audited:
+        raise AccessRuleError(f"{method.full_name}: routine is about the audit, and this method is not audited")
     if rule.role and rule.scope not in _ROLE_SCOPES:
         raise AccessRuleError(f"{method.full_name}: a role needs a project, a tenant or an object as its scope")
     if (rule.scope in _HANDLER_DECIDES) != (not rule.scope_path):

@@ -34,6 +34,26 @@ _SPIFFE = re.compile(
 )
 
 
+@dataclass(slots=True)
+class Settled:
+    """What the handler of one call has found the caller to have: the largest role that it asked for and that he has,
+    the project that it asked about last, and the partition that he is an agent of."""
+
+    role: RoleValue = Role.ROLE_UNSPECIFIED
+    project: str = ""
+    partition: str = ""
+
+    def note(self, scope: str, role: RoleValue, *, project: bool) -> None:
+        """Remember that the caller has a role."""
+        self.role = max(self.role, role)
+        if project:
+            self.project = scope
+
+
+# Shared by the tasks of one call: what a handler asks in a task of its own counts too.
+_settled: ContextVar[Settled] = ContextVar("metalplane_settled", default=Settled())  # noqa: B039 - outside of a call
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The bearer of a call's credentials.
@@ -78,6 +98,13 @@ class Caller:
         """Whether the caller has at least `role` on the tenant, by the tenant, the plane, or being a service."""
         return self._may(self.tenants, tenant_id, role)
 
+    def may_partition(self, partition: str) -> bool:
+        """Whether the caller is of the plane (service, viewer) or an agent of this partition."""
+        if self.partition and self.partition == partition:
+            _settled.get().partition = partition
+            return True
+        return self.may_plane(PlaneRole.PLANE_ROLE_VIEWER)
+
     def covers(self, other: Caller) -> bool:
         """Whether the caller has every role that `other` has."""
         return self.plane_role >= other.plane_role and all(
@@ -99,11 +126,17 @@ class Caller:
         self._require(self.tenants, tenant_id, role, what)
 
     def require_partition(self, partition: str, *, what: str) -> None:
-        """Raise NotFound unless the caller is of the plane (service, viewer) or an agent of this partition."""
-        if not (self.may_plane(PlaneRole.PLANE_ROLE_VIEWER) or (self.partition and self.partition == partition)):
+        """Raise NotFound unless `may_partition`."""
+        if not self.may_partition(partition):
             raise missing(what)
 
     def _may(self, roles: Mapping[str, RoleValue], scope: str, role: RoleValue) -> bool:
+        if not self._has(roles, scope, role):
+            return False
+        _settled.get().note(scope, max(role, Role.ROLE_VIEWER), project=roles is self.projects)
+        return True
+
+    def _has(self, roles: Mapping[str, RoleValue], scope: str, role: RoleValue) -> bool:
         if self.kind == "service":
             return True
         if self.kind != "user":
@@ -132,9 +165,13 @@ def current_caller() -> Caller:
     return _current.get()
 
 
-def set_current_caller(caller: Caller) -> None:
-    """Set the caller for the present context; the interceptor does, and tests of domain code may."""
+def set_current_caller(caller: Caller) -> Settled:
+    """Set the caller for the present context; the interceptor does, and tests of domain code may. Answers what will be
+    settled about him from now on."""
     _current.set(caller)
+    found = Settled()
+    _settled.set(found)
+    return found
 
 
 def require_project(project_id: str, role: RoleValue, *, what: str) -> None:

@@ -11,25 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from metalplane.common.v1.access_pb2 import ScopeKind
 
 from metal_kit import request as ambient
 from metal_kit import validation
-from metal_kit.access import Rule, decide
+from metal_kit.access import Rule, decide, settled
+from metal_kit.call import Call, Context
 from metal_kit.errors import (
     DeadlineExceeded,
     InvalidArgument,
     NotFound,
     PermissionDenied,
-    Problem,
     Unauthenticated,
     Unavailable,
 )
-from metal_kit.identity import Caller, set_current_caller
+from metal_kit.identity import Caller
 from metal_kit.ids import uuid7
 from metal_kit.logs import get_logger
 from metal_kit.metrics import MethodMetrics
@@ -38,7 +38,6 @@ from metal_kit.tokens import TokenVerifier, bearer
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Context = grpc.aio.ServicerContext[Any, Any]
 
 # Health and reflection answer everyone who gets through the handshake, and are not worth a log line each.
 _OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
@@ -46,8 +45,6 @@ _OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/"
 LONGEST_UNARY = 60.0
 # Time that a stream has to name its scope.
 FIRST_MESSAGE = 30.0
-# Statuses that tell of trouble on our side; they are logged as warnings.
-_WORRYING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL}
 
 log = get_logger("rpc")
 
@@ -89,26 +86,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(call.unary_unary)
 
 
-class _Call:
-    """One running call: what its log line and its metrics need."""
-
-    __slots__ = ("bearer", "caller", "code", "failure", "limited", "remembered", "request_id", "started")
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.caller = "unknown"
-        self.request_id = ""
-        self.code = "OK"
-        self.failure: Problem | None = None
-        self.limited = False
-        # The token whose roles came from the cache, and who can ask for them anew.
-        self.remembered: tuple[TokenVerifier, str] | None = None
-        # The token that the call came with, who can ask whether it still holds, and whom it spoke for at the start.
-        self.bearer: tuple[TokenVerifier, str, Caller] | None = None
-
-
 class _Method:
-    """What surrounds the handler of one method; one instance a method, one `_Call` a call."""
+    """What surrounds the handler of one method; one instance a method, one `Call` a call."""
 
     def __init__(
         self,
@@ -120,6 +99,7 @@ class _Method:
     ) -> None:
         self._name = name.removeprefix("/metalplane.")
         self._rule = rule
+        self._handler_decides = rule.scope == ScopeKind.SCOPE_KIND_OBJECT
         self._tokens = tokens
         self._certificates = certificates
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
@@ -138,73 +118,78 @@ class _Method:
             request = await self._admit(call, raw, context)
             if not call.limited:
                 async with asyncio.timeout(LONGEST_UNARY):
-                    return self._serialize(await self._behavior(request, context))
-            return self._serialize(await self._behavior(request, context))
+                    return self._answer(call, await self._behavior(request, context))
+            return self._answer(call, await self._behavior(request, context))
         except BaseException as error:
-            await self._fail(call, context, error)
+            await call.fail(context, error)
             raise
         finally:
-            self._end(call)
+            call.end()
 
     async def unary_stream(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
         call = self._begin()
         try:
             request = await self._admit(call, raw, context)
-            async with contextlib.aclosing(self._responses(request, context)) as responses:
+            async with contextlib.aclosing(self._responses(call, request, context)) as responses:
                 async for response in responses:
                     await self._admit_still(call)
                     yield response
         except BaseException as error:
-            await self._fail(call, context, error)
+            await call.fail(context, error)
             raise
         finally:
-            self._end(call)
+            call.end()
 
     async def stream_unary(self, stream: AsyncIterator[bytes], context: Context) -> bytes:
         call = self._begin()
         try:
             requests = await self._admit_stream(call, stream, context)
-            return self._serialize(await self._behavior(requests, context))
+            return self._answer(call, await self._behavior(requests, context))
         except BaseException as error:
-            await self._fail(call, context, error)
+            await call.fail(context, error)
             raise
         finally:
-            self._end(call)
+            call.end()
 
     async def stream_stream(self, stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         call = self._begin()
         try:
             requests = await self._admit_stream(call, stream, context)
-            async with contextlib.aclosing(self._responses(requests, context)) as responses:
+            async with contextlib.aclosing(self._responses(call, requests, context)) as responses:
                 async for response in responses:
                     await self._admit_still(call)
                     yield response
         except BaseException as error:
-            await self._fail(call, context, error)
+            await call.fail(context, error)
             raise
         finally:
-            self._end(call)
+            call.end()
 
-    async def _responses(self, request: Any, context: Context) -> AsyncGenerator[bytes]:
+    async def _responses(self, call: Call, request: Any, context: Context) -> AsyncGenerator[bytes]:
         """Responses of the handler, an async generator; its `finally` blocks run before the call counts as ended."""
         async with contextlib.aclosing(self._behavior(request, context)) as responses:
             async for response in responses:
-                yield self._serialize(response)
+                yield self._answer(call, response)
+
+    def _answer(self, call: Call, response: Any) -> bytes:
+        """The response for the wire; none of a handler that never asked whether the caller may have it."""
+        if self._handler_decides and not settled(self._rule, call.who, call.settled):
+            raise RuntimeError(f"{self._name} answered {call.caller} without asking for his role where the object is")
+        return self._serialize(response)
 
     # Before the handler
 
-    def _begin(self) -> _Call:
-        self._metrics.running += 1
-        return _Call()
+    def _begin(self) -> Call:
+        return Call(self._name, self._metrics, self._log)
 
-    async def _admit(self, call: _Call, raw: bytes, context: Context) -> Any:
+    async def _admit(self, call: Call, raw: bytes, context: Context) -> Any:
         caller = await self._identify(call, context)
         request = self._read(raw)
         await self._decide(call, caller, request)
         validation.check(request)
         return request
 
-    async def _admit_stream(self, call: _Call, stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+    async def _admit_stream(self, call: Call, stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         caller = await self._identify(call, context)
         if not self._rule.needs_request:
             await self._decide(call, caller, None)
@@ -219,7 +204,7 @@ class _Method:
         validation.check(first)
         return self._requests(stream, first)
 
-    async def _decide(self, call: _Call, caller: Caller, request: Any) -> None:
+    async def _decide(self, call: Call, caller: Caller, request: Any) -> None:
         """Let the call in, or refuse it: by what is remembered of a token only after asking again.
 
         Whoever has just made a project, or has just become a member, would be told for seconds that it does not exist.
@@ -233,10 +218,10 @@ class _Method:
             caller = await tokens.ask(secret)
             if call.bearer is not None:
                 call.bearer = (tokens, secret, caller)
-            set_current_caller(caller)
+            call.identified(caller)
             decide(self._rule, caller, request)
 
-    async def _admit_still(self, call: _Call) -> None:
+    async def _admit_still(self, call: Call) -> None:
         """Before each answer of a stream: what was decided when it began must not hold for as long as it is open.
 
         Handlers filter by the roles that the caller had then. When some of them are gone the stream ends; who watches
@@ -269,7 +254,7 @@ class _Method:
         except Exception as error:
             raise InvalidArgument("MALFORMED_MESSAGE", "the request is not a message of this method") from error
 
-    async def _identify(self, call: _Call, context: Context) -> Caller:
+    async def _identify(self, call: Call, context: Context) -> Caller:
         """Settle request id, deadline and caller, and set them for the handler's context."""
         authorization = request_id = traceparent = ""
         for key, value in context.invocation_metadata() or ():
@@ -299,8 +284,7 @@ class _Method:
                 call.remembered = (tokens, secret)
             caller = known or await tokens.ask(secret)
             call.bearer = (tokens, secret, caller)
-        call.caller = caller.label
-        set_current_caller(caller)
+        call.identified(caller)
         return caller
 
     def _token_of(self, connection: Caller, authorization: str) -> tuple[TokenVerifier, str]:
@@ -311,59 +295,3 @@ class _Method:
         if self._tokens is None:
             raise Unauthenticated("TOKENS_NOT_ACCEPTED", "this service does not accept bearer tokens")
         return self._tokens, bearer(authorization)
-
-    # After the handler
-
-    async def _fail(self, call: _Call, context: Context, error: BaseException) -> None:
-        """Answer a failure; returns for what has to travel on as it is."""
-        if isinstance(error, Problem):
-            problem = error
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
-            call.code = "CANCELLED"
-            return
-        elif isinstance(error, grpc.aio.AbortError):
-            # The handler aborted by itself; that code is on its way.
-            code = context.code()
-            call.code = code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
-            return
-        elif isinstance(error, TimeoutError):
-            problem = DeadlineExceeded("DEADLINE_EXCEEDED", "the call took too long")
-            problem.__cause__ = error
-        elif not isinstance(error, Exception):
-            call.code = "UNKNOWN"
-            return
-        else:
-            problem = self._unknown(call, error)
-        call.code = problem.code.name
-        call.failure = problem
-        status = problem.to_status()
-        await context.abort(problem.code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
-
-    def _unknown(self, call: _Call, error: Exception) -> Problem:
-        """Log what nobody foresaw, in full; the client gets an id to ask about and nothing else."""
-        log_id = uuid7()
-        log.error(
-            "rpc.defect",
-            log_id=log_id,
-            method=self._name,
-            request_id=call.request_id,
-            caller=call.caller,
-            exc_info=error,
-        )
-        return Problem("INTERNAL", f"internal error; the log has it under {log_id}", metadata={"log_id": log_id})
-
-    def _end(self, call: _Call) -> None:
-        seconds = time.monotonic() - call.started
-        self._metrics.running -= 1
-        self._metrics.ended(call.code, seconds)
-        failure = call.failure
-        milliseconds = round(seconds * 1000, 2)
-        if failure is None:
-            self._log.info("rpc", code=call.code, caller=call.caller, request_id=call.request_id, ms=milliseconds)
-            return
-        write = self._log.warning if failure.code in _WORRYING else self._log.info
-        write(
-            "rpc", code=call.code, caller=call.caller, request_id=call.request_id, ms=milliseconds,
-            reason=failure.reason, field=failure.field, problem=failure.message,
-            cause=repr(failure.__cause__) if failure.__cause__ is not None else None,
-        )  # fmt: skip

@@ -30,6 +30,12 @@ def may_see(view: Visible, project: str, partition: str) -> bool:
 
 def require_visible(row: asyncpg.Record | None, id_: str) -> asyncpg.Record:
     """The row, if it exists and the present caller may see it; otherwise the same NotFound for both."""
-    if row is None or not may_see(visible(), str(row["project_id"] or ""), row["partition"] or ""):
-        raise missing(f"machine {id_}")
+    what = f"machine {id_}"
+    if row is None:
+        raise missing(what)
+    caller = current_caller()
+    if caller.kind == "user" and row["project_id"]:
+        caller.require_project(str(row["project_id"]), Role.ROLE_VIEWER, what=what)
+    else:
+        caller.require_partition(row["partition"] or "", what=what)
     return row

@@ -21,6 +21,7 @@ from metal_hammer.run import run_installer
 from metal_kit import identity
 from metal_kit.ca import Authority
 from metal_kit.errors import Aborted, NotFound, Problem
+from metal_kit.identity import current_caller
 from metal_kit.runtime import RunningService, start
 from metal_kit.server import Server, Servicer
 from metal_kit.tls import Identity
@@ -98,7 +99,9 @@ class Inventory(MachineServiceServicer, PartitionServiceServicer):
         await self._answer()
         if request.id not in self.machines:
             raise NotFound("MACHINE_NOT_FOUND", "no such machine")
-        return self.machines[request.id]
+        machine = self.machines[request.id]
+        current_caller().require_partition(machine.partition, what=f"machine {request.id}")
+        return machine
 
     async def ListMachines(self, request: machine_pb2.ListMachinesRequest, context: Any) -> Any:
         await self._answer()

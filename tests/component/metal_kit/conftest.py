@@ -23,7 +23,7 @@ from metal_kit.server import Limits, Server, Servicer
 from metal_kit.tls import Identity
 from metal_kit.tokens import TokenVerifier
 from metalplane.common.v1 import access_pb2
-from metalplane.common.v1.access_pb2 import Access, Agent, PlaneRole, Role, ScopeKind
+from metalplane.common.v1.access_pb2 import Access, Agent, Effect, PlaneRole, Role, ScopeKind
 
 PACKAGE = "metalplane.test.v1"
 ECHO = f"{PACKAGE}.EchoService"
@@ -33,6 +33,13 @@ MACHINE = "4c4c4544-0051-3510-8052-b4c04f4e3132"
 
 _EDITOR = Access(role=Role.ROLE_EDITOR, scope=ScopeKind.SCOPE_KIND_PROJECT, scope_field="project", services=["tester"])
 _MACHINE = Access(agents=[Agent.AGENT_MACHINE], scope=ScopeKind.SCOPE_KIND_MACHINE, scope_field="machine")
+_OBJECT = Access(
+    role=Role.ROLE_EDITOR,
+    plane_role=PlaneRole.PLANE_ROLE_OPERATOR,
+    agents=[Agent.AGENT_BOOT],
+    scope=ScopeKind.SCOPE_KIND_OBJECT,
+    effect=Effect.EFFECT_WRITE,
+)
 _BY_SERVICE = Access(services=["tester"])
 # Name, client streams, server streams, rule.
 _METHODS: list[tuple[str, bool, bool, Access | None]] = [
@@ -46,6 +53,8 @@ _METHODS: list[tuple[str, bool, bool, Access | None]] = [
     ("Write", False, False, _EDITOR),
     ("Operate", False, False, Access(plane_role=PlaneRole.PLANE_ROLE_OPERATOR)),
     ("Machine", False, False, _MACHINE),
+    ("Object", False, False, _OBJECT),
+    ("ObjectStream", False, True, _OBJECT),
     ("MachineStream", True, True, _MACHINE),
 ]
 
@@ -68,7 +77,9 @@ def _build() -> dict[str, Any]:
                 client_streaming=up, server_streaming=down,
             )  # fmt: skip
             if rule is not None:
-                method.options.Extensions[access_pb2.access].CopyFrom(rule)
+                option = method.options.Extensions[access_pb2.access]
+                option.CopyFrom(rule)
+                option.effect = rule.effect or Effect.EFFECT_READ
     descriptor_pool.Default().Add(file)
     described_file = descriptor_pool.Default().FindFileByName(file.name)
     return {"Echo": message_factory.GetMessageClass(described_file.message_types_by_name["Echo"])}
@@ -119,6 +130,20 @@ class EchoServicer:
         return await self._act(request)
 
     Open = Whoever = Write = Operate = Machine = Unary
+
+    async def Object(self, request: Any, context: Any) -> Any:
+        """Loads its object, and asks of the caller what the text says; a forgetful handler asks nothing."""
+        caller = current_caller()
+        if request.text == "project":
+            caller.require_project(request.project, Role.ROLE_EDITOR, what="thing 7")
+        elif request.text == "too little":
+            caller.require_project(request.project, Role.ROLE_VIEWER, what="thing 7")
+        elif request.text == "partition":
+            caller.require_partition(request.machine, what="thing 7")
+        return Echo(machine=caller.label)
+
+    async def ObjectStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        yield await self.Object(request, context)
 
     async def Down(self, request: Any, context: Any) -> AsyncIterator[Any]:
         try:

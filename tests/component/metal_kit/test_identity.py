@@ -153,6 +153,41 @@ async def test_roles_of_a_token_decide_by_project(plane: Any, message: Any, name
     assert unnamed.value.field == "project"
 
 
+@pytest.mark.parametrize("method", ["Object", "ObjectStream"])
+async def test_a_handler_that_did_not_ask_for_the_role_at_its_object_does_not_answer(
+    plane: Any, message: Any, names: dict[str, str], method: str
+) -> None:
+    project = names["project"]
+    plane.tokens.known = {
+        "editor": Caller("user", "e", projects={project: Role.ROLE_EDITOR}),
+        "operator": Caller("user", "o", plane_role=PlaneRole.PLANE_ROLE_OPERATOR),
+    }
+
+    async def ask(stub: Any, **fields: str) -> str:
+        call = getattr(stub, method)(message(**fields))
+        answer = await call if method == "Object" else await anext(call.__aiter__())
+        return str(answer.machine)
+
+    editor, boot = plane.stub(token="editor"), plane.stub(identity.partition_agent_id("p1", "boot"))
+    assert await ask(editor, text="project", project=project) == "user:e"
+    assert await ask(boot, text="partition", machine="p1") == "boot:p1"
+    # What the plane role of the rule opens needs no question.
+    assert await ask(plane.stub(token="operator")) == "user:o"
+    for stub, fields in (
+        (editor, {}),
+        (editor, {"text": "too little", "project": project}),
+        (boot, {}),
+    ):
+        with pytest.raises(Problem) as refused:
+            await ask(stub, **fields)
+        assert refused.value.reason == "INTERNAL"
+        assert "thing" not in refused.value.message
+    with pytest.raises(NotFound):
+        await ask(editor, text="project", project="another")
+    with pytest.raises(NotFound):
+        await ask(boot, text="partition", machine="p2")
+
+
 async def test_a_token_that_does_not_hold_is_refused(plane: Any, message: Any) -> None:
     with pytest.raises(Unauthenticated) as caught:
         await plane.stub(token="nonsense").Open(message())

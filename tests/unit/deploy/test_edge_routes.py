@@ -48,7 +48,7 @@ def route(root: Path) -> re.Pattern[str]:
 
 def open_to_people(service: ServiceDescriptor) -> bool:
     rules: list[Any] = [method.GetOptions().Extensions[access_pb2.access] for method in service.methods]
-    return any(rule.public or rule.authenticated or rule.role or rule.plane_role for rule in rules)
+    return any(rule.public or rule.authenticated or rule.users or rule.role or rule.plane_role for rule in rules)
 
 
 def test_every_method_that_people_may_call_has_a_route_to_its_service(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from typing import Any
+from uuid import uuid4
 
 import metalplane
 import pytest
-from google.protobuf import descriptor_pool
-from metal_kit.access import Rule, decide, rules_of
+from google.protobuf import descriptor_pb2, descriptor_pool
+from metal_kit.access import AccessRuleError, Rule, decide, read_rule, rules_of, service_descriptor
 from metal_kit.errors import InvalidArgument, NotFound, PermissionDenied, Problem, Unauthenticated
 from metal_kit.identity import ANONYMOUS, Caller
-from metalplane.common.v1.access_pb2 import PlaneRole, Role, ScopeKind
+from metalplane.common.v1 import access_pb2
+from metalplane.common.v1.access_pb2 import Effect, PlaneRole, Role, ScopeKind
 from metalplane.ipam.v1.network_pb2 import CreateNetworkRequest, Network
 
 PROJECT = "0198c1d2-0000-7000-8000-000000000001"
 MACHINE = "4c4c4544-0051-3510-8052-b4c04f4e3132"
 DEFAULTS: dict[str, Any] = {
-    "public": False, "authenticated": False, "role": 0, "plane_role": 0, "services": frozenset(),
+    "public": False, "authenticated": False, "users": False, "role": 0, "plane_role": 0, "services": frozenset(),
     "agents": frozenset(), "scope": ScopeKind.SCOPE_KIND_UNSPECIFIED, "scope_path": (),
 }  # fmt: skip
 CALLERS = {
@@ -63,6 +65,8 @@ def _let_in(rule: Rule, request: Any = None) -> set[str]:
     [
         (_rule(public=True), set(CALLERS)),
         (_rule(authenticated=True), AUTHENTICATED),
+        (_rule(users=True), PEOPLE),
+        (_rule(users=True, services=frozenset({"ipam"})), {*PEOPLE, "ipam"}),
         (_rule(services=frozenset({"ipam"})), {"ipam"}),
         (_rule(services=frozenset({"fabric"})), set()),
         (_rule(services=frozenset({"boot", "bmc"})), {"boot", "bmc"}),
@@ -166,3 +170,43 @@ def _strangers_are_kept_out(rule: Rule) -> bool:
     except PermissionDenied:
         return True
     return rule.authenticated
+
+
+def _described(**option: Any) -> Any:
+    """A method with this option, as protoc would describe it."""
+    file = descriptor_pb2.FileDescriptorProto(name=f"lone/{uuid4()}.proto", package=f"lone{uuid4().hex}")
+    file.dependency.append("metalplane/common/v1/access.proto")
+    file.message_type.add(name="Empty")
+    name = f".{file.package}.Empty"
+    method = file.service.add(name="Lone").method.add(name="Call", input_type=name, output_type=name)
+    method.options.Extensions[access_pb2.access].CopyFrom(access_pb2.Access(**option))
+    descriptor_pool.Default().Add(file)  # type: ignore[no-untyped-call]
+    return service_descriptor(f"{file.package}.Lone").methods[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ({"public": True}, "set effect"),
+        ({"effect": Effect.EFFECT_READ}, "lets nobody in"),
+        ({"users": True, "effect": Effect.EFFECT_READ, "routine": True}, "not audited"),
+        ({"role": Role.ROLE_VIEWER, "effect": Effect.EFFECT_READ}, "needs a project"),
+        ({"users": True, "effect": Effect.EFFECT_READ, "scope": ScopeKind.SCOPE_KIND_PROJECT}, "do not fit"),
+    ],
+)
+def test_a_rule_that_cannot_work_keeps_the_server_from_starting(option: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(AccessRuleError, match=complaint):
+        read_rule(_described(**option))
+
+
+def test_a_refusal_names_what_would_have_opened() -> None:
+    operate = _rule(plane_role=PlaneRole.PLANE_ROLE_OPERATOR, services=frozenset({"allocation"}))
+    with pytest.raises(PermissionDenied) as refused:
+        decide(operate, CALLERS["editor"], None)
+    assert "the plane role operator" in refused.value.message
+    assert "the service allocation" in refused.value.message
+    change = _rule(role=Role.ROLE_EDITOR, scope=ScopeKind.SCOPE_KIND_PROJECT, scope_path=("network", "project"))
+    with pytest.raises(PermissionDenied) as too_small:
+        decide(change, CALLERS["viewer"], _request())
+    assert "needs the role editor on the project" in too_small.value.message
+    assert "you have the role viewer there" in too_small.value.message

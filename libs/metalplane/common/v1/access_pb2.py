@@ -25,21 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!metalplane/common/v1/access.proto\x12\x14metalplane.common.v1\x1a google/protobuf/descriptor.proto\"\x92\x02\n\x06\x41\x63\x63\x65ss\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12\x15\n\rauthenticated\x18\x02 \x01(\x08\x12(\n\x04role\x18\x03 \x01(\x0e\x32\x1a.metalplane.common.v1.Role\x12\x33\n\nplane_role\x18\x04 \x01(\x0e\x32\x1f.metalplane.common.v1.PlaneRole\x12\x10\n\x08services\x18\x05 \x03(\t\x12+\n\x06\x61gents\x18\x06 \x03(\x0e\x32\x1b.metalplane.common.v1.Agent\x12.\n\x05scope\x18\x07 \x01(\x0e\x32\x1f.metalplane.common.v1.ScopeKind\x12\x13\n\x0bscope_field\x18\x08 \x01(\t*N\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_EDITOR\x10\x02\x12\x0e\n\nROLE_OWNER\x10\x03*W\n\tPlaneRole\x12\x1a\n\x16PLANE_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11PLANE_ROLE_VIEWER\x10\x01\x12\x17\n\x13PLANE_ROLE_OPERATOR\x10\x02*`\n\x05\x41gent\x12\x15\n\x11\x41GENT_UNSPECIFIED\x10\x00\x12\x0e\n\nAGENT_LEAF\x10\x01\x12\x11\n\rAGENT_MACHINE\x10\x02\x12\r\n\tAGENT_BMC\x10\x03\x12\x0e\n\nAGENT_BOOT\x10\x04*\xb4\x01\n\tScopeKind\x12\x1a\n\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SCOPE_KIND_PROJECT\x10\x01\x12\x15\n\x11SCOPE_KIND_TENANT\x10\x02\x12\x16\n\x12SCOPE_KIND_MACHINE\x10\x03\x12\x13\n\x0fSCOPE_KIND_LEAF\x10\x04\x12\x18\n\x14SCOPE_KIND_PARTITION\x10\x05\x12\x15\n\x11SCOPE_KIND_OBJECT\x10\x06:N\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x1c.metalplane.common.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!metalplane/common/v1/access.proto\x12\x14metalplane.common.v1\x1a google/protobuf/descriptor.proto\"\xe0\x02\n\x06\x41\x63\x63\x65ss\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12\x15\n\rauthenticated\x18\x02 \x01(\x08\x12(\n\x04role\x18\x03 \x01(\x0e\x32\x1a.metalplane.common.v1.Role\x12\x33\n\nplane_role\x18\x04 \x01(\x0e\x32\x1f.metalplane.common.v1.PlaneRole\x12\x10\n\x08services\x18\x05 \x03(\t\x12+\n\x06\x61gents\x18\x06 \x03(\x0e\x32\x1b.metalplane.common.v1.Agent\x12.\n\x05scope\x18\x07 \x01(\x0e\x32\x1f.metalplane.common.v1.ScopeKind\x12\x13\n\x0bscope_field\x18\x08 \x01(\t\x12\r\n\x05users\x18\t \x01(\x08\x12,\n\x06\x65\x66\x66\x65\x63t\x18\n \x01(\x0e\x32\x1c.metalplane.common.v1.Effect\x12\x0f\n\x07routine\x18\x0b \x01(\x08*N\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_EDITOR\x10\x02\x12\x0e\n\nROLE_OWNER\x10\x03*W\n\tPlaneRole\x12\x1a\n\x16PLANE_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11PLANE_ROLE_VIEWER\x10\x01\x12\x17\n\x13PLANE_ROLE_OPERATOR\x10\x02*`\n\x05\x41gent\x12\x15\n\x11\x41GENT_UNSPECIFIED\x10\x00\x12\x0e\n\nAGENT_LEAF\x10\x01\x12\x11\n\rAGENT_MACHINE\x10\x02\x12\r\n\tAGENT_BMC\x10\x03\x12\x0e\n\nAGENT_BOOT\x10\x04*\xb4\x01\n\tScopeKind\x12\x1a\n\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SCOPE_KIND_PROJECT\x10\x01\x12\x15\n\x11SCOPE_KIND_TENANT\x10\x02\x12\x16\n\x12SCOPE_KIND_MACHINE\x10\x03\x12\x13\n\x0fSCOPE_KIND_LEAF\x10\x04\x12\x18\n\x14SCOPE_KIND_PARTITION\x10\x05\x12\x15\n\x11SCOPE_KIND_OBJECT\x10\x06*V\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46\x45\x43T_READ\x10\x01\x12\x10\n\x0c\x45\x46\x46\x45\x43T_WRITE\x10\x02\x12\x11\n\rEFFECT_SECRET\x10\x03:N\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x1c.metalplane.common.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metalplane.common.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=370
-  _globals['_ROLE']._serialized_end=448
-  _globals['_PLANEROLE']._serialized_start=450
-  _globals['_PLANEROLE']._serialized_end=537
-  _globals['_AGENT']._serialized_start=539
-  _globals['_AGENT']._serialized_end=635
-  _globals['_SCOPEKIND']._serialized_start=638
-  _globals['_SCOPEKIND']._serialized_end=818
+  _globals['_ROLE']._serialized_start=448
+  _globals['_ROLE']._serialized_end=526
+  _globals['_PLANEROLE']._serialized_start=528
+  _globals['_PLANEROLE']._serialized_end=615
+  _globals['_AGENT']._serialized_start=617
+  _globals['_AGENT']._serialized_end=713
+  _globals['_SCOPEKIND']._serialized_start=716
+  _globals['_SCOPEKIND']._serialized_end=896
+  _globals['_EFFECT']._serialized_start=898
+  _globals['_EFFECT']._serialized_end=984
   _globals['_ACCESS']._serialized_start=94
-  _globals['_ACCESS']._serialized_end=368
+  _globals['_ACCESS']._serialized_end=446
 # @@protoc_insertion_point(module_scope)

@@ -151,6 +151,34 @@ partition, and hides it as NOT_FOUND from those who may not see it.
 """
 Global___ScopeKind: _TypeAlias = ScopeKind  # noqa: Y015
 
+class _Effect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Effect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EFFECT_UNSPECIFIED: _Effect.ValueType  # 0
+    """Not said: the server refuses to start."""
+    EFFECT_READ: _Effect.ValueType  # 1
+    """It changes nothing that others see and tells no secret. Not audited."""
+    EFFECT_WRITE: _Effect.ValueType  # 2
+    """It changes something. Audited."""
+    EFFECT_SECRET: _Effect.ValueType  # 3
+    """It tells something that has to stay secret, such as the user data of a machine. Audited."""
+
+class Effect(_Effect, metaclass=_EffectEnumTypeWrapper):
+    """What a call does."""
+
+EFFECT_UNSPECIFIED: Effect.ValueType  # 0
+"""Not said: the server refuses to start."""
+EFFECT_READ: Effect.ValueType  # 1
+"""It changes nothing that others see and tells no secret. Not audited."""
+EFFECT_WRITE: Effect.ValueType  # 2
+"""It changes something. Audited."""
+EFFECT_SECRET: Effect.ValueType  # 3
+"""It tells something that has to stay secret, such as the user data of a machine. Audited."""
+Global___Effect: _TypeAlias = Effect  # noqa: Y015
+
 @_typing.final
 class Access(_message.Message):
     """The access rule of one RPC. A caller needs to satisfy one of the lines that are set."""
@@ -165,10 +193,15 @@ class Access(_message.Message):
     AGENTS_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    ROUTINE_FIELD_NUMBER: _builtins.int
     public: _builtins.bool
     """Anyone who completes the TLS handshake may call, with or without credentials."""
     authenticated: _builtins.bool
-    """Any authenticated caller may call; the handler narrows what is seen to the caller himself."""
+    """Every caller who has proved to be somebody may call, agents and services included; what is told concerns the caller
+    himself.
+    """
     role: Global___Role.ValueType
     """The least role on the scope's project or tenant."""
     plane_role: Global___PlaneRole.ValueType
@@ -177,6 +210,16 @@ class Access(_message.Message):
     """What the scope field names."""
     scope_field: _builtins.str
     """Path of the request field that holds the scope, dots between levels. Empty for SCOPE_KIND_OBJECT."""
+    users: _builtins.bool
+    """Every user with a token that holds may call, whatever his roles are; the handler narrows what is seen to what he may
+    see.
+    """
+    effect: Global___Effect.ValueType
+    """What a call does, and so whether it is audited. Mandatory."""
+    routine: _builtins.bool
+    """Agents and services call this over and over for the same object: calls that went well are audited as sums, one entry
+    for each caller, method and object in some minutes. Only with EFFECT_WRITE and EFFECT_SECRET.
+    """
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of services (`ipam`, `allocation`, …) that may call with spiffe://metalplane/service/<name>."""
@@ -196,10 +239,13 @@ class Access(_message.Message):
         agents: _abc.Iterable[Global___Agent.ValueType] | None = ...,
         scope: Global___ScopeKind.ValueType = ...,
         scope_field: _builtins.str = ...,
+        users: _builtins.bool = ...,
+        effect: Global___Effect.ValueType = ...,
+        routine: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authenticated", b"authenticated", "plane_role", b"plane_role", "public", b"public", "role", b"role", "scope", b"scope", "scope_field", b"scope_field", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authenticated", b"authenticated", "effect", b"effect", "plane_role", b"plane_role", "public", b"public", "role", b"role", "routine", b"routine", "scope", b"scope", "scope_field", b"scope_field", "services", b"services", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_
 from metalplane.ipam.v1 import ip_pb2 as metalplane_dot_ipam_dot_v1_dot_ip__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmetalplane/ipam/v1/pool.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!metalplane/common/v1/access.proto\x1a\x1bmetalplane/ipam/v1/ip.proto\"H\n\x04Pool\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\x03\x12\x0b\n\x03max\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x0c\n\x04\x66ree\x18\x05 \x01(\x03\"T\n\nPoolNumber\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\"L\n\x10ListPoolsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"U\n\x11ListPoolsResponse\x12\'\n\x05pools\x18\x01 \x03(\x0b\x32\x18.metalplane.ipam.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x14\x41\x63quireNumberRequest\x12\x17\n\x04pool\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x30\n\x05owner\x18\x02 \x01(\x0b\x32\x19.metalplane.ipam.v1.OwnerB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x06number\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"k\n\x16ListPoolNumbersRequest\x12\x17\n\x04pool\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"c\n\x17ListPoolNumbersResponse\x12/\n\x07numbers\x18\x01 \x03(\x0b\x32\x1e.metalplane.ipam.v1.PoolNumber\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd0\x02\n\x0bPoolService\x12`\n\tListPools\x12$.metalplane.ipam.v1.ListPoolsRequest\x1a%.metalplane.ipam.v1.ListPoolsResponse\"\x06\x8a\xb5\x18\x02 \x01\x12k\n\rAcquireNumber\x12(.metalplane.ipam.v1.AcquireNumberRequest\x1a\x1e.metalplane.ipam.v1.PoolNumber\"\x10\x8a\xb5\x18\x0c*\nallocation\x12r\n\x0fListPoolNumbers\x12*.metalplane.ipam.v1.ListPoolNumbersRequest\x1a+.metalplane.ipam.v1.ListPoolNumbersResponse\"\x06\x8a\xb5\x18\x02 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmetalplane/ipam/v1/pool.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!metalplane/common/v1/access.proto\x1a\x1bmetalplane/ipam/v1/ip.proto\"H\n\x04Pool\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\x03\x12\x0b\n\x03max\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x0c\n\x04\x66ree\x18\x05 \x01(\x03\"T\n\nPoolNumber\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\"L\n\x10ListPoolsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"U\n\x11ListPoolsResponse\x12\'\n\x05pools\x18\x01 \x03(\x0b\x32\x18.metalplane.ipam.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x14\x41\x63quireNumberRequest\x12\x17\n\x04pool\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x30\n\x05owner\x18\x02 \x01(\x0b\x32\x19.metalplane.ipam.v1.OwnerB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x06number\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"k\n\x16ListPoolNumbersRequest\x12\x17\n\x04pool\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"c\n\x17ListPoolNumbersResponse\x12/\n\x07numbers\x18\x01 \x03(\x0b\x32\x1e.metalplane.ipam.v1.PoolNumber\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd6\x02\n\x0bPoolService\x12\x62\n\tListPools\x12$.metalplane.ipam.v1.ListPoolsRequest\x1a%.metalplane.ipam.v1.ListPoolsResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x12m\n\rAcquireNumber\x12(.metalplane.ipam.v1.AcquireNumberRequest\x1a\x1e.metalplane.ipam.v1.PoolNumber\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12t\n\x0fListPoolNumbers\x12*.metalplane.ipam.v1.ListPoolNumbersRequest\x1a+.metalplane.ipam.v1.ListPoolNumbersResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,11 +51,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPOOLNUMBERSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTPOOLNUMBERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_POOLSERVICE'].methods_by_name['ListPools']._loaded_options = None
-  _globals['_POOLSERVICE'].methods_by_name['ListPools']._serialized_options = b'\212\265\030\002 \001'
+  _globals['_POOLSERVICE'].methods_by_name['ListPools']._serialized_options = b'\212\265\030\004 \001P\001'
   _globals['_POOLSERVICE'].methods_by_name['AcquireNumber']._loaded_options = None
-  _globals['_POOLSERVICE'].methods_by_name['AcquireNumber']._serialized_options = b'\212\265\030\014*\nallocation'
+  _globals['_POOLSERVICE'].methods_by_name['AcquireNumber']._serialized_options = b'\212\265\030\016*\nallocationP\002'
   _globals['_POOLSERVICE'].methods_by_name['ListPoolNumbers']._loaded_options = None
-  _globals['_POOLSERVICE'].methods_by_name['ListPoolNumbers']._serialized_options = b'\212\265\030\002 \001'
+  _globals['_POOLSERVICE'].methods_by_name['ListPoolNumbers']._serialized_options = b'\212\265\030\004 \001P\001'
   _globals['_POOL']._serialized_start=146
   _globals['_POOL']._serialized_end=218
   _globals['_POOLNUMBER']._serialized_start=220
@@ -71,5 +71,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPOOLNUMBERSRESPONSE']._serialized_start=704
   _globals['_LISTPOOLNUMBERSRESPONSE']._serialized_end=803
   _globals['_POOLSERVICE']._serialized_start=806
-  _globals['_POOLSERVICE']._serialized_end=1142
+  _globals['_POOLSERVICE']._serialized_end=1148
 # @@protoc_insertion_point(module_scope)

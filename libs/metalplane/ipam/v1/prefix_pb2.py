@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetalplane/ipam/v1/prefix.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!metalplane/common/v1/access.proto\"\x85\x01\n\x06Prefix\x12\x0c\n\x04\x63idr\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x0c\n\x04used\x18\x05 \x01(\x03\x12\x10\n\x08reserved\x18\x06 \x01(\x03\x12\x0c\n\x04\x66ree\x18\x07 \x01(\x03\x12\x10\n\x08\x63hildren\x18\x08 \x01(\x03\"i\n\x13ListPrefixesRequest\x12\x18\n\x07network\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x14ListPrefixesResponse\x12,\n\x08prefixes\x18\x01 \x03(\x0b\x32\x1a.metalplane.ipam.v1.Prefix\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x15VerifyPrefixesRequest\x12\x18\n\x07network\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\"*\n\x16VerifyPrefixesResponse\x12\x10\n\x08\x66indings\x18\x01 \x03(\t2\xeb\x01\n\rPrefixService\x12i\n\x0cListPrefixes\x12\'.metalplane.ipam.v1.ListPrefixesRequest\x1a(.metalplane.ipam.v1.ListPrefixesResponse\"\x06\x8a\xb5\x18\x02 \x01\x12o\n\x0eVerifyPrefixes\x12).metalplane.ipam.v1.VerifyPrefixesRequest\x1a*.metalplane.ipam.v1.VerifyPrefixesResponse\"\x06\x8a\xb5\x18\x02 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetalplane/ipam/v1/prefix.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!metalplane/common/v1/access.proto\"\x85\x01\n\x06Prefix\x12\x0c\n\x04\x63idr\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x0c\n\x04used\x18\x05 \x01(\x03\x12\x10\n\x08reserved\x18\x06 \x01(\x03\x12\x0c\n\x04\x66ree\x18\x07 \x01(\x03\x12\x10\n\x08\x63hildren\x18\x08 \x01(\x03\"i\n\x13ListPrefixesRequest\x12\x18\n\x07network\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x14ListPrefixesResponse\x12,\n\x08prefixes\x18\x01 \x03(\x0b\x32\x1a.metalplane.ipam.v1.Prefix\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x15VerifyPrefixesRequest\x12\x18\n\x07network\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\"*\n\x16VerifyPrefixesResponse\x12\x10\n\x08\x66indings\x18\x01 \x03(\t2\xef\x01\n\rPrefixService\x12k\n\x0cListPrefixes\x12\'.metalplane.ipam.v1.ListPrefixesRequest\x1a(.metalplane.ipam.v1.ListPrefixesResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x12q\n\x0eVerifyPrefixes\x12).metalplane.ipam.v1.VerifyPrefixesRequest\x1a*.metalplane.ipam.v1.VerifyPrefixesResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,9 +42,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYPREFIXESREQUEST'].fields_by_name['network']._loaded_options = None
   _globals['_VERIFYPREFIXESREQUEST'].fields_by_name['network']._serialized_options = b'\272H\004r\002\030?'
   _globals['_PREFIXSERVICE'].methods_by_name['ListPrefixes']._loaded_options = None
-  _globals['_PREFIXSERVICE'].methods_by_name['ListPrefixes']._serialized_options = b'\212\265\030\002 \001'
+  _globals['_PREFIXSERVICE'].methods_by_name['ListPrefixes']._serialized_options = b'\212\265\030\004 \001P\001'
   _globals['_PREFIXSERVICE'].methods_by_name['VerifyPrefixes']._loaded_options = None
-  _globals['_PREFIXSERVICE'].methods_by_name['VerifyPrefixes']._serialized_options = b'\212\265\030\002 \001'
+  _globals['_PREFIXSERVICE'].methods_by_name['VerifyPrefixes']._serialized_options = b'\212\265\030\004 \001P\001'
   _globals['_PREFIX']._serialized_start=120
   _globals['_PREFIX']._serialized_end=253
   _globals['_LISTPREFIXESREQUEST']._serialized_start=255
@@ -56,5 +56,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYPREFIXESRESPONSE']._serialized_start=508
   _globals['_VERIFYPREFIXESRESPONSE']._serialized_end=550
   _globals['_PREFIXSERVICE']._serialized_start=553
-  _globals['_PREFIXSERVICE']._serialized_end=788
+  _globals['_PREFIXSERVICE']._serialized_end=792
 # @@protoc_insertion_point(module_scope)

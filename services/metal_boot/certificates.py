@@ -16,8 +16,9 @@ from metal_boot.tokens import RamdiskTokens, TokenRefused
 
 log = get_logger(__name__)
 
-LIFETIME = timedelta(hours=72)
-"""Longer than an installer waits before it starts anew; there is no renewal and no revocation."""
+LIFETIME = timedelta(hours=28)
+"""Longer than an installer waits before it starts anew, which is at most a day, and then installs; there is no renewal
+and no revocation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from metal_boot.api import BootApi
 from metal_boot.bootconfig import CurrentBootConfig
-from metal_boot.certificates import MachineCertificates
+from metal_boot.certificates import LIFETIME, MachineCertificates
 from metal_boot.decider import Decider
 from metal_boot.hints import Hints
 from metal_boot.plane import Plane
@@ -36,7 +36,9 @@ class Settings(ServiceSettings):
     machine_ca: str = Field("", description="directory with the authority for machine certificates; mandatory")
     machine_ca_name: str = Field("ca", description="name of its files: <name>.crt and <name>.key")
     token_key: str = Field("", repr=False, description="secret for ramdisk tokens, shared by the partition's replicas")
-    certificate_hours: float = Field(72.0, gt=0, le=24 * 14, description="lifetime of a machine's certificate")
+    certificate_hours: float = Field(
+        LIFETIME / timedelta(hours=1), gt=0, le=24 * 7, description="lifetime of a machine's certificate"
+    )
     poll_seconds: float = Field(2.0, ge=0.05, le=2.0, description="how often a work stream looks without a hint")
     lease_seconds: float = Field(20.0, ge=2.0, le=120.0, description="how long a machine counts as waiting unrenewed")
 

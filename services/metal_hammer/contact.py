@@ -38,8 +38,9 @@ class Rules:
     """The same for an event, which is worth less."""
     crash_pause: float = 5.0
     """Least pause before a reboot after a failure; grows with each failure in a row that the caller counts."""
-    idle_reboot: float = 24 * 3600.0
-    """A machine that has waited this long, and up to as long again, starts anew. Never during work."""
+    idle_reboot: float = 12 * 3600.0
+    """A machine that has waited this long, and up to as long again, starts anew. Never during work. What it waits with
+    is a certificate that boot makes to last (metal_boot.certificates.LIFETIME): twice this and an installation."""
 
     def reboot_delay(self, crashes: int) -> float:
         """Seconds between a reported failure and the reboot, after so many failures in a row before this one: doubling,

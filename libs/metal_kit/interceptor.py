@@ -44,7 +44,7 @@ _OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/"
 # A unary call without a deadline gets this one: a handler that nobody waits for must not run for ever.
 LONGEST_UNARY = 60.0
 # Time that a stream has to name its scope.
-FIRST_MESSAGE = 30.0
+FIRST_MESSAGE = 10.0
 
 log = get_logger("rpc")
 

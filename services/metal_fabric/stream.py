@@ -30,7 +30,6 @@ STREAMS = Gauge("metalplane_fabric_leaf_streams", "Streams of leaves that this r
 
 LOOK_SECONDS = 1.0
 HEARTBEAT_SECONDS = 5.0
-HELLO_SECONDS = 10.0
 # Signs of life are written at most this often, however much a leaf says.
 SEEN_SECONDS = 2.0
 _ACKS = 64
@@ -105,19 +104,8 @@ class LeafStream:
             raise DeadlineExceeded("LEAF_SILENT", f"nothing was heard of the leaf for {SILENCE.total_seconds():g} s")
 
     async def _hello(self, requests: AsyncIterator[ConnectRequest]) -> Hello:
-        try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                first = await anext(requests)
-        except StopAsyncIteration:
-            raise InvalidArgument("HELLO_MISSING", "the first message of a stream is a Hello") from None
-        except TimeoutError:
-            raise DeadlineExceeded("HELLO_MISSING", f"no Hello within {HELLO_SECONDS:g} s") from None
-        if first.WhichOneof("message") != "hello":
-            raise InvalidArgument("HELLO_MISSING", "the first message of a stream is a Hello", field="hello")
-        hello = first.hello
-        # The certificate says who calls; what the message says must not differ, or a leaf could speak for another.
-        if self._caller.kind != "leaf" or hello.switch_id != self._caller.name:
-            raise PermissionDenied("NOT_THIS_LEAF", "a leaf speaks only for itself", field="hello.switch_id")
+        # The interceptor saw to it that the first message is a Hello, in time, of the leaf that the certificate names.
+        hello = (await anext(requests)).hello
         if hello.partition != self._caller.partition:
             raise PermissionDenied("NOT_THIS_PARTITION", "a leaf speaks only for itself", field="hello.partition")
         self._switch_id, self._partition = hello.switch_id, hello.partition

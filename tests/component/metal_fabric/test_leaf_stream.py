@@ -50,7 +50,7 @@ async def test_a_leaf_registers_and_gets_its_whole_desired_state(fabric: Any, ev
 async def test_a_leaf_speaks_only_for_itself(fabric: Any, eventually: Any) -> None:
     other = fabric.leaf("leaf02", certificate=identity.leaf_id("mini", "leaf01"))
     problem = await refused(other, eventually)
-    assert (type(problem), problem.reason) == (PermissionDenied, "NOT_THIS_LEAF")
+    assert (type(problem), problem.reason) == (PermissionDenied, "NOT_YOUR_SCOPE")
     elsewhere = fabric.leaf("leaf01", certificate=identity.leaf_id("other", "leaf01"))
     problem = await refused(elsewhere, eventually)
     assert (type(problem), problem.reason) == (PermissionDenied, "NOT_THIS_PARTITION")
@@ -132,12 +132,21 @@ async def test_a_leaf_that_falls_silent_loses_its_stream(
 async def test_a_stream_without_a_hello_is_not_kept(
     fabric: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metal_fabric.stream.HELLO_SECONDS", 0.2)
+    monkeypatch.setattr("metal_kit.interceptor.FIRST_MESSAGE", 0.2)
     leaf = fabric.leaf("leaf01")
     leaf.hello = None
     await leaf.open()
     await eventually(lambda: leaf.ended)
-    assert leaf.failure.reason == "HELLO_MISSING"
+    assert leaf.failure.code.name == "DEADLINE_EXCEEDED"
+
+
+async def test_a_stream_begins_with_its_hello(fabric: Any, eventually: Any) -> None:
+    leaf = fabric.leaf("leaf01")
+    leaf.hello = None
+    await leaf.open()
+    await leaf.send(heartbeat={})
+    await eventually(lambda: leaf.ended)
+    assert (type(leaf.failure), leaf.failure.field) == (PermissionDenied, "hello.switch_id")
 
 
 async def test_an_idle_stream_carries_signs_of_life(

@@ -115,29 +115,27 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         return Issued(self._sign(name, key.public_key(), ttl, _names(spiffe_id, dns, ips)), _key_pem(key))
 
-    def sign_request(self, csr_pem: bytes, name: str, spiffe_id: str, ttl: timedelta) -> bytes:
+    def sign_request(self, csr_pem: bytes, name: str, spiffe_id: str, ttl: timedelta, serial: int = 0) -> bytes:
         """A certificate chain for the key of a signing request, whose private half never left its machine.
 
-        Only the key is taken from the request: names and extensions in it are the asker's wishes, not facts. Raises
-        InvalidArgument on `csr` when it is damaged, not signed by its key, or of another kind than P-256.
+        `serial` is the certificate's serial number, below 2^159 and never used before; 0 takes a random one. Raises
+        InvalidArgument as `requested_key` does.
         """
-        try:
-            request = x509.load_pem_x509_csr(csr_pem)
-            key, signed = request.public_key(), request.is_signature_valid
-        except ValueError as error:
-            raise InvalidArgument("INVALID_CSR", "must be a PEM certificate signing request", field="csr") from error
-        if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise InvalidArgument("INVALID_CSR", "must be signed by its own P-256 key", field="csr")
-        return self._sign(name, key, ttl, _names(spiffe_id))
+        return self._sign(name, requested_key(csr_pem), ttl, _names(spiffe_id), serial)
 
     def _sign(
-        self, name: str, key: ec.EllipticCurvePublicKey, ttl: timedelta, names: Sequence[x509.GeneralName]
+        self,
+        name: str,
+        key: ec.EllipticCurvePublicKey,
+        ttl: timedelta,
+        names: Sequence[x509.GeneralName],
+        serial: int = 0,
     ) -> bytes:
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if len(names) > 1:  # a name to be found by, so it serves
             usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         certificate = (
-            _builder(_name(name), key, ttl)
+            _builder(_name(name), key, ttl, serial)
             .issuer_name(self._chain[0].subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(ca=False), critical=True)
@@ -151,6 +149,21 @@ class Authority:
     def _issued_chain(self) -> tuple[x509.Certificate, ...]:
         """What goes with an issued certificate: every authority up to, and without, the root."""
         return tuple(each for each in self._chain if each.subject != each.issuer)
+
+
+def requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+    """The key of a signing request, and nothing else: names and extensions in it are the asker's wishes, not facts.
+
+    Raises InvalidArgument on `csr` when it is damaged, not signed by its key, or of another kind than P-256.
+    """
+    try:
+        request = x509.load_pem_x509_csr(csr_pem)
+        key, signed = request.public_key(), request.is_signature_valid
+    except ValueError as error:
+        raise InvalidArgument("INVALID_CSR", "must be a PEM certificate signing request", field="csr") from error
+    if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise InvalidArgument("INVALID_CSR", "must be signed by its own P-256 key", field="csr")
+    return key
 
 
 def _names(spiffe_id: str, dns: Sequence[str] = (), ips: Sequence[str] = ()) -> list[x509.GeneralName]:
@@ -169,14 +182,16 @@ def _name(common: str, unit: str = "") -> x509.Name:
     return x509.Name(attributes)
 
 
-def _builder(subject: x509.Name, key: ec.EllipticCurvePublicKey, ttl: timedelta) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, key: ec.EllipticCurvePublicKey, ttl: timedelta, serial: int = 0
+) -> x509.CertificateBuilder:
     now = clock.now()
     end = now + ttl
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .public_key(key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(min(now, end) - BACKDATE)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)

@@ -59,13 +59,15 @@ class Caller:
     """The bearer of a call's credentials.
 
     `name` is unique within `kind`: the service's name, the leaf's host name, the machine's UUID, the partition of a bmc
-    or boot agent, the user. `client` is a certificate that opens a connection and authorises nothing by itself.
+    or boot agent, the user. `session` is the boot that a machine's certificate was made for. `client` is a certificate
+    that opens a connection and authorises nothing by itself.
     """
 
     kind: Kind
     name: str = ""
     partition: str = ""
     machine: str = ""
+    session: str = ""
     token_id: str = ""
     projects: Mapping[str, RoleValue] = field(default_factory=dict, hash=False)
     tenants: Mapping[str, RoleValue] = field(default_factory=dict, hash=False)

@@ -31,6 +31,13 @@ def uuid7() -> str:
     return str(uuid.UUID(int=number))
 
 
+def made_before(first: str, second: str) -> bool:
+    """Whether both are UUIDv7 and `first` was made in an earlier millisecond than `second`, by the clocks that made
+    them."""
+    one, other = uuid.UUID(first), uuid.UUID(second)
+    return one.version == other.version == 7 and one.int >> 80 < other.int >> 80
+
+
 def parse_uuid(text: str, *, field: str) -> str:
     """The canonical lower-case form of a UUID in its 8-4-4-4-12 form, of any version.
 

@@ -12,7 +12,9 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 from cryptography import x509
@@ -96,7 +98,8 @@ def read_certificate(pem: bytes) -> tuple[Caller, float]:
     """Caller and end (seconds since the epoch) of a certificate that TLS has verified.
 
     Exactly one URI name is accepted, as the X.509-SVID specification demands (section 2), and none but a machine's from
-    an authority that is for machines. Raises Unauthenticated otherwise.
+    an authority that is for machines. A machine's serial number is the session of its boot. Raises Unauthenticated
+    otherwise.
     """
     certificate = x509.load_pem_x509_certificate(pem)
     uris: list[str] = []
@@ -111,4 +114,6 @@ def read_certificate(pem: bytes) -> tuple[Caller, float]:
     units = certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     if any(unit.value == MACHINE_UNIT for unit in units) and caller.kind != "machine":
         raise Unauthenticated("CERTIFICATE_WRONG_ISSUER", "this authority may sign machine certificates only")
+    if caller.kind == "machine" and certificate.serial_number < 1 << 128:
+        caller = replace(caller, session=str(UUID(int=certificate.serial_number)))
     return caller, certificate.not_valid_after_utc.timestamp()

@@ -8,6 +8,9 @@ from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
+from metal_kit.errors import PermissionDenied
+from metal_kit.identity import current_caller
+from metal_kit.ids import parse_uuid
 from metal_kit.logs import get_logger
 from metalplane.boot.v1 import boot_pb2, boot_pb2_grpc
 
@@ -36,6 +39,12 @@ STEPS = frozenset({"plan", "partition", "fetch", "unpack", "configure", "bootloa
 """Steps of an installation that have a metric of their own."""
 
 
+def _require_own_session(session: str) -> None:
+    """A certificate speaks for the boot that it was made for: one that was kept must not open a later boot's door."""
+    if parse_uuid(session, field="session") != current_caller().session:
+        raise PermissionDenied("NOT_YOUR_SESSION", "the certificate was made for another boot", field="session")
+
+
 def _known_step(step: str) -> str:
     """A label from a fixed list: what an installer writes must not make a metric grow."""
     return step if step in STEPS else "other"
@@ -62,6 +71,7 @@ class BootApi(boot_pb2_grpc.BootServiceServicer):
 
     async def Register(self, request: boot_pb2.RegisterRequest, context: Any) -> boot_pb2.RegisterResponse:
         """Register, then look what the machine is in for."""
+        _require_own_session(request.session)
         machine = await self._plane.register(request)
         view = await self._plane.view(request.machine)
         found = verdict(view.situation)
@@ -82,6 +92,7 @@ class BootApi(boot_pb2_grpc.BootServiceServicer):
 
     async def Work(self, request: boot_pb2.WorkRequest, context: Any) -> AsyncIterator[boot_pb2.WorkResponse]:
         """Follow one machine until its installer goes or this replica drains."""
+        _require_own_session(request.session)
         stream = WorkStream(
             plane=self._plane,
             decider=self._decider,

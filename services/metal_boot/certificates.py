@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
-from metal_kit.ca import Authority
+from metal_kit.ca import Authority, requested_key
 from metal_kit.errors import Unauthenticated
 from metal_kit.identity import machine_id as machine_spiffe_id
 from metal_kit.ids import parse_uuid
@@ -37,7 +38,7 @@ class MachineCertificates:
         InvalidArgument for `machine` or `csr`, and Unauthenticated, which does not say why.
         """
         uuid = parse_uuid(machine, field="machine")
-        chain = self.authority.sign_request(csr, uuid, machine_spiffe_id(uuid), self.lifetime)
+        requested_key(csr)
         try:
             redeemed = self.tokens.redeem(token, uuid)
         except TokenRefused as refused:
@@ -45,5 +46,9 @@ class MachineCertificates:
             log.warning("token.refused", machine=uuid, refusal=refused.refusal)
             raise Unauthenticated("TOKEN_REFUSED", "the token is not good for this machine") from refused
         metrics.TOKENS.labels("redeemed").inc()
+        # The session is the serial number: what the certificate may register is this boot and no other.
+        chain = self.authority.sign_request(
+            csr, uuid, machine_spiffe_id(uuid), self.lifetime, serial=UUID(redeemed.session).int
+        )
         log.info("certificate.issued", machine=uuid, session=redeemed.session)
         return chain

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 from metal_kit.errors import InvalidArgument, Problem, Unauthenticated
-from metal_kit.ids import parse_uuid
+from metal_kit.ids import parse_uuid, uuid7
 from metal_kit.logs import get_logger
 
 from metal_boot import metrics, script
@@ -86,7 +86,7 @@ class Web:
         config = self.config.current
         if config is None:
             return script.again(reason="the partition has no boot configuration yet")
-        session = str(uuid.uuid4())
+        session = uuid7()
         token = self.tokens.issue(machine_id, session)
         parameters = script.InstallerParameters(self.url(), machine_id, session, token, decision.answer)
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import asyncpg
 from metal_kit.db import Connection
 from metal_kit.errors import Aborted
+from metal_kit.ids import made_before
 from metalplane.inventory.v1.hardware_pb2 import Bios, BmcInfo, Hardware, WipeResult
 from metalplane.inventory.v1.machine_pb2 import Link, Machine
 
@@ -59,8 +60,11 @@ class RegistrationStore:
     async def register(self, conn: Connection, row: asyncpg.Record, found: Registration) -> Machine:
         """Take in the registration of a locked machine.
 
-        The same session again refreshes the facts and keeps generation, lease and proof: it is a retry.
+        The same session again refreshes the facts and keeps generation, lease and proof: it is a retry. Raises Aborted
+        for a session that began before the one that is known: its certificate outlived its boot.
         """
+        if row["session"] is not None and made_before(found.session, str(row["session"])):
+            raise Aborted("SUPERSEDED", f"machine {row['id']} has registered from a later boot than this one")
         again = str(row["session"]) == found.session
         report = Machine(hardware=found.hardware, bios=found.bios, links=found.cabling.links)
         changes: dict[str, object] = {}

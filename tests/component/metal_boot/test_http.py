@@ -200,6 +200,26 @@ async def test_a_machine_speaks_for_itself_only(world: World) -> None:
     assert other not in world.inventory.sessions
 
 
+async def test_a_certificate_speaks_for_the_boot_that_it_was_made_for(world: World) -> None:
+    machine = str(uuid4())
+    peers = await certified(world, machine)
+    boot: Any = peers.stub(boot_pb2_grpc.BootServiceStub, "boot")
+    try:
+        with pytest.raises(PermissionDenied) as registering:
+            await boot.Register(
+                boot_pb2.RegisterRequest(
+                    machine=machine, session=str(uuid4()), hardware=hardware_pb2.Hardware(memory_bytes=1)
+                )
+            )
+        with pytest.raises(PermissionDenied) as following:
+            async for _ in boot.Work(boot_pb2.WorkRequest(machine=machine, session=str(uuid4()), generation=1)):
+                pass
+    finally:
+        await peers.close()
+    assert registering.value.reason == following.value.reason == "NOT_YOUR_SESSION"
+    assert machine not in world.inventory.sessions
+
+
 async def test_health_is_answered_without_the_plane(world: World) -> None:
     world.inventory.problem = Unavailable("DOWN", "down")
     async with world.session.get(f"{world.url}/healthz") as response:

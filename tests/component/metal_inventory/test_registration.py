@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Problem, Unavailable
+from metal_kit.ids import uuid7
 from metalplane.inventory.v1 import hardware_pb2 as hw
 from metalplane.inventory.v1 import machine_pb2 as pb
 from metalplane.inventory.v1 import size_pb2
@@ -31,6 +32,17 @@ async def test_a_retry_of_the_same_session_keeps_generation_and_proof(inventory:
     again = await inventory.register(M1, session=session)
     assert (again.generation, again.disks_clean) == (1, True)
     assert len(again.wipe_results) == 2
+
+
+async def test_a_boot_that_is_over_registers_no_more(inventory: Any) -> None:
+    earlier = str(UUID(int=UUID(uuid7()).int - (1 << 80)))  # a millisecond before
+    later = uuid7()
+    await inventory.register(M1, session=earlier)
+    waiting = await inventory.register(M1, session=later)
+    with pytest.raises(Aborted) as refused:
+        await inventory.register(M1, session=earlier)
+    assert refused.value.reason == "SUPERSEDED"
+    assert (await inventory.register(M1, session=later)).generation == waiting.generation == 2
 
 
 async def test_an_installer_that_sends_no_events_still_leaves_one(inventory: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metal_kit import ids
 from metal_kit.errors import InvalidArgument
-from metal_kit.ids import parse_uuid, uuid7
+from metal_kit.ids import made_before, parse_uuid, uuid7
 
 
 def test_ids_are_version_7_and_carry_the_time() -> None:
@@ -56,3 +56,13 @@ def test_other_forms_of_a_uuid_are_refused(form: str) -> None:
         parse_uuid(form.format(uuid.uuid4()), field="id")
     with pytest.raises(InvalidArgument):
         parse_uuid(uuid.uuid4().hex, field="id")
+
+
+def test_only_ids_that_carry_a_time_have_an_order() -> None:
+    later = uuid7()
+    earlier = str(uuid.UUID(int=uuid.UUID(later).int - (1 << 80)))
+    assert made_before(earlier, later)
+    assert not made_before(later, earlier)
+    assert not made_before(later, later)
+    lowest = str(uuid.UUID(int=0, version=4))
+    assert not made_before(lowest, later)

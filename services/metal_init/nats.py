@@ -5,10 +5,24 @@ The certificate alone opens nothing here: NATS would take any certificate below 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
-# Of everything else a service may use NATS for there is nothing: events, JetStream's own requests, answers to these.
-_SUBJECTS = '["metalplane.>", "$JS.>", "_INBOX.>"]'
+# Everybody may hear all facts, and the answers to his own requests.
+_HEARD = '["metalplane.>", "_INBOX.>"]'
+# A service tells facts of its own domain only: one that was broken into must not speak for the others. Of JetStream it
+# needs to have the stream made, and consumers; not to delete or purge what is there.
+_TOLD = (
+    "metalplane.{name}.>",
+    "$JS.API.INFO",
+    "$JS.API.STREAM.INFO.METALPLANE",
+    "$JS.API.STREAM.CREATE.METALPLANE",
+    "$JS.API.CONSUMER.CREATE.METALPLANE.>",
+    "$JS.API.CONSUMER.DURABLE.CREATE.METALPLANE.*",
+    "$JS.API.CONSUMER.INFO.METALPLANE.*",
+    "$JS.API.CONSUMER.MSG.NEXT.METALPLANE.*",
+    "$JS.ACK.METALPLANE.>",
+)
 # boot only listens for hints (metal_boot.hints). It is the service nearest to the machines.
 _LISTENERS = frozenset({"boot"})
 
@@ -43,7 +57,5 @@ def configuration(passwords: Mapping[str, str], *, listen: str, monitor: str, fo
 
 
 def _user(name: str, password: str) -> str:
-    publish = '{ deny: ">" }' if name in _LISTENERS else _SUBJECTS
-    return (
-        f'{{ user: "{name}", password: "{password}", permissions: {{ publish: {publish}, subscribe: {_SUBJECTS} }} }}'
-    )
+    publish = '{ deny: ">" }' if name in _LISTENERS else json.dumps([subject.format(name=name) for subject in _TOLD])
+    return f'{{ user: "{name}", password: "{password}", permissions: {{ publish: {publish}, subscribe: {_HEARD} }} }}'

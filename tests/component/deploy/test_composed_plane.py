@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import nats
 import nats.errors
+import nats.js.errors
 import pytest
 from metal_init.plane import SERVICES, WITH_DATABASE
 from metal_kit.errors import Unauthenticated
 from metalplane.common.v1.access_pb2 import PlaneRole
+from metalplane.tenancy.v1.tenant_pb2 import CreateTenantRequest, Tenant
+from metalplane.tenancy.v1.tenant_pb2_grpc import TenantServiceStub
 from metalplane.tenancy.v1.token_pb2 import WhoAmIRequest
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceStub
 
@@ -100,22 +104,63 @@ async def test_the_bus_wants_a_certificate_and_a_password(composed: Plane) -> No
         await nats.connect(url, tls=bare, allow_reconnect=False, error_cb=ignore)
 
 
-async def test_boot_may_listen_to_the_bus_and_publish_nothing(composed: Plane) -> None:
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("boot", "metalplane.inventory.machine.changed"),
+        ("ipam", "metalplane.inventory.machine.changed"),
+        ("ipam", "$JS.API.STREAM.DELETE.METALPLANE"),
+        ("ipam", "$JS.API.STREAM.PURGE.METALPLANE"),
+        ("ipam", "$JS.API.CONSUMER.DELETE.METALPLANE.allocation-machines"),
+    ],
+)
+async def test_a_service_listens_to_all_facts_and_tells_only_its_own(composed: Plane, name: str, subject: str) -> None:
     refused: asyncio.Queue[str] = asyncio.Queue()
 
     async def note(error: Exception) -> None:
         refused.put_nowait(str(error).lower())
 
-    url = composed.secret("boot", "METALPLANE_NATS_URL")
-    client = await nats.connect(url, tls=composed.tls("boot"), allow_reconnect=False, error_cb=note)
+    url = composed.secret(name, "METALPLANE_NATS_URL")
+    client = await nats.connect(url, tls=composed.tls(name), allow_reconnect=False, error_cb=note)
     try:
         await client.subscribe("metalplane.inventory.machine.changed")
         await client.flush()
         assert refused.empty()
-        await client.publish("metalplane.inventory.machine.changed", b"forged")
+        await client.publish(subject, b"forged")
         async with asyncio.timeout(10):
             assert "permissions violation for publish" in await refused.get()
     finally:
+        await client.close()
+
+
+async def test_what_a_service_tells_reaches_the_stream_and_its_listeners(
+    composed: Plane, operator: str, eventually: Any
+) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def hear(message: Any) -> None:
+        heard.put_nowait(message.data)
+
+    url = composed.secret("allocation", "METALPLANE_NATS_URL")
+    client = await nats.connect(url, tls=composed.tls("allocation"), allow_reconnect=False)
+    peers = composed.peers(operator)
+    try:
+        await client.subscribe("metalplane.tenancy.>", cb=hear)
+        await client.flush()
+        tenants: Any = peers.stub(TenantServiceStub, "tenancy")
+        tenant = await tenants.CreateTenant(CreateTenantRequest(tenant=Tenant(name=f"heard-{uuid4().hex[:8]}")))
+        async with asyncio.timeout(20):
+            assert tenant.id.encode() in await heard.get()
+
+        async def followed() -> bool:
+            try:
+                return bool((await client.jetstream().consumer_info("METALPLANE", "allocation-machines")).name)
+            except nats.js.errors.NotFoundError:
+                return False
+
+        await eventually(followed)
+    finally:
+        await peers.close()
         await client.close()
 
 

@@ -272,3 +272,30 @@ async def test_text_that_the_terminal_cannot_show_is_no_traceback(tenancy: Any, 
     as_json, _, pairs = out.decode("ascii").rpartition("]\n")
     assert json.loads(as_json + "]")[0]["description"] == "Zürich 東京"
     assert pairs.split() == ["description", r"Z\xfcrich", r"\u6771\u4eac"]
+
+
+async def test_members_are_set_listed_and_removed(tenancy: Any, new_context: Any, metalctl: Any) -> None:
+    context = new_context(tenancy.running.address, tenancy.secret)
+    made = await metalctl(
+        context,
+        ["tenant", "create", "hooli"],
+        ["project", "create", "box", "--tenant", "hooli"],
+        ["tenant", "set-member", "hooli", "gavin", "owner"],
+        ["project", "set-member", "box", "richard", "viewer"],
+        ["project", "set-member", "box", "richard", "editor"],
+        ["tenant", "members", "hooli"],
+        ["project", "members", "box", "-o", "json"],
+        ["project", "remove-member", "box", "richard"],
+        ["project", "remove-member", "box", "richard"],
+        ["project", "members", "box"],
+    )
+    assert [each.code for each in made] == [0] * len(made), made
+    assert made[5].out.splitlines()[1].split() == ["gavin", "owner"]
+    assert made[6].json() == [{"user": "richard", "role": "ROLE_EDITOR"}]
+    assert len(made[9].out.splitlines()) == 1
+    missing, mistyped = await metalctl(
+        context, ["project", "set-member", NOBODY, "richard", "viewer"], ["tenant", "set-member", "hooli", "x", "king"]
+    )
+    assert (missing.code, missing.out) == (3, "")
+    assert mistyped.code == 2
+    assert "'viewer', 'editor', 'owner'" in mistyped.err

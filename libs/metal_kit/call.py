@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from metal_kit.errors import DeadlineExceeded, Problem
+from metal_kit.errors import DeadlineExceeded, Problem, ResourceExhausted
 from metal_kit.identity import ANONYMOUS, Caller, Settled, set_current_caller
 from metal_kit.ids import uuid7
+from metal_kit.limits import Account
 from metal_kit.logs import Logger, get_logger
-from metal_kit.metrics import MethodMetrics
+from metal_kit.metrics import MethodMetrics, limited
 
 if TYPE_CHECKING:
     from metal_kit.tokens import TokenVerifier
@@ -31,15 +32,18 @@ class Call:
     """A call from its first to its last moment; one instance a call."""
 
     __slots__ = (
-        "_log", "_metrics", "bearer", "caller", "code", "failure", "limited", "method", "remembered", "request_id",
-        "settled", "started", "who",
+        "_log", "_metrics", "_stream", "account", "bearer", "caller", "code", "connection", "failure", "limited",
+        "method", "remembered", "request_id", "settled", "silent", "started", "who",
     )  # fmt: skip
 
-    def __init__(self, method: str, metrics: MethodMetrics, logger: Logger) -> None:
+    def __init__(self, method: str, metrics: MethodMetrics, logger: Logger, *, stream: bool = False) -> None:
         self._metrics = metrics
         self._log = logger
+        self._stream = stream
         self.method = method
         self.started = time.monotonic()
+        # Whom the certificate of the connection names, and who calls: they differ where a token speaks.
+        self.connection = ANONYMOUS
         self.who = ANONYMOUS
         self.caller = "unknown"
         self.settled = Settled()
@@ -52,7 +56,29 @@ class Call:
         self.remembered: tuple[TokenVerifier, str] | None = None
         # The token that the call came with, who can ask whether it still holds, and whom it spoke for at the start.
         self.bearer: tuple[TokenVerifier, str, Caller] | None = None
+        # Where the call is counted (`metal_kit.limits`), and whether its refusal is one of many and needs no line.
+        self.account: Account | None = None
+        self.silent = False
         metrics.running += 1
+
+    def enter(self, account: Account) -> None:
+        """Count the call for a caller from here to its end. Raises ResourceExhausted when he has too many."""
+        try:
+            account.enter(self.started, stream=self._stream)
+        except ResourceExhausted as problem:
+            self.caller = account.name
+            self.silent = account.silenced(self.started)
+            limited(problem.reason, account.kind)
+            raise
+        self.account = account
+
+    def vouched_for(self, account: Account) -> None:
+        """Count the call for this caller instead of his address, which has lost nothing by it."""
+        if self.account is not None:
+            self.account.refund()
+            self.account.leave(stream=self._stream)
+            self.account = None
+        self.enter(account)
 
     def identified(self, caller: Caller) -> None:
         """Set the caller for the handler and for what is told about the call."""
@@ -101,8 +127,13 @@ class Call:
     def end(self) -> None:
         """Count the call and write its line."""
         seconds = time.monotonic() - self.started
+        if self.account is not None:
+            self.account.leave(stream=self._stream)
+            self.account = None
         self._metrics.running -= 1
         self._metrics.ended(self.code, seconds)
+        if self.silent:
+            return
         failure = self.failure
         milliseconds = round(seconds * 1000, 2)
         if failure is None:

@@ -7,6 +7,7 @@ with a log id, and its text stays in the log.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -173,6 +174,10 @@ _TRANSPORT_TEXT = {
 }
 
 
+# What grpc's C core says (message_size_filter.cc) when a message is refused by its size; "SERVER" when the request was.
+_OVERSIZE = re.compile(r"(CLIENT|SERVER): (?:Received|Sent) message larger than max \((\d+) vs\. (\d+)\)")
+
+
 def problem_from_rpc(error: grpc.aio.AioRpcError) -> Problem:
     """Restore the Problem that the server raised: class, reason, message, field, metadata and retry delay.
 
@@ -182,6 +187,8 @@ def problem_from_rpc(error: grpc.aio.AioRpcError) -> Problem:
     code = error.code()
     kind = _BY_CODE.get(code, PeerFailed)
     status = _status_of(error)
+    if status is None and (oversize := _OVERSIZE.search(error.details() or "")):
+        return _too_large(error, *oversize.groups())
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
@@ -197,6 +204,18 @@ def problem_from_rpc(error: grpc.aio.AioRpcError) -> Problem:
         metadata=dict(info.metadata),
         retry_after=retry_after,
         violations=[Violation(each.field, each.description, each.reason) for each in bad.field_violations],
+    )
+    problem.__cause__ = error
+    return problem
+
+
+def _too_large(error: grpc.aio.AioRpcError, direction: str, size: str, limit: str) -> Problem:
+    """gRPC refused a message before any of our code saw it."""
+    sent_by_us = direction == "SERVER"
+    problem = ResourceExhausted(
+        "REQUEST_TOO_LARGE" if sent_by_us else "ANSWER_TOO_LARGE",
+        f"the {'request' if sent_by_us else 'answer'} has {size} bytes and the limit is {limit}",
+        metadata={"limit": limit},
     )
     problem.__cause__ = error
     return problem

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -26,13 +27,17 @@ from metal_kit.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ResourceExhausted,
     Unauthenticated,
     Unavailable,
 )
 from metal_kit.identity import Caller
 from metal_kit.ids import uuid7
+from metal_kit.limits import Limiter, kind_of
 from metal_kit.logs import get_logger
 from metal_kit.metrics import MethodMetrics
+from metal_kit.origin import FORWARDED_FOR, neighbourhood, origin
+from metal_kit.settings import MAX_MESSAGE_BYTES
 from metal_kit.tls import PeerCertificates
 from metal_kit.tokens import TokenVerifier, bearer
 
@@ -52,10 +57,16 @@ log = get_logger("rpc")
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the plane's services. `rules` comes from `metal_kit.access.rules_of`."""
 
-    def __init__(self, rules: Mapping[str, Rule], tokens: TokenVerifier | None) -> None:
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        tokens: TokenVerifier | None,
+        *,
+        limiter: Limiter | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
         self._rules = rules
-        self._tokens = tokens
-        self._certificates = PeerCertificates()
+        self._around = _Around(tokens, PeerCertificates(), Limiter() if limiter is None else limiter, max_message_bytes)
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -76,7 +87,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         """The handler with everything around it. Raises KeyError for a method without an access rule."""
-        call = _Method(method, handler, self._rules[method], self._tokens, self._certificates)
+        call = _Method(method, handler, self._rules[method], self._around)
         if handler.request_streaming and handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(call.stream_stream)
         if handler.request_streaming:
@@ -86,22 +97,28 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(call.unary_unary)
 
 
+@dataclass(frozen=True)
+class _Around:
+    """What all methods of a server share."""
+
+    tokens: TokenVerifier | None
+    certificates: PeerCertificates
+    limiter: Limiter
+    max_message_bytes: int
+
+
 class _Method:
     """What surrounds the handler of one method; one instance a method, one `Call` a call."""
 
-    def __init__(
-        self,
-        name: str,
-        handler: Handler,
-        rule: Rule,
-        tokens: TokenVerifier | None,
-        certificates: PeerCertificates,
-    ) -> None:
+    def __init__(self, name: str, handler: Handler, rule: Rule, around: _Around) -> None:
         self._name = name.removeprefix("/metalplane.")
         self._rule = rule
         self._handler_decides = rule.scope == ScopeKind.SCOPE_KIND_OBJECT
-        self._tokens = tokens
-        self._certificates = certificates
+        self._tokens = around.tokens
+        self._certificates = around.certificates
+        self._limiter = around.limiter
+        self._max_bytes = around.max_message_bytes
+        self._streams = bool(handler.request_streaming or handler.response_streaming)
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
         self._behavior: Any = (
@@ -175,12 +192,20 @@ class _Method:
         """The response for the wire; none of a handler that never asked whether the caller may have it."""
         if self._handler_decides and not settled(self._rule, call.who, call.settled):
             raise RuntimeError(f"{self._name} answered {call.caller} without asking for his role where the object is")
-        return self._serialize(response)
+        raw = self._serialize(response)
+        if len(raw) > self._max_bytes:
+            # gRPC's own words for it would name neither the field to change nor the reason.
+            raise ResourceExhausted(
+                "ANSWER_TOO_LARGE",
+                f"the answer has {len(raw)} bytes and the limit is {self._max_bytes}; ask for less at once (page_size)",
+                metadata={"limit": str(self._max_bytes)},
+            )
+        return raw
 
     # Before the handler
 
     def _begin(self) -> Call:
-        return Call(self._name, self._metrics, self._log)
+        return Call(self._name, self._metrics, self._log, stream=self._streams)
 
     async def _admit(self, call: Call, raw: bytes, context: Context) -> Any:
         caller = await self._identify(call, context)
@@ -256,7 +281,7 @@ class _Method:
 
     async def _identify(self, call: Call, context: Context) -> Caller:
         """Settle request id, deadline and caller, and set them for the handler's context."""
-        authorization = request_id = traceparent = ""
+        authorization = request_id = traceparent = forwarded = ""
         for key, value in context.invocation_metadata() or ():
             if key == ambient.REQUEST_ID:
                 request_id = str(value)
@@ -264,6 +289,8 @@ class _Method:
                 authorization = str(value)
             elif key == ambient.TRACEPARENT:
                 traceparent = str(value)
+            elif key == FORWARDED_FOR:
+                forwarded = str(value)
         if not request_id or not ambient.acceptable_request_id(request_id):
             request_id = uuid7()
         call.request_id = request_id
@@ -276,15 +303,43 @@ class _Method:
                 raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline had passed when the call arrived")
             ambient.deadline.set(call.started + remaining)
             call.limited = True
-        caller = self._certificates.caller(context.auth_context())
+        connection = self._certificates.caller(context.auth_context())
+        call.connection = connection
         if authorization:
-            tokens, secret = self._token_of(caller, authorization)
+            tokens, secret = self._token_of(connection, authorization)
             known = tokens.known(secret)
             if known is not None:
                 call.remembered = (tokens, secret)
-            caller = known or await tokens.ask(secret)
+            last = known or tokens.last_known(secret)
+            if last is not None:
+                call.enter(self._limiter.account(last.label, kind_of(last.kind)))
+            caller = known or await self._ask(call, context, forwarded, tokens, secret)
             call.bearer = (tokens, secret, caller)
+        else:
+            caller = connection
+            if caller.authenticated:
+                call.enter(self._limiter.account(caller.label, kind_of(caller.kind)))
+            else:
+                self._enter_as_stranger(call, context, forwarded)
         call.identified(caller)
+        return caller
+
+    def _enter_as_stranger(self, call: Call, context: Context, forwarded: str) -> None:
+        """Count a call of which nothing is known but where it comes from."""
+        where = neighbourhood(origin(context.peer(), call.connection, forwarded))
+        call.enter(self._limiter.account(f"address:{where}", "stranger"))
+
+    async def _ask(self, call: Call, context: Context, forwarded: str, tokens: TokenVerifier, secret: str) -> Caller:
+        """Whom a token speaks for that is not remembered, or no longer.
+
+        A token that has never held here is its sender's guess as long as tenancy has not said otherwise: it counts for
+        his address, so that guessing is bounded, and what is asked of tenancy for everybody with it.
+        """
+        if call.account is not None:
+            return await tokens.ask(secret)
+        self._enter_as_stranger(call, context, forwarded)
+        caller = await tokens.ask(secret, stranger=True)
+        call.vouched_for(self._limiter.account(caller.label, kind_of(caller.kind)))
         return caller
 
     def _token_of(self, connection: Caller, authorization: str) -> tuple[TokenVerifier, str]:

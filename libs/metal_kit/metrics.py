@@ -26,6 +26,11 @@ RPC_SECONDS = Histogram(
 )
 RPC_TOTAL = Counter("metalplane_rpc_server_calls", "Calls that ended, by status code.", ["method", "code"])
 RPC_RUNNING = Gauge("metalplane_rpc_server_running", "Calls and streams that are running now.", ["method"])
+RPC_LIMITED = Counter(
+    "metalplane_rpc_limited",
+    "Calls that were refused because their caller had used up what he may, by reason and kind of caller.",
+    ["reason", "kind"],
+)
 BACKGROUND_FAILURES = Counter(
     "metalplane_background_failures", "Background tasks that ended although they should not have.", ["task"]
 )
@@ -49,6 +54,11 @@ class MethodMetrics:
             counter = self._codes[code] = RPC_TOTAL.labels(self._method, code)
         counter.inc()
         self.seconds.observe(seconds)
+
+
+def limited(reason: str, kind: str) -> None:
+    """Count a call that was refused by `metal_kit.limits`."""
+    RPC_LIMITED.labels(reason, kind).inc()
 
 
 @dataclass

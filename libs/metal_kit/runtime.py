@@ -243,7 +243,8 @@ def _server(spec: ServiceSpec, runtime: Runtime, parts: Parts) -> Server:
     checker = parts.token_checker
     if checker is None and runtime.peers.has("tenancy"):
         checker = RemoteTokenChecker(runtime.peers.stub(TokenServiceStub, "tenancy"))
-    limits = Limits(runtime.settings.max_message_bytes, runtime.settings.max_concurrent_streams)
+    settings = runtime.settings
+    limits = Limits(settings.max_message_bytes, settings.max_concurrent_streams, settings.allowances)
     tokens = TokenVerifier(checker) if checker is not None else None
     try:
         return Server(parts.servicers, tokens=tokens, limits=limits)

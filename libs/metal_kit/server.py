@@ -7,7 +7,7 @@ caller's; when it starts and stops is `metal_kit.runtime`'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha import reflection
 from metal_kit import validation
 from metal_kit.access import rules_of, service_descriptor
 from metal_kit.interceptor import Interceptor
-from metal_kit.settings import MEBIBYTE
+from metal_kit.limits import DEFAULTS, Allowances, Limiter
+from metal_kit.settings import MAX_MESSAGE_BYTES
 from metal_kit.tls import Identity
 from metal_kit.tokens import TokenVerifier
 
@@ -41,10 +42,12 @@ class Servicer:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server takes from its clients: bytes a message, calls at once on one connection."""
+    """What one server takes from its clients: bytes a message, calls at once on one connection, and what one caller
+    may on all of his connections together."""
 
-    max_message_bytes: int = 4 * MEBIBYTE
+    max_message_bytes: int = MAX_MESSAGE_BYTES
     max_concurrent_streams: int = 1000
+    callers: Allowances = field(default_factory=lambda: DEFAULTS)
 
 
 class Server:
@@ -59,7 +62,11 @@ class Server:
             validation.warm(method.input_type for method in service_descriptor(name).methods)
         self._names = names
         self._health = HealthServicer()
-        self.grpc = grpc.aio.server(interceptors=[Interceptor(rules, tokens)], options=_options(limits or Limits()))
+        limits = limits or Limits()
+        interceptor = Interceptor(
+            rules, tokens, limiter=Limiter(limits.callers), max_message_bytes=limits.max_message_bytes
+        )
+        self.grpc = grpc.aio.server(interceptors=[interceptor], options=_options(limits))
         for servicer in servicers:
             servicer.add(servicer.impl, self.grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)  # type: ignore[no-untyped-call]

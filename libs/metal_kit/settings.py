@@ -13,8 +13,10 @@ from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from metal_kit.endpoint import parse_endpoint
+from metal_kit.limits import Allowances, Kind, read_allowance
 
 MEBIBYTE = 1 << 20
+MAX_MESSAGE_BYTES = 4 * MEBIBYTE
 
 
 def _endpoint(text: str) -> str:
@@ -25,6 +27,14 @@ def _endpoint(text: str) -> str:
 
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 """`host:port`, checked; empty means "not used"."""
+
+
+def _limit(kind: Kind) -> AfterValidator:
+    def check(text: str) -> str:
+        read_allowance(text, kind)
+        return text
+
+    return AfterValidator(check)
 
 
 class AgentSettings(BaseSettings):
@@ -78,5 +88,23 @@ class ServiceSettings(AgentSettings):
     drain_notice_seconds: float = Field(
         default=0.0, ge=0, le=60, description="time between NOT_SERVING and the drain, for load balancers to notice"
     )
-    max_message_bytes: int = Field(default=4 * MEBIBYTE, ge=64 * 1024, le=64 * MEBIBYTE)
+    max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=64 * 1024, le=64 * MEBIBYTE)
     max_concurrent_streams: int = Field(default=1000, ge=1, le=100_000, description="calls at once on one connection")
+    limit_users: Annotated[str, _limit("user")] = Field(
+        default="", description="what one user may, where it differs: `rate=100,burst=500,calls=250,streams=100`"
+    )
+    limit_agents: Annotated[str, _limit("agent")] = Field(default="", description="the same for one leaf or machine")
+    limit_services: Annotated[str, _limit("service")] = Field(default="", description="the same for one service")
+    limit_strangers: Annotated[str, _limit("stranger")] = Field(
+        default="", description="the same for one address, as long as nobody has proved who calls from there"
+    )
+
+    @property
+    def allowances(self) -> Allowances:
+        """What each kind of caller may."""
+        return {
+            "user": read_allowance(self.limit_users, "user"),
+            "agent": read_allowance(self.limit_agents, "agent"),
+            "service": read_allowance(self.limit_services, "service"),
+            "stranger": read_allowance(self.limit_strangers, "stranger"),
+        }

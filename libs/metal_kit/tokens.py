@@ -11,16 +11,19 @@ import hashlib
 import time
 from collections import OrderedDict
 from contextvars import Context
+from datetime import timedelta
 from typing import Any, Protocol
 
 from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, Token
 
-from metal_kit.errors import Problem, Unauthenticated, Unavailable
+from metal_kit.errors import Problem, ResourceExhausted, Unauthenticated, Unavailable
 from metal_kit.identity import Caller
 
 MAX_AGE = 5.0
 MAX_ENTRIES = 4096
 MAX_SECRET = 8192
+# Checks at once of tokens of which nothing is known. What tenancy takes of this service is for the others' tokens too.
+MAX_STRANGERS = 64
 _BEARER = "bearer "
 
 
@@ -45,7 +48,9 @@ class RemoteTokenChecker:
             raise
         except Problem as problem:
             # Without an answer the caller is unknown. That is our trouble, not the fault of his token.
-            raise Unavailable("TOKEN_CHECK_UNAVAILABLE", "tokens cannot be checked at the moment") from problem
+            raise Unavailable(
+                "TOKEN_CHECK_UNAVAILABLE", "tokens cannot be checked at the moment", retry_after=problem.retry_after
+            ) from problem
         return caller_of(answer.token)
 
 
@@ -64,13 +69,22 @@ def caller_of(token: Token) -> Caller:
 class TokenVerifier:
     """A bounded cache in front of a TokenChecker; concurrent questions about one token share one check."""
 
-    def __init__(self, checker: TokenChecker, *, max_age: float = MAX_AGE, max_entries: int = MAX_ENTRIES) -> None:
+    def __init__(
+        self,
+        checker: TokenChecker,
+        *,
+        max_age: float = MAX_AGE,
+        max_entries: int = MAX_ENTRIES,
+        max_strangers: int = MAX_STRANGERS,
+    ) -> None:
         self._checker = checker
         self._max_age = min(max_age, MAX_AGE)
         self._max_entries = max_entries
         # Caller, or the refusal, with the moment (monotonic) from which it must be asked anew.
         self._known: OrderedDict[bytes, tuple[Caller | Unauthenticated, float]] = OrderedDict()
         self._running: dict[bytes, asyncio.Task[Caller]] = {}
+        self._max_strangers = max_strangers
+        self._strangers: set[bytes] = set()
 
     def known(self, secret: str) -> Caller | None:
         """The caller from the cache, or None when the token has to be checked; raises a remembered refusal anew."""
@@ -82,15 +96,33 @@ class TokenVerifier:
             raise Unauthenticated(outcome.reason, outcome.message)
         return outcome
 
+    def last_known(self, secret: str) -> Caller | None:
+        """Whom the token spoke for when it was last asked about, however long ago: good for counting calls, and for
+        nothing else. None for one that was refused, or is unknown here."""
+        entry = self._known.get(_key(secret))
+        return entry[0] if entry is not None and isinstance(entry[0], Caller) else None
+
     async def verify(self, secret: str) -> Caller:
         """The caller behind the token. Raises Unauthenticated, or Unavailable when it cannot be checked now."""
         return self.known(secret) or await self.ask(secret)
 
-    async def ask(self, secret: str) -> Caller:
-        """The same, asked now whatever is remembered: roles may have been given since."""
+    async def ask(self, secret: str, *, stranger: bool = False) -> Caller:
+        """The same, asked now whatever is remembered: roles may have been given since.
+
+        `stranger`: nothing is known of the token. Such questions do not keep those waiting whose tokens are known; with
+        too many of them at once it raises ResourceExhausted.
+        """
         key = _key(secret)
         running = self._running.get(key)
         if running is None:
+            if stranger:
+                if len(self._strangers) >= self._max_strangers:
+                    raise ResourceExhausted(
+                        "TOO_MANY_CHECKS",
+                        f"{self._max_strangers} unknown tokens are being checked already",
+                        retry_after=timedelta(seconds=1),
+                    )
+                self._strangers.add(key)
             # An empty context: the check must not inherit the deadline of whoever happens to ask first.
             running = asyncio.create_task(self._check(key, secret), name="token check", context=Context())
             self._running[key] = running
@@ -111,6 +143,7 @@ class TokenVerifier:
 
     def _finished(self, key: bytes, task: asyncio.Task[Caller]) -> None:
         self._running.pop(key, None)
+        self._strangers.discard(key)
         if not task.cancelled():
             task.exception()  # marks it as seen: when every asker has hung up, nobody else looks at it
 

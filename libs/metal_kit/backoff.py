@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass
 from datetime import timedelta
 
+_LONGEST_TOLD = timedelta(minutes=5)
+_SPREAD = 1.25
 _MOST_DOUBLINGS = 62  # beyond it the bound leaves what a float can count exactly; the cap is long reached
 
 
@@ -26,9 +28,16 @@ class Backoff:
         seconds = self.first.total_seconds() * float(2 ** min(max(attempt, 0), _MOST_DOUBLINGS))
         return timedelta(seconds=min(self.most.total_seconds(), seconds))
 
-    def delay(self, attempt: int) -> timedelta:
-        """A random delay after failure number `attempt` (from 0)."""
-        return max(self.least, self.bound(attempt) * random.random())
+    def delay(self, attempt: int, told: timedelta | None = None) -> timedelta:
+        """A random delay after failure number `attempt` (from 0).
+
+        `told` is what the peer asked for (`Problem.retry_after`): never less than that, nor far more, and not for all
+        who were told the same at the same moment. It is believed for five minutes.
+        """
+        own = max(self.least, self.bound(attempt) * random.random())
+        if told is None:
+            return own
+        return max(own, min(told, _LONGEST_TOLD) * random.uniform(1, _SPREAD))
 
 
 async def pause(stopping: asyncio.Event, span: timedelta) -> None:

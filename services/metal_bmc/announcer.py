@@ -61,8 +61,8 @@ class Announcer:
         while True:
             try:
                 await self._machines.RecordEvents(request, timeout=max(_LEAST_SECONDS, give_up - loop.time()))
-            except _PASSING:
-                delay = _RETRY.delay(attempt).total_seconds()
+            except _PASSING as problem:
+                delay = _RETRY.delay(attempt, problem.retry_after).total_seconds()
                 if loop.time() + delay >= give_up:
                     raise
                 await asyncio.sleep(delay)

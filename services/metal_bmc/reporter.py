@@ -45,7 +45,7 @@ class Reporter:
             except (Problem, asyncpg.PostgresError, OSError) as error:
                 if failures == 0:
                     log.warning("bmc.report.waits", cause=getattr(error, "reason", type(error).__name__))
-                await pause(stopping, _RETRY.delay(failures))
+                await pause(stopping, _RETRY.delay(failures, getattr(error, "retry_after", None)))
                 failures += 1
             else:
                 await pause(stopping, _TICK)

@@ -37,7 +37,7 @@ class CurrentBootConfig:
                 await self.refresh()
             except Problem as problem:
                 log.warning("boot_config.unreadable", reason=problem.reason)
-                await pause(stopping, _BACKOFF.delay(attempt))
+                await pause(stopping, _BACKOFF.delay(attempt, problem.retry_after))
                 attempt += 1
                 continue
             attempt = 0

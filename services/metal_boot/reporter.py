@@ -124,7 +124,7 @@ class Reporter:
                 await self.record(machine_id, [event])
             except (Unavailable, DeadlineExceeded, ResourceExhausted) as problem:
                 reason = problem.reason
-                await pause(self.stopping, _BACKOFF.delay(attempt))
+                await pause(self.stopping, _BACKOFF.delay(attempt, problem.retry_after))
             except Problem as problem:
                 reason = problem.reason
                 break

@@ -57,9 +57,11 @@ class PlaneStream:
         failures = 0
         while not stopping.is_set():
             self._answered_at = None
+            told: timedelta | None = None
             try:
                 await self._session(stopping)
             except Problem as problem:
+                told = problem.retry_after
                 _log.warning("plane.disconnected", reason=problem.reason, error=problem.message, attempt=failures)
             except (SonicUnavailable, IdentityError) as error:
                 _log.warning("plane.not_ready", error=str(error), attempt=failures)
@@ -68,7 +70,7 @@ class PlaneStream:
             lasted = _now() - (self._answered_at if self._answered_at is not None else _now())
             failures = 0 if lasted >= _STABLE else failures + 1
             if not stopping.is_set():
-                await pause(stopping, self._reconnect.delay(max(failures - 1, 0)))
+                await pause(stopping, self._reconnect.delay(max(failures - 1, 0), told))
 
     async def _session(self, stopping: asyncio.Event) -> None:
         async with asyncio.timeout(_CALL_LIMIT):

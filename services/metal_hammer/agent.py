@@ -155,6 +155,7 @@ class Agent:
             # Also between streams: when none can be opened any more, its certificate may be what has ended.
             await self._begin_anew_after(patience)
             stream = self._plane.work(self._registered().generation)
+            told = 0.0
             try:
                 async for item in stream:
                     attempt = 0
@@ -163,11 +164,12 @@ class Agent:
             except PlaneError as error:
                 if error.reason == "SUPERSEDED":
                     await self._leave(Event.PLANNED_REBOOT, "another registration of this machine came later")
+                told = error.after
                 log.info("work.interrupted", reason=error.reason, attempt=attempt)
             finally:
                 with suppress(PlaneError):
                     await _close(stream)
-            await self._contact.pause(attempt)
+            await self._contact.pause(attempt, told)
             attempt += 1
 
     def _rests(self) -> None:

@@ -144,7 +144,8 @@ def plane_error(problem: Problem) -> PlaneError:
     """A failure of a call; unavailability, overload and lost time may pass, everything else stays as it is."""
     retry = isinstance(problem, (Unavailable, DeadlineExceeded, ResourceExhausted))
     reason = "SUPERSEDED" if isinstance(problem, Aborted) else problem.reason
-    return PlaneError(reason, problem.message, retry=retry)
+    after = problem.retry_after.total_seconds() if problem.retry_after is not None else 0.0
+    return PlaneError(reason, problem.message, retry=retry, after=after)
 
 
 def _now() -> Timestamp:

@@ -20,6 +20,7 @@ from metal_hammer.work import Event, Plane, PlaneError
 
 log = get_logger(__name__)
 T = TypeVar("T")
+_LONGEST_TOLD = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,12 @@ class Contact:
                 if not error.retry or loop.time() >= until:
                     raise
                 log.info("plane.unreachable", what=what, reason=error.reason, attempt=attempt)
-            await self.pause(attempt)
+                told = error.after
+            await self.pause(attempt, told)
             attempt += 1
 
-    async def pause(self, attempt: int) -> None:
-        """Wait before the next attempt; longer each time, with jitter."""
+    async def pause(self, attempt: int, told: float = 0.0) -> None:
+        """Wait before the next attempt; longer each time, with jitter, and not shorter than the plane has `told` us."""
         most = min(self._rules.retry_most, self._rules.retry_first * 2 ** min(attempt, 10))
-        await asyncio.sleep(random.uniform(most / 2, most))
+        at_least = min(told, _LONGEST_TOLD) * random.uniform(1, 1.25)
+        await asyncio.sleep(max(random.uniform(most / 2, most), at_least))

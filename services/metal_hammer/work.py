@@ -130,12 +130,14 @@ class Registration:
 
 
 class PlaneError(Exception):
-    """The control plane did not take a call. `retry` says whether the same call may succeed later."""
+    """The control plane did not take a call. `retry` says whether the same call may succeed later, `after` how many
+    seconds the plane wants to be left alone; 0 if it has not said."""
 
-    def __init__(self, reason: str, message: str, *, retry: bool) -> None:
+    def __init__(self, reason: str, message: str, *, retry: bool, after: float = 0.0) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.retry = retry
+        self.after = after
 
 
 class Plane(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime
+from math import ceil
 from typing import NoReturn
 
 import typer
@@ -63,7 +64,7 @@ def explain(problem: Problem, context: Context) -> str:
     if problem.reason == "PEER_NOT_CONFIGURED":
         return f"{text}; look at endpoints in {context.path}"
     if problem.retry_after is not None:
-        return f"{text}; try again in {problem.retry_after.total_seconds():.0f} s"
+        return f"{text}; try again in {max(1, ceil(problem.retry_after.total_seconds()))} s"
     return text
 
 

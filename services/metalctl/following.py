@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from metal_kit.client import Peers
-from metal_kit.errors import DeadlineExceeded, OutOfRange, Unavailable
+from metal_kit.errors import DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable
 from metalplane.allocation.v1 import allocation_pb2 as pb
 from metalplane.allocation.v1.allocation_pb2_grpc import AllocationServiceStub
 from metalplane.common.v1.condition_pb2 import TimelineEntry
@@ -71,6 +71,7 @@ async def follow(
     reached = False
     lost_since: float | None = None
     while True:
+        told = 0.0
         try:
             request = pb.WatchAllocationsRequest(allocation=allocation, position=position)
             async for batch in stub.WatchAllocations(request, timeout=STREAM_SECONDS):
@@ -79,7 +80,10 @@ async def follow(
                     timeline.grow(change.allocation.status)
                     if ended(change.allocation):
                         return change.allocation
-        except (Unavailable, DeadlineExceeded) as problem:
+        except (Unavailable, DeadlineExceeded, ResourceExhausted) as problem:
+            if isinstance(problem, ResourceExhausted) and problem.retry_after is None:
+                raise
+            told = problem.retry_after.total_seconds() if problem.retry_after is not None else 0.0
             now = monotonic()
             if not reached or (lost_since is not None and now - lost_since > patience):
                 raise
@@ -90,7 +94,7 @@ async def follow(
             if not position:
                 raise
             position = ""  # what happened meanwhile is in the present timeline
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(max(PAUSE, told))
 
 
 def settled(allocation: pb.Allocation) -> bool:

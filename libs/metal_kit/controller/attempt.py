@@ -178,7 +178,9 @@ class Attempt:
 
     def _failure_of(self, error: Exception, step: str) -> Failed:
         if isinstance(error, Problem):
-            return Failed(error.reason, error.message, error.retry_after)
+            told = error.retry_after
+            # Many things may have been told the same at the same moment.
+            return Failed(error.reason, error.message, told * random.uniform(1, 1.25) if told is not None else None)
         if step != "act" and is_outage(error):
             return Failed("DATABASE_UNREACHABLE", "the database cannot be used")
         log_id = secrets.token_hex(6)

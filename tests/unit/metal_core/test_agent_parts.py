@@ -16,9 +16,11 @@ from metal_core.following import Following
 from metal_core.identity import IdentityError, Told, identify, sonic_version
 from metal_core.known_good import KnownGood
 from metal_core.observe import REPEAT, Announcement, Observer, Seen, announced_machine, neighbours_of
+from metal_core.plane import PlaneStream
 from metal_core.reports import BATCH, RESEND, Reports
 from metal_core.wire import UnknownState, desired_of, hello_of
 from metal_kit.backoff import Backoff
+from metal_kit.errors import ResourceExhausted
 from metalplane.fabric.v1.agent_pb2 import DesiredPort, DesiredState, DesiredVrf
 from metalplane.fabric.v1.switch_pb2 import PortRole as WireRole
 from metalplane.fabric.v1.switch_pb2 import PortState as WireState
@@ -416,3 +418,21 @@ async def test_a_restoration_that_failed_is_tried_again_without_the_plane(fake: 
     following.want(replace(STATE))
     await until(following, lambda: len(fake.calls) == 2)
     assert fake.calls[-1] == ("apply", 5), "what the plane says is applied without the caution of a memory"
+
+
+async def test_a_leaf_that_is_told_to_wait_connects_no_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping, waited = asyncio.Event(), []
+
+    async def pause(_: asyncio.Event, span: timedelta) -> None:
+        waited.append(span)
+        stopping.set()
+
+    async def refused(_: asyncio.Event) -> None:
+        raise ResourceExhausted("TOO_MANY_STREAMS", "limited", retry_after=timedelta(seconds=9))
+
+    monkeypatch.setattr("metal_core.plane.pause", pause)
+    nothing: Any = None
+    stream = PlaneStream(nothing, nothing, nothing, nothing, reconnect=Backoff(timedelta(0), timedelta(0)))
+    monkeypatch.setattr(stream, "_session", refused)
+    await stream.run(stopping)
+    assert timedelta(seconds=9) <= waited[0] <= timedelta(seconds=12)

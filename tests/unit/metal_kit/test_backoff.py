@@ -36,6 +36,23 @@ def test_delays_are_spread_over_the_whole_bound() -> None:
     assert max(delays) > 8
 
 
+def test_what_the_peer_asked_for_is_waited_and_a_little_more() -> None:
+    backoff = Backoff(timedelta(milliseconds=100), timedelta(milliseconds=200))
+    delays = {backoff.delay(0, timedelta(seconds=4)).total_seconds() for _ in range(100)}
+    assert min(delays) >= 4
+    assert max(delays) <= 5
+    assert len(delays) > 50, "those who were told the same at once do not come back at once"
+
+
+def test_a_long_backoff_is_not_cut_short_by_what_the_peer_asked_for() -> None:
+    backoff = Backoff(timedelta(seconds=60), timedelta(seconds=60), least=timedelta(seconds=60))
+    assert backoff.delay(5, timedelta(milliseconds=1)) >= timedelta(seconds=60)
+
+
+def test_a_peer_cannot_send_anybody_away_for_good() -> None:
+    assert Backoff(timedelta(seconds=1), timedelta(seconds=1)).delay(0, timedelta(days=365)) < timedelta(minutes=7)
+
+
 async def test_a_pause_ends_early_when_the_service_stops() -> None:
     stopping = asyncio.Event()
     stopping.set()

@@ -56,4 +56,6 @@ def identity_of(settings: AgentSettings) -> Identity:
         identity.channel_credentials()
     except OSError as error:
         raise StartError(f"cannot read the certificate file {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise StartError(f"the certificate cannot be used: {error}") from error
     return identity

@@ -23,6 +23,7 @@ from nats.js.errors import BadRequestError, NoStreamResponseError, NotFoundError
 
 from metal_kit.guard import refuse_in_transaction
 from metal_kit.logs import get_logger
+from metal_kit.tls import Identity
 
 log = get_logger(__name__)
 
@@ -43,10 +44,34 @@ class BusUnavailable(Exception):
     """NATS did not take the message; whether it was stored is unknown. Publish again with the same id."""
 
 
+class _Client(Client):
+    """NATS's client with the certificate that there is when it connects, and not the one that it began with."""
+
+    def __init__(self, identity: Identity | None) -> None:
+        super().__init__()
+        self._identity = identity
+        self._context: tuple[tuple[int, ...], ssl.SSLContext] | None = None
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Asked for at each attempt to connect."""
+        if self._identity is None:
+            return super().ssl_context
+        try:
+            stamp = self._identity.stamp()
+            if self._context is None or self._context[0] != stamp:
+                self._context = (stamp, self._identity.client_context())
+        except (OSError, ValueError) as error:
+            log.warning("bus.certificate_unusable", error=str(error))
+            if self._context is None:
+                return super().ssl_context  # what `connect` was given
+        return self._context[1]
+
+
 class Bus:
     """One connection a process. `await Bus.open(...)`, and `close()` it."""
 
-    def __init__(self, url: str, name: str, *, tls: ssl.SSLContext | None = None, tls_hostname: str = "") -> None:
+    def __init__(self, url: str, name: str, *, tls: Identity | None = None, tls_hostname: str = "") -> None:
         self._url = url
         self._where = url.rpartition("@")[2] or url
         self._name = name
@@ -55,10 +80,10 @@ class Bus:
             "reconnect_time_wait": _RECONNECT_SECONDS,
         }
         if tls is not None:
-            self._options["tls"] = tls
+            self._options["tls"] = tls.client_context()
         if tls_hostname:
             self._options["tls_hostname"] = tls_hostname
-        self._client = Client()
+        self._client = _Client(tls)
         self._jetstream: JetStreamContext | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
@@ -75,7 +100,7 @@ class Bus:
         url: str,
         name: str,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Identity | None = None,
         tls_hostname: str = "",
         patience: timedelta = timedelta(seconds=2),
     ) -> Bus:
@@ -242,12 +267,4 @@ class Bus:
             log.warning("bus.error", url=self._where, error=text)
 
 
-def tls_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
-    """A client context that verifies the server by `ca` and shows our certificate; arguments are paths."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(cert, key)
-    return context
-
-
-__all__ = ["STREAM", "SUBJECTS", "Bus", "BusUnavailable", "tls_context"]
+__all__ = ["STREAM", "SUBJECTS", "Bus", "BusUnavailable"]

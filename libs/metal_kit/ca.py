@@ -11,7 +11,7 @@ import ipaddress
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -85,6 +85,11 @@ class Authority:
         return _pem(self._chain[:1])
 
     @property
+    def ends(self) -> datetime:
+        """When the authority's certificate ends, and with it everything that it has signed."""
+        return self._chain[0].not_valid_after_utc
+
+    @property
     def is_root(self) -> bool:
         """Whether the authority signed itself."""
         return self._chain[0].subject == self._chain[0].issuer
@@ -135,7 +140,8 @@ class Authority:
         if len(names) > 1:  # a name to be found by, so it serves
             usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         certificate = (
-            _builder(_name(name), key, ttl, serial)
+            # Nothing holds for longer than what signed it; a date that says otherwise would only mislead.
+            _builder(_name(name), key, min(ttl, self.ends - clock.now()), serial)
             .issuer_name(self._chain[0].subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(ca=False), critical=True)

@@ -14,6 +14,7 @@ from metal_kit.ids import uuid7
 from metal_kit.limits import Account
 from metal_kit.logs import Logger, get_logger
 from metal_kit.metrics import MethodMetrics, limited
+from metal_kit.tls import NOBODY, Shown
 
 if TYPE_CHECKING:
     from metal_kit.tokens import TokenVerifier
@@ -32,7 +33,7 @@ class Call:
     """A call from its first to its last moment; one instance a call."""
 
     __slots__ = (
-        "_log", "_metrics", "_stream", "account", "bearer", "caller", "code", "connection", "failure", "limited",
+        "_log", "_metrics", "_stream", "account", "bearer", "caller", "certificate", "code", "failure", "limited",
         "method", "remembered", "request_id", "settled", "silent", "started", "who",
     )  # fmt: skip
 
@@ -42,8 +43,8 @@ class Call:
         self._stream = stream
         self.method = method
         self.started = time.monotonic()
-        # Whom the certificate of the connection names, and who calls: they differ where a token speaks.
-        self.connection = ANONYMOUS
+        # The certificate of the connection, and who calls: they differ where a token speaks.
+        self.certificate: Shown = NOBODY
         self.who = ANONYMOUS
         self.caller = "unknown"
         self.settled = Settled()

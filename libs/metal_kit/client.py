@@ -90,20 +90,27 @@ class Peers:
     def channel(self, service: str) -> grpc.aio.Channel:
         """The channel of a service; a new one after its endpoint or our certificate has changed.
 
-        Raises FailedPrecondition when the settings name no endpoint, or there is no certificate to connect with.
+        Raises FailedPrecondition when the settings name no endpoint, or there is no certificate to connect with. A
+        certificate that is being replaced right now changes nothing until it is whole.
         """
-        stamp = self._identity.stamp() if self._identity is not None else ()
         known = self._channels.get(service)
-        if known is not None and known[1] == stamp:
-            return known[0]
         endpoint = self._endpoints.get(service)
         if endpoint is None or self._identity is None:
             raise FailedPrecondition("PEER_NOT_CONFIGURED", f"no endpoint or certificate is configured for {service}")
+        try:
+            stamp = self._identity.stamp()
+            if known is not None and known[1] == stamp:
+                return known[0]
+            credentials = self._identity.channel_credentials()
+        except (OSError, ValueError) as error:
+            if known is not None:
+                return known[0]  # in the middle of a renewal; what is there still holds
+            raise FailedPrecondition("CERTIFICATE_UNUSABLE", "our own certificate cannot be used") from error
         self._retire(service)
         name = self._server_names.get(service, f"{service}.metalplane")
         channel = grpc.aio.secure_channel(
             endpoint,
-            self._identity.channel_credentials(),
+            credentials,
             options=(*self._options, ("grpc.ssl_target_name_override", name)),
         )
         self._channels[service] = (channel, stamp)

@@ -252,6 +252,7 @@ class _Method:
         Handlers filter by the roles that the caller had then. When some of them are gone the stream ends; who watches
         goes on from his position with the roles that are left, which is what clients do after UNAVAILABLE.
         """
+        call.certificate.use()
         if call.bearer is None:
             return
         tokens, secret, before = call.bearer
@@ -303,8 +304,8 @@ class _Method:
                 raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline had passed when the call arrived")
             ambient.deadline.set(call.started + remaining)
             call.limited = True
-        connection = self._certificates.caller(context.auth_context())
-        call.connection = connection
+        call.certificate = self._certificates.shown(context.auth_context())
+        connection = call.certificate.use()
         if authorization:
             tokens, secret = self._token_of(connection, authorization)
             known = tokens.known(secret)
@@ -326,7 +327,7 @@ class _Method:
 
     def _enter_as_stranger(self, call: Call, context: Context, forwarded: str) -> None:
         """Count a call of which nothing is known but where it comes from."""
-        where = neighbourhood(origin(context.peer(), call.connection, forwarded))
+        where = neighbourhood(origin(context.peer(), call.certificate.caller, forwarded))
         call.enter(self._limiter.account(f"address:{where}", "stranger"))
 
     async def _ask(self, call: Call, context: Context, forwarded: str, tokens: TokenVerifier, secret: str) -> Caller:

@@ -23,7 +23,7 @@ from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceStub
 from metal_kit import logs, metrics, process, sweep
 from metal_kit.access import AccessRuleError
 from metal_kit.agent import identity_of
-from metal_kit.bus import Bus, tls_context
+from metal_kit.bus import Bus
 from metal_kit.client import Peers
 from metal_kit.clock import Clock
 from metal_kit.controller import Controller
@@ -194,7 +194,7 @@ async def _open(spec: ServiceSpec, settings: ServiceSettings, opening: AsyncExit
     """Everything that composition builds upon; what was opened is closed by `opening`."""
     identity = identity_of(settings)
     db = await _open_database(spec, settings, opening) if spec.package else None
-    bus = await _open_bus(spec, settings, opening)
+    bus = await _open_bus(spec, settings, identity, opening)
     peers = Peers(settings.peers, identity, max_message_bytes=settings.max_message_bytes)
     opening.push_async_callback(peers.close)
     # Replicas share their database, so its address is a secret that they have in common without being told.
@@ -227,14 +227,15 @@ async def _open_database(spec: ServiceSpec, settings: ServiceSettings, opening: 
     return db
 
 
-async def _open_bus(spec: ServiceSpec, settings: ServiceSettings, opening: AsyncExitStack) -> Bus | None:
+async def _open_bus(
+    spec: ServiceSpec, settings: ServiceSettings, identity: Identity, opening: AsyncExitStack
+) -> Bus | None:
     if not settings.nats_url:
         if spec.package:
             log.warning("bus.absent", service=spec.name, hint="set METALPLANE_NATS_URL; events stay in the outbox")
         return None
     secure = settings.nats_url.startswith("tls://")
-    context = tls_context(settings.tls_ca, settings.tls_cert, settings.tls_key) if secure else None
-    bus = await Bus.open(settings.nats_url, f"metal-{spec.name}", tls=context)
+    bus = await Bus.open(settings.nats_url, f"metal-{spec.name}", tls=identity if secure else None)
     opening.push_async_callback(bus.close)
     return bus
 

@@ -6,7 +6,6 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from metal_kit.ca import Authority
 from metal_kit.endpoint import parse_endpoint
 from metal_kit.process import StartError
 from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
@@ -16,7 +15,7 @@ from pydantic import Field
 
 from metal_boot.api import BootApi
 from metal_boot.bootconfig import CurrentBootConfig
-from metal_boot.certificates import LIFETIME, MachineCertificates
+from metal_boot.certificates import LIFETIME, MachineAuthorityFiles, MachineCertificates
 from metal_boot.decider import Decider
 from metal_boot.hints import Hints
 from metal_boot.plane import Plane
@@ -56,14 +55,13 @@ class Boot:
         self.hints = Hints()
         self.config = CurrentBootConfig(plane.boot_config)
         tokens = RamdiskTokens(settings.token_key.encode(), time.time)
-        root = Path(settings.tls_ca).read_bytes()
         lifetime = timedelta(hours=settings.certificate_hours)
         self.web = Web(
             decider=self.decider,
             reporter=self.reporter,
             config=self.config,
             tokens=tokens,
-            certificates=MachineCertificates(_authority(settings), tokens, root, lifetime),
+            certificates=MachineCertificates(_authority(settings), tokens, lifetime),
             url=self._url,
             endpoint=self._endpoint,
             stopping=rt.stopping,
@@ -95,9 +93,9 @@ class Boot:
         return self._settings.grpc_endpoint or self._settings.listen
 
 
-def _authority(settings: Settings) -> Authority:
+def _authority(settings: Settings) -> MachineAuthorityFiles:
     try:
-        return Authority.load(Path(settings.machine_ca), settings.machine_ca_name)
+        return MachineAuthorityFiles(Path(settings.machine_ca), settings.machine_ca_name, Path(settings.tls_ca))
     except (OSError, ValueError) as error:
         raise StartError(f"METALPLANE_MACHINE_CA: {error}") from error
 

@@ -112,7 +112,7 @@ class Web:
         chain = self.certificates.issue(values["machine"], values["token"], values["csr"].encode())
         answer = {
             "certificate": chain.decode(),
-            "ca": self.certificates.root.decode(),
+            "ca": self.certificates.files.roots().decode(),
             "endpoint": self.endpoint(),
         }
         return web.json_response(answer, headers={"Cache-Control": "no-store"})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from cryptography.x509.oid import NameOID
 from metal_boot.tokens import RamdiskTokens
 from metal_hammer.enrol import parse_command_line
 from metal_kit import identity
+from metal_kit.ca import Authority
 from metal_kit.client import Peers
 from metal_kit.errors import PermissionDenied, Unavailable
 from metal_kit.tls import Identity
@@ -132,6 +134,41 @@ async def test_a_token_buys_one_certificate_for_this_machine_only(world: World) 
     assert leaf.public_key() == key.public_key()
     assert answer["endpoint"] == world.grpc
     assert (await exchange(world, machine=machine, token=token, csr=csr()))[0] == 401
+
+
+async def test_a_renewed_authority_signs_the_next_machine_without_a_restart(world: World, authority: Any) -> None:
+    async def issuer() -> str:
+        machine = str(uuid4())
+        status, answer = await exchange(world, machine=machine, token=await token_of(world, machine), csr=csr())
+        assert status == 200
+        return x509.load_pem_x509_certificates(answer["certificate"].encode())[0].issuer.rfc4514_string()
+
+    assert "boot mini" in await issuer()
+    renewed = authority.machine_intermediate("boot renewed")
+    renewed.save(world.directory, "renewed")
+    (world.directory / "machines.key").write_bytes((world.directory / "renewed.key").read_bytes())
+    assert "boot mini" in await issuer(), "half a renewal is none"
+    (world.directory / "machines.crt").write_bytes((world.directory / "renewed.crt").read_bytes())
+    assert "boot renewed" in await issuer()
+
+
+async def test_machines_are_told_to_trust_what_boot_trusts_now(world: World, authority: Any) -> None:
+    successor = Authority.create("successor")
+    bundle = authority.cert + successor.cert
+    (world.directory / "ca.crt").write_bytes(bundle)
+    machine = str(uuid4())
+    status, answer = await exchange(world, machine=machine, token=await token_of(world, machine), csr=csr())
+    assert (status, answer["ca"]) == (200, bundle.decode())
+
+
+async def test_a_machines_certificate_ends_no_later_than_its_authority(world: World, authority: Any) -> None:
+    short = authority.machine_intermediate("boot short", ttl=timedelta(hours=5))
+    short.save(world.directory, "machines")
+    machine = str(uuid4())
+    status, answer = await exchange(world, machine=machine, token=await token_of(world, machine), csr=csr())
+    assert status == 200
+    leaf = x509.load_pem_x509_certificates(answer["certificate"].encode())[0]
+    assert leaf.not_valid_after_utc <= short.ends
 
 
 async def test_a_broken_request_does_not_use_the_token_up(world: World) -> None:

@@ -46,7 +46,7 @@ def test_a_handed_out_certificate_is_whole_and_leaves_no_key_behind(
         modes = {member.name: member.mode for member in archive}
         content = {name: archive.extractfile(name).read() for name in modes}  # type: ignore[union-attr]
     assert modes == {"ca.crt": 0o644, "tls.crt": 0o644, "tls.key": 0o600}
-    caller, _ = read_certificate(content["tls.crt"])
+    caller = read_certificate(content["tls.crt"]).caller
     assert caller.label == expected
     left = [path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file()]
     assert content["tls.key"] not in left

@@ -61,7 +61,7 @@ def test_every_service_gets_a_certificate_that_the_kit_takes_and_the_name_that_c
     for name in plane.SERVICES:
         folder = settings.root / name
         Identity(folder / "ca.crt", folder / "tls.crt", folder / "tls.key").channel_credentials()
-        caller, _ = read_certificate((folder / "tls.crt").read_bytes())
+        caller = read_certificate((folder / "tls.crt").read_bytes()).caller
         callers[name] = caller.label
         assert names_of(folder / "tls.crt")[1] == [f"{name}.metalplane"]
     assert callers["ipam"] == "service:ipam"
@@ -72,7 +72,7 @@ def test_the_edge_cannot_pose_as_a_service(settings: Settings) -> None:
     make(settings)
     for name in ("tls", "server"):
         path = settings.root / "edge" / f"{name}.crt"
-        caller, _ = read_certificate(path.read_bytes())
+        caller = read_certificate(path.read_bytes()).caller
         assert not caller.authenticated
         assert not {f"{service}.metalplane" for service in plane.SERVICES} & set(names_of(path)[1])
     assert names_of(settings.root / "edge" / "server.crt")[1:] == (
@@ -188,7 +188,7 @@ def test_a_further_partition_shares_the_key_ring_and_has_its_own_boot_secrets(
     first, second = (environment_of(folder / "boot") for folder in (settings.root, into))
     assert first["METALPLANE_NATS_URL"] == second["METALPLANE_NATS_URL"]
     assert first["METALPLANE_TOKEN_KEY"] != second["METALPLANE_TOKEN_KEY"]
-    assert read_certificate((into / "boot" / "tls.crt").read_bytes())[0].partition == "rack-b"
+    assert read_certificate((into / "boot" / "tls.crt").read_bytes()).caller.partition == "rack-b"
     assert (into / "boot" / "machines.key").read_bytes() != (settings.root / "boot" / "machines.key").read_bytes()
 
 

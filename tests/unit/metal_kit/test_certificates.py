@@ -78,7 +78,7 @@ def test_a_request_gives_its_key_and_none_of_its_wishes(root: Authority) -> None
     assert leaf.public_key() == key.public_key()
     leaf.verify_directly_issued_by(issuer)
     issuer.verify_directly_issued_by(x509.load_pem_x509_certificate(root.cert))
-    assert read_certificate(chain)[0] == Caller("machine", MACHINE, machine=MACHINE)
+    assert read_certificate(chain).caller == Caller("machine", MACHINE, machine=MACHINE)
     assert issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from metal_kit.bus import STREAM, Bus, BusUnavailable, tls_context
+from metal_kit.bus import STREAM, Bus, BusUnavailable
 from metal_kit.ca import Authority
 from metal_kit.identity import service_id
 from metal_kit.tls import Identity
@@ -54,8 +53,7 @@ def as_user(server: Nats, user: str, password: str = "secret") -> str:
 
 async def test_a_certificate_of_the_plane_opens_the_bus(secure: Nats, new_identity: Callable[..., Identity]) -> None:
     mine = new_identity(service_id("ipam"))
-    context = tls_context(str(mine.ca), str(mine.cert), str(mine.key))
-    bus = await Bus.open(secure.url, "ipam", tls=context, tls_hostname="nats.metalplane")
+    bus = await Bus.open(secure.url, "ipam", tls=mine, tls_hostname="nats.metalplane")
     try:
         assert bus.connected
         await bus.publish(SUBJECT, b"x", message_id="1")
@@ -66,8 +64,7 @@ async def test_a_certificate_of_the_plane_opens_the_bus(secure: Nats, new_identi
 
 async def test_a_server_with_another_name_is_not_trusted(secure: Nats, new_identity: Callable[..., Identity]) -> None:
     mine = new_identity(service_id("ipam"))
-    context = tls_context(str(mine.ca), str(mine.cert), str(mine.key))
-    bus = await Bus.open(secure.url, "ipam", tls=context, tls_hostname="other.metalplane", patience=SHORT)
+    bus = await Bus.open(secure.url, "ipam", tls=mine, tls_hostname="other.metalplane", patience=SHORT)
     try:
         assert not bus.connected
     finally:
@@ -79,9 +76,8 @@ async def test_a_certificate_of_a_stranger_opens_nothing(
 ) -> None:
     trusted = new_identity(service_id("ipam"))
     cert, key = Authority.create("stranger").issue("x", service_id("ipam")).save(tmp_path / "stranger", "x")
-    context = ssl.create_default_context(cafile=str(trusted.ca))
-    context.load_cert_chain(cert, key)
-    bus = await Bus.open(secure.url, "ipam", tls=context, tls_hostname="nats.metalplane", patience=SHORT)
+    stranger = Identity(trusted.ca, cert, key)
+    bus = await Bus.open(secure.url, "ipam", tls=stranger, tls_hostname="nats.metalplane", patience=SHORT)
     try:
         with pytest.raises(BusUnavailable):
             await bus.publish(SUBJECT, b"x", message_id="1")

@@ -155,7 +155,10 @@ def test_every_rpc_of_the_contracts_declares_who_may_call_it() -> None:
     rules = rules_of(_services())
     assert len(rules) > 50
     public = {name for name, rule in rules.items() if rule.public}
-    assert public == {"/metalplane.tenancy.v1.TokenService/GetSigningKeys"}
+    assert public == {
+        f"/metalplane.tenancy.v1.TokenService/{method}"
+        for method in ("GetSigningKeys", "GetLoginMethods", "ExchangeIdToken")
+    }
     for name, rule in rules.items():
         if not rule.public:
             with pytest.raises(Unauthenticated):

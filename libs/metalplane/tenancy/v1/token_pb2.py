@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!metalplane/tenancy/v1/token.proto\x12\x15metalplane.tenancy.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\"\xff\x04\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x04user\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1d\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12`\n\rproject_roles\x18\x04 \x03(\x0b\x32..metalplane.tenancy.v1.Token.ProjectRolesEntryB\x19\xbaH\x16\x9a\x01\x13\x10\x80\x02\"\x05r\x03\xb0\x01\x01*\x07\x82\x01\x04\x10\x01 \x00\x12^\n\x0ctenant_roles\x18\x05 \x03(\x0b\x32-.metalplane.tenancy.v1.Token.TenantRolesEntryB\x19\xbaH\x16\x9a\x01\x13\x10\x80\x02\"\x05r\x03\xb0\x01\x01*\x07\x82\x01\x04\x10\x01 \x00\x12=\n\nplane_role\x18\x06 \x01(\x0e\x32\x1f.metalplane.common.v1.PlaneRoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aO\n\x11ProjectRolesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0e\x32\x1a.metalplane.common.v1.Role:\x02\x38\x01\x1aN\n\x10TenantRolesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0e\x32\x1a.metalplane.common.v1.Role:\x02\x38\x01\"\x8c\x01\n\x12\x43reateTokenRequest\x12\x33\n\x05token\x18\x01 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.TokenB\x06\xbaH\x03\xc8\x01\x01\x12\x41\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x14\xbaH\x11\xaa\x01\x0b\"\x05\x08\x80\x8a\x8a\x0f\x32\x02\x08<\xc8\x01\x01\"R\n\x13\x43reateTokenResponse\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\"e\n\x11ListTokensRequest\x12\x16\n\x04user\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"[\n\x12ListTokensResponse\x12,\n\x06tokens\x18\x01 \x03(\x0b\x32\x1c.metalplane.tenancy.v1.Token\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x12RevokeTokenRequest\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"/\n\x11\x43heckTokenRequest\x12\x1a\n\x06secret\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@\"A\n\x12\x43heckTokenResponse\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.Token\"\x0f\n\rWhoAmIRequest\"Y\n\x0eWhoAmIResponse\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x05token\x18\x03 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.Token\"\x17\n\x15GetSigningKeysRequest\"&\n\x16GetSigningKeysResponse\x12\x0c\n\x04jwks\x18\x01 \x01(\t2\xc6\x05\n\x0cTokenService\x12n\n\x0b\x43reateToken\x12).metalplane.tenancy.v1.CreateTokenRequest\x1a*.metalplane.tenancy.v1.CreateTokenResponse\"\x08\x8a\xb5\x18\x04H\x01P\x02\x12k\n\nListTokens\x12(.metalplane.tenancy.v1.ListTokensRequest\x1a).metalplane.tenancy.v1.ListTokensResponse\"\x08\x8a\xb5\x18\x04H\x01P\x01\x12Z\n\x0bRevokeToken\x12).metalplane.tenancy.v1.RevokeTokenRequest\x1a\x16.google.protobuf.Empty\"\x08\x8a\xb5\x18\x04H\x01P\x02\x12\xa2\x01\n\nCheckToken\x12(.metalplane.tenancy.v1.CheckTokenRequest\x1a).metalplane.tenancy.v1.CheckTokenResponse\"?\x8a\xb5\x18;*\nallocation*\x03\x62mc*\x04\x62oot*\x06\x66\x61\x62ric*\tinventory*\x04ipam*\x07tenancyP\x01\x12_\n\x06WhoAmI\x12$.metalplane.tenancy.v1.WhoAmIRequest\x1a%.metalplane.tenancy.v1.WhoAmIResponse\"\x08\x8a\xb5\x18\x04\x10\x01P\x01\x12w\n\x0eGetSigningKeys\x12,.metalplane.tenancy.v1.GetSigningKeysRequest\x1a-.metalplane.tenancy.v1.GetSigningKeysResponse\"\x08\x8a\xb5\x18\x04\x08\x01P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!metalplane/tenancy/v1/token.proto\x12\x15metalplane.tenancy.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\"\xa1\x05\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x04user\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1d\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12`\n\rproject_roles\x18\x04 \x03(\x0b\x32..metalplane.tenancy.v1.Token.ProjectRolesEntryB\x19\xbaH\x16\x9a\x01\x13\x10\x80\x02\"\x05r\x03\xb0\x01\x01*\x07\x82\x01\x04\x10\x01 \x00\x12^\n\x0ctenant_roles\x18\x05 \x03(\x0b\x32-.metalplane.tenancy.v1.Token.TenantRolesEntryB\x19\xbaH\x16\x9a\x01\x13\x10\x80\x02\"\x05r\x03\xb0\x01\x01*\x07\x82\x01\x04\x10\x01 \x00\x12=\n\nplane_role\x18\x06 \x01(\x0e\x32\x1f.metalplane.common.v1.PlaneRoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05login\x18\n \x01(\x08\x12\x11\n\tmade_with\x18\x0b \x01(\t\x1aO\n\x11ProjectRolesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0e\x32\x1a.metalplane.common.v1.Role:\x02\x38\x01\x1aN\n\x10TenantRolesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0e\x32\x1a.metalplane.common.v1.Role:\x02\x38\x01\"\x8c\x01\n\x12\x43reateTokenRequest\x12\x33\n\x05token\x18\x01 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.TokenB\x06\xbaH\x03\xc8\x01\x01\x12\x41\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x14\xbaH\x11\xaa\x01\x0b\"\x05\x08\x80\x8a\x8a\x0f\x32\x02\x08<\xc8\x01\x01\"R\n\x13\x43reateTokenResponse\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\"e\n\x11ListTokensRequest\x12\x16\n\x04user\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"[\n\x12ListTokensResponse\x12,\n\x06tokens\x18\x01 \x03(\x0b\x32\x1c.metalplane.tenancy.v1.Token\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x12RevokeTokenRequest\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0cmade_with_it\x18\x02 \x01(\x08\"/\n\x11\x43heckTokenRequest\x12\x1a\n\x06secret\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@\"A\n\x12\x43heckTokenResponse\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.Token\"\x0f\n\rWhoAmIRequest\"Y\n\x0eWhoAmIResponse\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x05token\x18\x03 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.Token\"\x17\n\x15GetSigningKeysRequest\"&\n\x16GetSigningKeysResponse\x12\x0c\n\x04jwks\x18\x01 \x01(\t\"\x18\n\x16GetLoginMethodsRequest\"N\n\x17GetLoginMethodsResponse\x12\x33\n\x04oidc\x18\x01 \x01(\x0b\x32%.metalplane.tenancy.v1.OpenIdProvider\"C\n\x0eOpenIdProvider\x12\x0e\n\x06issuer\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\"P\n\x16\x45xchangeIdTokenRequest\x12\x1d\n\x08id_token\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x01\x12\x17\n\x05nonce\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"V\n\x17\x45xchangeIdTokenResponse\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1c.metalplane.tenancy.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t2\xbe\x07\n\x0cTokenService\x12n\n\x0b\x43reateToken\x12).metalplane.tenancy.v1.CreateTokenRequest\x1a*.metalplane.tenancy.v1.CreateTokenResponse\"\x08\x8a\xb5\x18\x04H\x01P\x02\x12k\n\nListTokens\x12(.metalplane.tenancy.v1.ListTokensRequest\x1a).metalplane.tenancy.v1.ListTokensResponse\"\x08\x8a\xb5\x18\x04H\x01P\x01\x12Z\n\x0bRevokeToken\x12).metalplane.tenancy.v1.RevokeTokenRequest\x1a\x16.google.protobuf.Empty\"\x08\x8a\xb5\x18\x04H\x01P\x02\x12\xa2\x01\n\nCheckToken\x12(.metalplane.tenancy.v1.CheckTokenRequest\x1a).metalplane.tenancy.v1.CheckTokenResponse\"?\x8a\xb5\x18;*\nallocation*\x03\x62mc*\x04\x62oot*\x06\x66\x61\x62ric*\tinventory*\x04ipam*\x07tenancyP\x01\x12_\n\x06WhoAmI\x12$.metalplane.tenancy.v1.WhoAmIRequest\x1a%.metalplane.tenancy.v1.WhoAmIResponse\"\x08\x8a\xb5\x18\x04\x10\x01P\x01\x12z\n\x0fGetLoginMethods\x12-.metalplane.tenancy.v1.GetLoginMethodsRequest\x1a..metalplane.tenancy.v1.GetLoginMethodsResponse\"\x08\x8a\xb5\x18\x04\x08\x01P\x01\x12z\n\x0f\x45xchangeIdToken\x12-.metalplane.tenancy.v1.ExchangeIdTokenRequest\x1a..metalplane.tenancy.v1.ExchangeIdTokenResponse\"\x08\x8a\xb5\x18\x04\x08\x01P\x02\x12w\n\x0eGetSigningKeys\x12,.metalplane.tenancy.v1.GetSigningKeysRequest\x1a-.metalplane.tenancy.v1.GetSigningKeysResponse\"\x08\x8a\xb5\x18\x04\x08\x01P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,6 +64,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKETOKENREQUEST'].fields_by_name['id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CHECKTOKENREQUEST'].fields_by_name['secret']._loaded_options = None
   _globals['_CHECKTOKENREQUEST'].fields_by_name['secret']._serialized_options = b'\272H\007r\005\020\001\030\200@'
+  _globals['_EXCHANGEIDTOKENREQUEST'].fields_by_name['id_token']._loaded_options = None
+  _globals['_EXCHANGEIDTOKENREQUEST'].fields_by_name['id_token']._serialized_options = b'\272H\010r\006\020\001\030\200\200\001'
+  _globals['_EXCHANGEIDTOKENREQUEST'].fields_by_name['nonce']._loaded_options = None
+  _globals['_EXCHANGEIDTOKENREQUEST'].fields_by_name['nonce']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_TOKENSERVICE'].methods_by_name['CreateToken']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['CreateToken']._serialized_options = b'\212\265\030\004H\001P\002'
   _globals['_TOKENSERVICE'].methods_by_name['ListTokens']._loaded_options = None
@@ -74,36 +78,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENSERVICE'].methods_by_name['CheckToken']._serialized_options = b'\212\265\030;*\nallocation*\003bmc*\004boot*\006fabric*\tinventory*\004ipam*\007tenancyP\001'
   _globals['_TOKENSERVICE'].methods_by_name['WhoAmI']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['WhoAmI']._serialized_options = b'\212\265\030\004\020\001P\001'
+  _globals['_TOKENSERVICE'].methods_by_name['GetLoginMethods']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['GetLoginMethods']._serialized_options = b'\212\265\030\004\010\001P\001'
+  _globals['_TOKENSERVICE'].methods_by_name['ExchangeIdToken']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['ExchangeIdToken']._serialized_options = b'\212\265\030\004\010\001P\002'
   _globals['_TOKENSERVICE'].methods_by_name['GetSigningKeys']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['GetSigningKeys']._serialized_options = b'\212\265\030\004\010\001P\001'
   _globals['_TOKEN']._serialized_start=219
-  _globals['_TOKEN']._serialized_end=858
-  _globals['_TOKEN_PROJECTROLESENTRY']._serialized_start=699
-  _globals['_TOKEN_PROJECTROLESENTRY']._serialized_end=778
-  _globals['_TOKEN_TENANTROLESENTRY']._serialized_start=780
-  _globals['_TOKEN_TENANTROLESENTRY']._serialized_end=858
-  _globals['_CREATETOKENREQUEST']._serialized_start=861
-  _globals['_CREATETOKENREQUEST']._serialized_end=1001
-  _globals['_CREATETOKENRESPONSE']._serialized_start=1003
-  _globals['_CREATETOKENRESPONSE']._serialized_end=1085
-  _globals['_LISTTOKENSREQUEST']._serialized_start=1087
-  _globals['_LISTTOKENSREQUEST']._serialized_end=1188
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=1190
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=1281
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1283
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1325
-  _globals['_CHECKTOKENREQUEST']._serialized_start=1327
-  _globals['_CHECKTOKENREQUEST']._serialized_end=1374
-  _globals['_CHECKTOKENRESPONSE']._serialized_start=1376
-  _globals['_CHECKTOKENRESPONSE']._serialized_end=1441
-  _globals['_WHOAMIREQUEST']._serialized_start=1443
-  _globals['_WHOAMIREQUEST']._serialized_end=1458
-  _globals['_WHOAMIRESPONSE']._serialized_start=1460
-  _globals['_WHOAMIRESPONSE']._serialized_end=1549
-  _globals['_GETSIGNINGKEYSREQUEST']._serialized_start=1551
-  _globals['_GETSIGNINGKEYSREQUEST']._serialized_end=1574
-  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_start=1576
-  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=1614
-  _globals['_TOKENSERVICE']._serialized_start=1617
-  _globals['_TOKENSERVICE']._serialized_end=2327
+  _globals['_TOKEN']._serialized_end=892
+  _globals['_TOKEN_PROJECTROLESENTRY']._serialized_start=733
+  _globals['_TOKEN_PROJECTROLESENTRY']._serialized_end=812
+  _globals['_TOKEN_TENANTROLESENTRY']._serialized_start=814
+  _globals['_TOKEN_TENANTROLESENTRY']._serialized_end=892
+  _globals['_CREATETOKENREQUEST']._serialized_start=895
+  _globals['_CREATETOKENREQUEST']._serialized_end=1035
+  _globals['_CREATETOKENRESPONSE']._serialized_start=1037
+  _globals['_CREATETOKENRESPONSE']._serialized_end=1119
+  _globals['_LISTTOKENSREQUEST']._serialized_start=1121
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1222
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=1224
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=1315
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1317
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1381
+  _globals['_CHECKTOKENREQUEST']._serialized_start=1383
+  _globals['_CHECKTOKENREQUEST']._serialized_end=1430
+  _globals['_CHECKTOKENRESPONSE']._serialized_start=1432
+  _globals['_CHECKTOKENRESPONSE']._serialized_end=1497
+  _globals['_WHOAMIREQUEST']._serialized_start=1499
+  _globals['_WHOAMIREQUEST']._serialized_end=1514
+  _globals['_WHOAMIRESPONSE']._serialized_start=1516
+  _globals['_WHOAMIRESPONSE']._serialized_end=1605
+  _globals['_GETSIGNINGKEYSREQUEST']._serialized_start=1607
+  _globals['_GETSIGNINGKEYSREQUEST']._serialized_end=1630
+  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_start=1632
+  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=1670
+  _globals['_GETLOGINMETHODSREQUEST']._serialized_start=1672
+  _globals['_GETLOGINMETHODSREQUEST']._serialized_end=1696
+  _globals['_GETLOGINMETHODSRESPONSE']._serialized_start=1698
+  _globals['_GETLOGINMETHODSRESPONSE']._serialized_end=1776
+  _globals['_OPENIDPROVIDER']._serialized_start=1778
+  _globals['_OPENIDPROVIDER']._serialized_end=1845
+  _globals['_EXCHANGEIDTOKENREQUEST']._serialized_start=1847
+  _globals['_EXCHANGEIDTOKENREQUEST']._serialized_end=1927
+  _globals['_EXCHANGEIDTOKENRESPONSE']._serialized_start=1929
+  _globals['_EXCHANGEIDTOKENRESPONSE']._serialized_end=2015
+  _globals['_TOKENSERVICE']._serialized_start=2018
+  _globals['_TOKENSERVICE']._serialized_end=2976
 # @@protoc_insertion_point(module_scope)

@@ -76,6 +76,8 @@ class Token(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    LOGIN_FIELD_NUMBER: _builtins.int
+    MADE_WITH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7, the JWT's `jti`."""
     user: _builtins.str
@@ -84,6 +86,12 @@ class Token(_message.Message):
     """What the token is for."""
     plane_role: _access_pb2.PlaneRole.ValueType
     """Role on the whole plane."""
+    login: _builtins.bool
+    """Made by a login at the identity provider: it has its user's memberships, and its plane role comes from a group at
+    the provider. Output only.
+    """
+    made_with: _builtins.str
+    """Id of the token that it was made with; empty when it was made by a login or by the bootstrap command. Output only."""
     @_builtins.property
     def project_roles(self) -> _containers.ScalarMap[_builtins.str, _access_pb2.Role.ValueType]:
         """Roles by project id. The token of a user with memberships never exceeds them."""
@@ -116,10 +124,12 @@ class Token(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        login: _builtins.bool = ...,
+        made_with: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "expire_time", b"expire_time", "id", b"id", "plane_role", b"plane_role", "project_roles", b"project_roles", "revoke_time", b"revoke_time", "tenant_roles", b"tenant_roles", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "expire_time", b"expire_time", "id", b"id", "login", b"login", "made_with", b"made_with", "plane_role", b"plane_role", "project_roles", b"project_roles", "revoke_time", b"revoke_time", "tenant_roles", b"tenant_roles", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,16 +260,20 @@ class RevokeTokenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    MADE_WITH_IT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the token."""
+    made_with_it: _builtins.bool
+    """Also end all tokens that were made with it, and with those: for a token that a stranger had."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        made_with_it: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "made_with_it", b"made_with_it"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,3 +414,134 @@ class GetSigningKeysResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSigningKeysResponse: _TypeAlias = GetSigningKeysResponse  # noqa: Y015
+
+@_typing.final
+class GetLoginMethodsRequest(_message.Message):
+    """Request of GetLoginMethods."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLoginMethodsRequest: _TypeAlias = GetLoginMethodsRequest  # noqa: Y015
+
+@_typing.final
+class GetLoginMethodsResponse(_message.Message):
+    """Response of GetLoginMethods."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OIDC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def oidc(self) -> Global___OpenIdProvider:
+        """The OpenID provider; not set on a plane without one."""
+
+    def __init__(
+        self,
+        *,
+        oidc: Global___OpenIdProvider | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oidc", b"oidc"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["oidc", b"oidc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLoginMethodsResponse: _TypeAlias = GetLoginMethodsResponse  # noqa: Y015
+
+@_typing.final
+class OpenIdProvider(_message.Message):
+    """An OpenID provider, as a client has to know it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.str
+    """Issuer, an https URL; its discovery document names the endpoints (OpenID Connect Discovery 1.0, section 4)."""
+    client_id: _builtins.str
+    """Client id that programs of this plane have at the provider. It is a public client: it has no secret, and proves
+    itself with PKCE (RFC 7636).
+    """
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes to ask for, `openid` among them."""
+
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "issuer", b"issuer", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenIdProvider: _TypeAlias = OpenIdProvider  # noqa: Y015
+
+@_typing.final
+class ExchangeIdTokenRequest(_message.Message):
+    """Request of ExchangeIdToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_TOKEN_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    id_token: _builtins.str
+    """The ID token, a signed JWT."""
+    nonce: _builtins.str
+    """The nonce that the client has sent to the provider. Empty only where the plane accepts ID tokens without one, as
+    some providers make them in the device flow.
+    """
+    def __init__(
+        self,
+        *,
+        id_token: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_token", b"id_token", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeIdTokenRequest: _TypeAlias = ExchangeIdTokenRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeIdTokenResponse(_message.Message):
+    """Response of ExchangeIdToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """The bearer token itself, for the `authorization: Bearer …` metadata."""
+    @_builtins.property
+    def token(self) -> Global___Token:
+        """What is known of the token."""
+
+    def __init__(
+        self,
+        *,
+        token: Global___Token | None = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeIdTokenResponse: _TypeAlias = ExchangeIdTokenResponse  # noqa: Y015

@@ -61,6 +61,16 @@ class TokenServiceStub:
                 request_serializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.WhoAmIRequest.SerializeToString,
                 response_deserializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.WhoAmIResponse.FromString,
                 _registered_method=True)
+        self.GetLoginMethods = channel.unary_unary(
+                '/metalplane.tenancy.v1.TokenService/GetLoginMethods',
+                request_serializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.GetLoginMethodsRequest.SerializeToString,
+                response_deserializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.GetLoginMethodsResponse.FromString,
+                _registered_method=True)
+        self.ExchangeIdToken = channel.unary_unary(
+                '/metalplane.tenancy.v1.TokenService/ExchangeIdToken',
+                request_serializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.ExchangeIdTokenRequest.SerializeToString,
+                response_deserializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.ExchangeIdTokenResponse.FromString,
+                _registered_method=True)
         self.GetSigningKeys = channel.unary_unary(
                 '/metalplane.tenancy.v1.TokenService/GetSigningKeys',
                 request_serializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.GetSigningKeysRequest.SerializeToString,
@@ -87,7 +97,8 @@ class TokenServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeToken(self, request, context):
-        """Ends a token at once; every service refuses it within 5 s. Repeating it changes nothing.
+        """Ends a token at once; every service refuses it within 5 s. Repeating it changes nothing. A token with roles of its
+        own ends itself and no other one of its user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +114,22 @@ class TokenServiceServicer:
 
     def WhoAmI(self, request, context):
         """Says who the caller is and what he may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLoginMethods(self, request, context):
+        """Tells how people log in to this plane, for programs that do it for them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExchangeIdToken(self, request, context):
+        """Makes a token for whom the identity provider has logged in. The ID token is the credential: it is verified as OpenID
+        Connect Core 1.0, section 3.1.3.7, says, and is good for one exchange. The answer is the only time that the secret
+        is shown. UNAUTHENTICATED when the ID token does not hold, FAILED_PRECONDITION on a plane without a provider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +169,16 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.WhoAmI,
                     request_deserializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.WhoAmIRequest.FromString,
                     response_serializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.WhoAmIResponse.SerializeToString,
+            ),
+            'GetLoginMethods': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLoginMethods,
+                    request_deserializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.GetLoginMethodsRequest.FromString,
+                    response_serializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.GetLoginMethodsResponse.SerializeToString,
+            ),
+            'ExchangeIdToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeIdToken,
+                    request_deserializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.ExchangeIdTokenRequest.FromString,
+                    response_serializer=metalplane_dot_tenancy_dot_v1_dot_token__pb2.ExchangeIdTokenResponse.SerializeToString,
             ),
             'GetSigningKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSigningKeys,
@@ -285,6 +322,60 @@ class TokenService:
             '/metalplane.tenancy.v1.TokenService/WhoAmI',
             metalplane_dot_tenancy_dot_v1_dot_token__pb2.WhoAmIRequest.SerializeToString,
             metalplane_dot_tenancy_dot_v1_dot_token__pb2.WhoAmIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLoginMethods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.tenancy.v1.TokenService/GetLoginMethods',
+            metalplane_dot_tenancy_dot_v1_dot_token__pb2.GetLoginMethodsRequest.SerializeToString,
+            metalplane_dot_tenancy_dot_v1_dot_token__pb2.GetLoginMethodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeIdToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.tenancy.v1.TokenService/ExchangeIdToken',
+            metalplane_dot_tenancy_dot_v1_dot_token__pb2.ExchangeIdTokenRequest.SerializeToString,
+            metalplane_dot_tenancy_dot_v1_dot_token__pb2.ExchangeIdTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,13 +39,22 @@ class TokenServiceStub:
     ListTokens: _grpc.UnaryUnaryMultiCallable[_token_pb2.ListTokensRequest, _token_pb2.ListTokensResponse]
     """Lists tokens without their secrets: the caller's own, or anyone's for plane viewers."""
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_token_pb2.RevokeTokenRequest, _empty_pb2.Empty]
-    """Ends a token at once; every service refuses it within 5 s. Repeating it changes nothing."""
+    """Ends a token at once; every service refuses it within 5 s. Repeating it changes nothing. A token with roles of its
+    own ends itself and no other one of its user.
+    """
     CheckToken: _grpc.UnaryUnaryMultiCallable[_token_pb2.CheckTokenRequest, _token_pb2.CheckTokenResponse]
     """Verifies a token for another service: signature, end, revocation; answers whom it speaks for and with which roles.
     UNAUTHENTICATED when the token does not hold.
     """
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_token_pb2.WhoAmIRequest, _token_pb2.WhoAmIResponse]
     """Says who the caller is and what he may do."""
+    GetLoginMethods: _grpc.UnaryUnaryMultiCallable[_token_pb2.GetLoginMethodsRequest, _token_pb2.GetLoginMethodsResponse]
+    """Tells how people log in to this plane, for programs that do it for them."""
+    ExchangeIdToken: _grpc.UnaryUnaryMultiCallable[_token_pb2.ExchangeIdTokenRequest, _token_pb2.ExchangeIdTokenResponse]
+    """Makes a token for whom the identity provider has logged in. The ID token is the credential: it is verified as OpenID
+    Connect Core 1.0, section 3.1.3.7, says, and is good for one exchange. The answer is the only time that the secret
+    is shown. UNAUTHENTICATED when the ID token does not hold, FAILED_PRECONDITION on a plane without a provider.
+    """
     GetSigningKeys: _grpc.UnaryUnaryMultiCallable[_token_pb2.GetSigningKeysRequest, _token_pb2.GetSigningKeysResponse]
     """Returns the public keys that tokens are signed with, as a JWK set (RFC 7517)."""
 
@@ -59,13 +68,22 @@ class TokenServiceAsyncStub(TokenServiceStub):
     ListTokens: _aio.UnaryUnaryMultiCallable[_token_pb2.ListTokensRequest, _token_pb2.ListTokensResponse]  # type: ignore[assignment]
     """Lists tokens without their secrets: the caller's own, or anyone's for plane viewers."""
     RevokeToken: _aio.UnaryUnaryMultiCallable[_token_pb2.RevokeTokenRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Ends a token at once; every service refuses it within 5 s. Repeating it changes nothing."""
+    """Ends a token at once; every service refuses it within 5 s. Repeating it changes nothing. A token with roles of its
+    own ends itself and no other one of its user.
+    """
     CheckToken: _aio.UnaryUnaryMultiCallable[_token_pb2.CheckTokenRequest, _token_pb2.CheckTokenResponse]  # type: ignore[assignment]
     """Verifies a token for another service: signature, end, revocation; answers whom it speaks for and with which roles.
     UNAUTHENTICATED when the token does not hold.
     """
     WhoAmI: _aio.UnaryUnaryMultiCallable[_token_pb2.WhoAmIRequest, _token_pb2.WhoAmIResponse]  # type: ignore[assignment]
     """Says who the caller is and what he may do."""
+    GetLoginMethods: _aio.UnaryUnaryMultiCallable[_token_pb2.GetLoginMethodsRequest, _token_pb2.GetLoginMethodsResponse]  # type: ignore[assignment]
+    """Tells how people log in to this plane, for programs that do it for them."""
+    ExchangeIdToken: _aio.UnaryUnaryMultiCallable[_token_pb2.ExchangeIdTokenRequest, _token_pb2.ExchangeIdTokenResponse]  # type: ignore[assignment]
+    """Makes a token for whom the identity provider has logged in. The ID token is the credential: it is verified as OpenID
+    Connect Core 1.0, section 3.1.3.7, says, and is good for one exchange. The answer is the only time that the secret
+    is shown. UNAUTHENTICATED when the ID token does not hold, FAILED_PRECONDITION on a plane without a provider.
+    """
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_token_pb2.GetSigningKeysRequest, _token_pb2.GetSigningKeysResponse]  # type: ignore[assignment]
     """Returns the public keys that tokens are signed with, as a JWK set (RFC 7517)."""
 
@@ -94,7 +112,9 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_pb2.RevokeTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Ends a token at once; every service refuses it within 5 s. Repeating it changes nothing."""
+        """Ends a token at once; every service refuses it within 5 s. Repeating it changes nothing. A token with roles of its
+        own ends itself and no other one of its user.
+        """
 
     @_abc_1.abstractmethod
     def CheckToken(
@@ -113,6 +133,25 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_token_pb2.WhoAmIResponse, _abc.Awaitable[_token_pb2.WhoAmIResponse]]:
         """Says who the caller is and what he may do."""
+
+    @_abc_1.abstractmethod
+    def GetLoginMethods(
+        self,
+        request: _token_pb2.GetLoginMethodsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_token_pb2.GetLoginMethodsResponse, _abc.Awaitable[_token_pb2.GetLoginMethodsResponse]]:
+        """Tells how people log in to this plane, for programs that do it for them."""
+
+    @_abc_1.abstractmethod
+    def ExchangeIdToken(
+        self,
+        request: _token_pb2.ExchangeIdTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_token_pb2.ExchangeIdTokenResponse, _abc.Awaitable[_token_pb2.ExchangeIdTokenResponse]]:
+        """Makes a token for whom the identity provider has logged in. The ID token is the credential: it is verified as OpenID
+        Connect Core 1.0, section 3.1.3.7, says, and is good for one exchange. The answer is the only time that the secret
+        is shown. UNAUTHENTICATED when the ID token does not hold, FAILED_PRECONDITION on a plane without a provider.
+        """
 
     @_abc_1.abstractmethod
     def GetSigningKeys(

@@ -15,7 +15,7 @@ from metal_kit.db import Database, DatabaseUnreachable
 from metal_kit.migrations import MigrationError, migrate
 from metal_kit.process import StartError, run
 
-from metal_tenancy.issuing import Issuer
+from metal_tenancy.issuing import Issuer, Wish
 from metal_tenancy.roles import OPERATOR, Grants
 from metal_tenancy.service import Settings, load_signer
 
@@ -39,14 +39,19 @@ async def operator_token(settings: Settings, *, user: str, lifetime: timedelta, 
         raise StartError(str(error)) from error
     try:
         issuer = Issuer(db, signer, Clock())
-        _, secret = await issuer.issue(
+        # No limit of number: whoever has too many tokens needs this one to revoke them.
+        now = issuer.clock.now()
+        wish = Wish(
             user,
             Grants(plane=OPERATOR),
-            lifetime,
+            now,
+            now + lifetime,
             description=description,
             creator="bootstrap",
             by_operator=True,
         )
+        async with db.transaction(purpose="make the first token") as conn:
+            _, secret = await issuer.issue(conn, wish)
     finally:
         await db.close()
     return secret

@@ -3,17 +3,20 @@
 Roles are numbers of the contract's enums: 1 viewer, 2 editor, 3 owner on a project or tenant; 1 viewer, 2 operator on
 the plane. A higher one includes the lower ones.
 
-Two kinds of tokens: what a plane operator grants holds as it is written; everybody else's tokens are cut to their
-user's memberships each time they are used, so that leaving a project ends what one could do there.
+Three kinds of tokens: what a plane operator grants holds as it is written; the token of a login has its user's
+memberships and, besides, the plane role that a group gave; everybody else's tokens are cut to their user's memberships.
+That is done each time they are used, so that leaving a project ends what one could do there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from metal_kit.errors import PermissionDenied
 
+VIEWER = 1
 OPERATOR = 2
 
 
@@ -54,12 +57,12 @@ def check_grantable(wanted: Grants, maker: Grants, memberships: Grants, tenant_o
             raise _more("tenant_roles", f"tenant {tenant}")
 
 
-def check_personal(token: Grants | None) -> None:
-    """Raise PermissionDenied unless a token without roles can be made with this one (None: made by certificate).
+def check_personal(token: Grants, *, login: bool = False) -> None:
+    """Raise PermissionDenied unless a token without roles can be made with this one, of a `login` or not.
 
     It would have all memberships of the user; whoever found a token that has some of them must not come by the rest.
     """
-    if token is None or not token.personal:
+    if not (token.personal or login):
         raise PermissionDenied(
             "GRANT_TOO_LARGE",
             "a token without roles has all of its user's, and yours has not: name the roles that it shall have",
@@ -67,14 +70,32 @@ def check_personal(token: Grants | None) -> None:
         )
 
 
-def effective(token: Grants, memberships: Grants, tenant_of: Mapping[str, str], *, by_operator: bool) -> Grants:
+def check_plane_until(until: datetime | None, expires: datetime) -> None:
+    """Raise PermissionDenied when a role on the plane would outlast (`expires`) the login that it comes from (`until`).
+
+    Who has left the group does not have it at his next login; a token that he left behind must not have it either.
+    """
+    if until is not None and expires > until:
+        raise PermissionDenied(
+            "GRANT_TOO_LONG",
+            f"your role on the plane comes from a group and ends with your login at {until:%Y-%m-%d %H:%M:%SZ}; a role "
+            "on the plane cannot be granted for longer",
+            field="lifetime",
+        )
+
+
+def effective(
+    token: Grants, memberships: Grants, tenant_of: Mapping[str, str], *, by_operator: bool, login: bool = False
+) -> Grants:
     """What a token is worth now.
 
-    A token without any role stands for its user and has his memberships. A token with roles has these, cut to the
-    user's memberships unless a plane operator made it. Tenant roles are expanded over `tenant_of` (project → tenant);
-    a project that is not in it does not exist any more.
+    A token without any role stands for its user and has his memberships; that of a `login` has its plane role too. A
+    token with roles has these, cut to the user's memberships unless a plane operator made it. Tenant roles are expanded
+    over `tenant_of` (project → tenant); a project that is not in it does not exist any more.
     """
     held = _expanded(memberships, tenant_of)
+    if login:
+        return replace(held, plane=token.plane)
     if token.personal:
         return held
     wanted = _expanded(token, tenant_of)

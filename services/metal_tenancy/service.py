@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from metal_kit.identity import Caller
 from metal_kit.logs import get_logger
 from metal_kit.process import StartError
 from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
-from metal_kit.settings import ServiceSettings
 from metal_kit.tokens import caller_of
 from metalplane.tenancy.v1.project_pb2_grpc import add_ProjectServiceServicer_to_server
 from metalplane.tenancy.v1.tenant_pb2_grpc import add_TenantServiceServicer_to_server
@@ -25,6 +25,10 @@ from metal_tenancy.api.projects import ProjectApi
 from metal_tenancy.api.tenants import TenantApi
 from metal_tenancy.api.tokens import TokenApi
 from metal_tenancy.issuing import Issuer
+from metal_tenancy.login import Login
+from metal_tenancy.oidc.fetch import Fetcher
+from metal_tenancy.oidc.keys import ProviderKeys
+from metal_tenancy.oidc.settings import LoginSettings
 from metal_tenancy.signing import Signer
 from metal_tenancy.store import TokenStore
 
@@ -34,7 +38,7 @@ KEEP_EXPIRED = timedelta(days=30)
 SWEEP_EVERY = timedelta(hours=1)
 
 
-class Settings(ServiceSettings):
+class Settings(LoginSettings):
     """Settings of tenancy beyond the common ones."""
 
     token_key: Path = Field(description="Ed25519 private key, PEM, that new tokens are signed with")
@@ -49,7 +53,8 @@ async def compose(rt: Runtime) -> Parts:
     db = rt.require_db()
     issuer = Issuer(db, load_signer(settings), rt.clock)
     tenants, projects = TenantApi(db, rt.paging), ProjectApi(db, rt.paging)
-    tokens = TokenApi(db, rt.paging, issuer)
+    login, close = _login(settings, issuer)
+    tokens = TokenApi(db, rt.paging, issuer, login)
     return Parts(
         servicers=[
             Servicer(add_TenantServiceServicer_to_server, tenants, "metalplane.tenancy.v1.TenantService"),
@@ -58,7 +63,22 @@ async def compose(rt: Runtime) -> Parts:
         ],
         token_checker=LocalChecker(issuer),
         background=[Background("forget expired tokens", lambda: forget_expired(db, rt.stopping))],
+        close=close,
     )
+
+
+def _login(settings: Settings, issuer: Issuer) -> tuple[Login | None, list[Callable[[], Awaitable[None]]]]:
+    """The login at the provider of the settings, if there is one, and what is to be closed with it. The provider may be
+    away: it is asked when somebody logs in."""
+    provider = settings.provider()
+    if provider is None:
+        return None, []
+    try:
+        fetcher = Fetcher(settings.oidc_ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise StartError(f"METALPLANE_OIDC_CA: {settings.oidc_ca}: {error.strerror or error}") from error
+    keys = ProviderKeys(provider.issuer, fetcher.get)
+    return Login(issuer, provider, keys, timedelta(hours=settings.oidc_token_hours)), [fetcher.close]
 
 
 class LocalChecker:
@@ -84,11 +104,15 @@ def load_signer(settings: Settings) -> Signer:
 
 
 async def forget_expired(db: Database, stopping: asyncio.Event) -> None:
-    """Drop tokens that expired long ago, now and every hour; while the database is away they stay for another hour."""
+    """Drop tokens that expired long ago and ID tokens that are of no use, now and every hour.
+
+    While the database is away they stay for another hour.
+    """
     while not stopping.is_set():
         try:
             async with db.transaction(purpose="forget expired tokens") as conn:
                 await TokenStore().forget(conn, KEEP_EXPIRED)
+                await TokenStore().forget_exchanged(conn)
         except Problem as problem:
             log.warning("tokens.not_forgotten", reason=problem.reason)
         await pause(stopping, SWEEP_EVERY)

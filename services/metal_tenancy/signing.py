@@ -59,7 +59,7 @@ class Signer:
             claims = token.claims
             good = claims["iss"] == ISSUER and claims["exp"] > now.timestamp()
             result = Claims(id=str(claims["jti"]), user=str(claims["sub"]))
-        except (JoseError, KeyError, TypeError, ValueError):
+        except (JoseError, KeyError, TypeError, ValueError, RecursionError):
             raise invalid() from None
         if not good:
             raise invalid()

@@ -46,4 +46,6 @@ def token_message(row: TokenRow, grants: Grants | None = None) -> Token:
         create_time=to_timestamp(row.create_time),
         expire_time=to_timestamp(row.expire_time),
         revoke_time=to_timestamp(row.revoke_time),
+        login=row.login,
+        made_with=row.made_with or "",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,9 +20,10 @@ from metalplane.tenancy.v1.events_pb2 import TokenRevoked
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer
 
 from metal_tenancy.api.messages import token_message
-from metal_tenancy.issuing import Issuer
-from metal_tenancy.roles import Grants, check_grantable, check_personal
-from metal_tenancy.store import ProjectStore, TenantStore, TokenStore
+from metal_tenancy.issuing import Issuer, Wish
+from metal_tenancy.login import Login, not_configured
+from metal_tenancy.roles import OPERATOR, Grants, check_grantable, check_personal, check_plane_until
+from metal_tenancy.store import ProjectStore, TenantStore, TokenRow, TokenStore
 
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
@@ -34,49 +35,58 @@ class TokenApi(TokenServiceServicer):
     db: Database
     paging: Paging
     issuer: Issuer
+    login: Login | None = None
     tokens: TokenStore = field(default_factory=TokenStore)
     projects: ProjectStore = field(default_factory=ProjectStore)
     tenants: TenantStore = field(default_factory=TenantStore)
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         caller = _person()
-        operator = caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR)
         user = request.token.user or caller.name
-        if user != caller.name and not operator:
-            raise PermissionDenied(
-                "TOKEN_FOR_OTHERS",
-                "only plane operators make tokens for others: leave it out",
-                field="token.user",
-            )
         wanted = Grants(
             _canonical(request.token.project_roles, "token.project_roles"),
             _canonical(request.token.tenant_roles, "token.tenant_roles"),
             request.token.plane_role,
         )
-        async with self.db.connection() as conn:
+        now = self.issuer.clock.now()
+        lifetime: timedelta = request.lifetime.ToTimedelta()
+        async with self.db.transaction(purpose="make a token") as conn:
+            # By its worth here and now, not as the caller's roles were when his token was checked.
+            own, held = await self.issuer.maker(conn, caller.token_id)
+            operator = held.plane >= OPERATOR
+            if user != caller.name and not operator:
+                raise PermissionDenied(
+                    "TOKEN_FOR_OTHERS",
+                    "only plane operators make tokens for others: leave it out",
+                    field="token.user",
+                )
             tenant_of = await self.projects.tenants(conn, wanted.projects, [])
             if not operator:
-                await self._check_grantable(conn, caller, wanted, tenant_of)
+                await self._check_grantable(conn, own, held, wanted, tenant_of)
+            if wanted.plane:
+                check_plane_until(own.plane_until, now + lifetime)
             await self._check_there(conn, wanted, tenant_of)
-        lifetime: timedelta = request.lifetime.ToTimedelta()
-        row, secret = await self.issuer.issue(
-            user,
-            wanted,
-            lifetime,
-            description=request.token.description,
-            creator=caller.label,
-            by_operator=operator,
-        )
+            await self.issuer.check_room(conn, user)
+            wish = Wish(
+                user,
+                wanted,
+                now,
+                now + lifetime,
+                description=request.token.description,
+                creator=caller.label,
+                by_operator=operator,
+                plane_until=own.plane_until,
+                made_with=own.id,
+            )
+            row, secret = await self.issuer.issue(conn, wish)
         return pb.CreateTokenResponse(token=token_message(row), secret=secret)
 
     async def _check_grantable(
-        self, conn: Connection, caller: Caller, wanted: Grants, tenant_of: Mapping[str, str]
+        self, conn: Connection, own: TokenRow, held: Grants, wanted: Grants, tenant_of: Mapping[str, str]
     ) -> None:
         if wanted.personal:
-            own = await self.tokens.get(conn, caller.token_id)
-            check_personal(own.grants if own is not None else None)
-        memberships = await self.issuer.members.of_user(conn, caller.name)
-        check_grantable(wanted, Grants(caller.projects, caller.tenants, caller.plane_role), memberships, tenant_of)
+            check_personal(own.grants, login=own.login)
+        check_grantable(wanted, held, await self.issuer.members.of_user(conn, own.username), tenant_of)
 
     async def _check_there(self, conn: Connection, wanted: Grants, tenant_of: Mapping[str, str]) -> None:
         """A grant on something that does not exist is a mistyped id."""
@@ -104,11 +114,34 @@ class TokenApi(TokenServiceServicer):
         )
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> Empty:
+        caller = current_caller()
         async with self.db.transaction(purpose="revoke a token") as conn:
-            row = await self.tokens.get(conn, request.id)
-            if row is None or not _may_revoke(current_caller(), row.username):
+            row = await self.tokens.lock(conn, request.id)
+            if row is None or not _may_revoke(caller, row.username):
                 raise missing(f"token {request.id}")
-            if await self.tokens.revoke(conn, row.id):
+            await self._check_own_reach(conn, caller, row)
+            ending = [row]
+            while ending:
+                await self._end(conn, ending)
+                # One generation at a time: those that are locked have no more children than are seen by then.
+                ids = [each.id for each in ending]
+                ending = await self.tokens.lock_made_with(conn, ids) if request.made_with_it else []
+        return Empty()
+
+    async def _check_own_reach(self, conn: Connection, caller: Caller, row: TokenRow) -> None:
+        """Raise PermissionDenied when a token that was given some roles, to a script perhaps, would end other ones."""
+        if row.id == caller.token_id or caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR):
+            return
+        own = await self.tokens.get(conn, caller.token_id)
+        if own is None or not (own.login or own.grants.personal):
+            raise PermissionDenied(
+                "NOT_YOUR_TOKEN", "a token with roles of its own ends no other one; use one without roles, or log in"
+            )
+
+    async def _end(self, conn: Connection, rows: Sequence[TokenRow]) -> None:
+        await self.tokens.revoke(conn, [row.id for row in rows])
+        for row in rows:
+            if row.revoke_time is None:
                 await emit(
                     conn,
                     subject="metalplane.tenancy.token.revoked",
@@ -118,7 +151,6 @@ class TokenApi(TokenServiceServicer):
                     payload=TokenRevoked(id=row.id),
                     deleted=True,
                 )
-        return Empty()
 
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
         row, grants = await self.issuer.check(request.secret)
@@ -134,6 +166,19 @@ class TokenApi(TokenServiceServicer):
                 grants = Grants(caller.projects, caller.tenants, caller.plane_role)
                 answer.token.CopyFrom(token_message(row, grants))
         return answer
+
+    async def GetLoginMethods(self, request: pb.GetLoginMethodsRequest, context: Any) -> pb.GetLoginMethodsResponse:
+        if self.login is None:
+            return pb.GetLoginMethodsResponse()
+        provider = self.login.provider
+        oidc = pb.OpenIdProvider(issuer=provider.issuer, client_id=provider.client_id, scopes=provider.scopes)
+        return pb.GetLoginMethodsResponse(oidc=oidc)
+
+    async def ExchangeIdToken(self, request: pb.ExchangeIdTokenRequest, context: Any) -> pb.ExchangeIdTokenResponse:
+        if self.login is None:
+            raise not_configured()
+        row, secret = await self.login.exchange(request.id_token, request.nonce)
+        return pb.ExchangeIdTokenResponse(token=token_message(row), secret=secret)
 
     async def GetSigningKeys(self, request: pb.GetSigningKeysRequest, context: Any) -> pb.GetSigningKeysResponse:
         return pb.GetSigningKeysResponse(jwks=self.issuer.signer.jwks())

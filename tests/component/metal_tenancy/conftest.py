@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from metalplane.tenancy.v1 import project_pb2, tenant_pb2, token_pb2
 from metalplane.tenancy.v1.project_pb2_grpc import ProjectServiceStub
 from metalplane.tenancy.v1.tenant_pb2_grpc import TenantServiceStub
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceStub
+from oidc_provider import CLIENT, OidcProvider, serving
 
 
 @dataclass
@@ -124,6 +125,31 @@ async def tenancy(
 ) -> Tenancy:
     """The service, with an operator's token from the bootstrap command's function."""
     running = await start_service(SPEC, database_url=tenancy_url, nats_url=nats_url, token_key=token_key)
+    settings = Settings(database_url=tenancy_url, token_key=token_key)
+    secret = await operator_token(settings, user="root", lifetime=timedelta(hours=1), description="test")
+    return Tenancy(running, stub, secret)
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[OidcProvider]:
+    """An identity provider."""
+    async with serving() as made:
+        yield made
+
+
+@pytest.fixture
+async def login_tenancy(
+    start_service: Callable[..., Awaitable[RunningService]],
+    stub: Callable[..., Any],
+    tenancy_url: str,
+    token_key: Path,
+    provider: OidcProvider,
+) -> Tenancy:
+    """The service of a plane where people log in at that provider."""
+    running = await start_service(
+        SPEC, database_url=tenancy_url, token_key=token_key, oidc_issuer=provider.issuer, oidc_client_id=CLIENT,
+        oidc_operator_groups=("plane-ops",), oidc_viewer_groups=("plane-look",),
+    )  # fmt: skip
     settings = Settings(database_url=tenancy_url, token_key=token_key)
     secret = await operator_token(settings, user="root", lifetime=timedelta(hours=1), description="test")
     return Tenancy(running, stub, secret)

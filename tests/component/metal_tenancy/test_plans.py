@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -40,12 +40,17 @@ FILL = (
     ) AS members
     """,
     """
-    INSERT INTO token (id, username, by_operator, creator, expire_time)
+    INSERT INTO token (id, username, by_operator, creator, expire_time, made_with)
     SELECT md5('k' || n)::uuid, CASE WHEN n % 1000 = 0 THEN 'anna' WHEN n % 2 = 0 THEN 'robot' ELSE 'u' || n END, false,
-        'u', now() + (n - 100) * interval '1 h'
+        'u', now() + (n - 100) * interval '1 h', CASE WHEN n > 3000 AND n % 3 > 0 THEN md5('k' || n / 10)::uuid END
     FROM generate_series(1, 20000) AS n
     """,
+    """
+    INSERT INTO exchanged_id_token
+    SELECT decode(md5('d' || n), 'hex'), now() + (n - 100) * interval '1 min' FROM generate_series(1, 20000) AS n
+    """,
 )
+SOON = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +132,37 @@ async def test_a_token_is_checked_by_keys(plans: Plans) -> None:
     )
 
 
+async def test_making_and_revoking_tokens_reads_what_it_is_about(plans: Plans) -> None:
+    await plans.check(
+        {
+            "held": partial(TOKENS.hold, token=uuid_of("k7")),
+            "locked": partial(TOKENS.lock, token=uuid_of("k7")),
+            "made with one": partial(TOKENS.lock_made_with, tokens=[uuid_of("k700")]),
+            "made with several": partial(TOKENS.lock_made_with, tokens=[uuid_of(f"k{n}") for n in range(700, 750)]),
+            "made with none": partial(TOKENS.lock_made_with, tokens=[uuid_of("nothing")]),
+            "exchanged before": partial(TOKENS.exchange, digest=bytes.fromhex(uuid_of("d7").replace("-", "")),
+                                        useless_after=SOON),
+            "exchanged": partial(TOKENS.exchange, digest=b"new", useless_after=SOON),
+        }
+    )  # fmt: skip
+    await plans.check(
+        {
+            f"living tokens of {user}": partial(TOKENS.count_living, user=user, login=False, limit=1000)
+            for user in ("anna", "robot", "nobody")
+        },
+        reads=1000,  # a count reads what it counts
+    )
+
+
 async def test_deleting_and_pruning_cost_what_goes(plans: Plans) -> None:
     await plans.check(
         {
             "a tenant without projects": partial(TENANTS.delete, tenant=uuid_of("t19998")),
             "a project": partial(PROJECTS.delete, project=uuid_of("p2")),
             "a member": partial(MEMBERS.remove, scope="project", scope_id=uuid_of("p2"), user="v2"),
-            "revoked": partial(TOKENS.revoke, token=uuid_of("k7")),
+            "revoked": partial(TOKENS.revoke, tokens=[uuid_of("k7")]),
             "some tokens": partial(TOKENS.forget, older_than=timedelta(0)),
             "no tokens": partial(TOKENS.forget, older_than=timedelta(days=100)),
+            "some ID tokens": TOKENS.forget_exchanged,
         }
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metal_kit.errors import PermissionDenied
-from metal_tenancy.roles import OPERATOR, Grants, check_grantable, check_personal, effective
+from metal_tenancy.roles import OPERATOR, Grants, check_grantable, check_personal, check_plane_until, effective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,13 +123,33 @@ def test_an_owner_of_a_tenant_grants_what_lies_in_it(wanted: Grants) -> None:
     check_grantable(wanted, held, held, TENANT_OF)
 
 
-@pytest.mark.parametrize(("own", "may"), [(Grants(), True), (Grants({"p1": VIEWER}), False), (None, False)])
-def test_only_a_token_without_roles_makes_another_one(own: Grants | None, may: bool) -> None:
-    if may:
-        check_personal(own)
-        return
+@pytest.mark.parametrize(("own", "login"), [(Grants(), False), (Grants(), True), (Grants(plane=1), True)])
+def test_a_token_with_all_of_its_users_roles_makes_another_one(own: Grants, login: bool) -> None:
+    check_personal(own, login=login)
+
+
+@pytest.mark.parametrize("own", [Grants({"p1": VIEWER}), Grants(tenants={"t1": OWNER}), Grants(plane=1)])
+def test_a_token_with_roles_of_its_own_makes_none_that_has_all(own: Grants) -> None:
     with pytest.raises(PermissionDenied, match="name the roles"):
         check_personal(own)
+
+
+@given(memberships=grants, plane=st.integers(0, 2))
+def test_a_logins_token_has_its_users_memberships_and_the_role_of_his_group(memberships: Grants, plane: int) -> None:
+    got = effective(Grants(plane=plane), memberships, TENANT_OF, by_operator=False, login=True)
+    assert got.plane == plane
+    for project in TENANT_OF:
+        assert got.projects.get(project, 0) == worth(memberships, project)
+    assert dict(got.tenants) == dict(memberships.tenants)
+
+
+def test_a_role_on_the_plane_does_not_outlast_the_login_that_it_comes_from() -> None:
+    end = datetime(2026, 1, 1, 8, tzinfo=UTC)
+    check_plane_until(None, end + timedelta(days=300))
+    check_plane_until(end, end)
+    with pytest.raises(PermissionDenied, match="ends with your login at 2026-01-01 08:00:00Z") as refused:
+        check_plane_until(end, end + timedelta(seconds=1))
+    assert refused.value.field == "lifetime"
 
 
 def test_grants_do_not_change_under_their_owner() -> None:

@@ -13,6 +13,7 @@ from metalplane.inventory.v1.machine_pb2 import Machine
 
 from metal_inventory import contract, images, layouts
 from metal_inventory.api.crud import Crud, refuse
+from metal_inventory.api.visibility import require_visible
 from metal_inventory.store.catalog import LAYOUTS, SIZES
 from metal_inventory.store.machines import MachineStore
 
@@ -61,9 +62,8 @@ class FilesystemLayoutServicer(FilesystemLayoutServiceServicer):
         if found is None:
             raise missing(f"filesystem layout for size {request.size} and image {request.image}")
         if request.machine:
-            if row is None:
-                raise missing(f"machine {request.machine}")
-            _require_fit(found, Machine.FromString(row["report"]))
+            # Whether a layout fits tells of a machine's disks, and that it is there at all.
+            _require_fit(found, Machine.FromString(require_visible(row, request.machine)["report"]))
         return messages[found.id]
 
     async def ListFilesystemLayouts(

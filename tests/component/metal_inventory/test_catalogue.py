@@ -266,9 +266,9 @@ async def test_an_end_of_an_image_beyond_the_calendar_is_refused_by_its_field(in
 # -- layouts
 
 
-async def match(inventory: Any, name: str, machine: str = "") -> str:
+async def match(inventory: Any, name: str, machine: str = "", *, token: str = "member x") -> str:
     request = layout_pb2.MatchFilesystemLayoutRequest(size="c1-medium", image=name, machine=machine)
-    return str((await inventory.layouts("member x").MatchFilesystemLayout(request)).id)
+    return str((await inventory.layouts(token).MatchFilesystemLayout(request)).id)
 
 
 async def test_the_layout_for_a_size_and_an_image_is_found(inventory: Any) -> None:
@@ -283,10 +283,12 @@ async def test_the_layout_for_a_size_and_an_image_is_found(inventory: Any) -> No
 async def test_a_layout_must_fit_the_disks_of_the_machine_that_is_named(inventory: Any) -> None:
     await inventory.layouts().CreateFilesystemLayout(layout())
     await inventory.register(M1)
-    assert await match(inventory, "debian-12.0.20250101", M1) == "default"
+    assert await match(inventory, "debian-12.0.20250101", M1, token="viewer") == "default"
     await inventory.register(M1, parts=inventory.hardware("x", disks=0))
     with pytest.raises(FailedPrecondition, match="the machine has no disk /dev/nvme0n1"):
-        await match(inventory, "debian-12.0.20250101", M1)
+        await match(inventory, "debian-12.0.20250101", M1, token="viewer")
+    with pytest.raises(NotFound, match=f"machine {M1} does not exist"):
+        await match(inventory, "debian-12.0.20250101", M1, token="member x")
 
 
 async def test_overlapping_layouts_and_unknown_sizes_are_refused(inventory: Any) -> None:

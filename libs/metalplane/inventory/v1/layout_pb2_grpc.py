@@ -87,8 +87,8 @@ class FilesystemLayoutServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MatchFilesystemLayout(self, request, context):
-        """Returns the layout for a size and an image. NOT_FOUND when none matches; FAILED_PRECONDITION when it does not fit
-        the disks of the machine that is named.
+        """Returns the layout for a size and an image. NOT_FOUND when none matches, or when the caller may not see the machine
+        that is named; FAILED_PRECONDITION when the layout does not fit its disks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,8 +39,8 @@ class FilesystemLayoutServiceStub:
     GetFilesystemLayout: _grpc.UnaryUnaryMultiCallable[_layout_pb2.GetFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]
     """Returns one layout."""
     MatchFilesystemLayout: _grpc.UnaryUnaryMultiCallable[_layout_pb2.MatchFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]
-    """Returns the layout for a size and an image. NOT_FOUND when none matches; FAILED_PRECONDITION when it does not fit
-    the disks of the machine that is named.
+    """Returns the layout for a size and an image. NOT_FOUND when none matches, or when the caller may not see the machine
+    that is named; FAILED_PRECONDITION when the layout does not fit its disks.
     """
     ListFilesystemLayouts: _grpc.UnaryUnaryMultiCallable[_layout_pb2.ListFilesystemLayoutsRequest, _layout_pb2.ListFilesystemLayoutsResponse]
     """Lists layouts by id."""
@@ -59,8 +59,8 @@ class FilesystemLayoutServiceAsyncStub(FilesystemLayoutServiceStub):
     GetFilesystemLayout: _aio.UnaryUnaryMultiCallable[_layout_pb2.GetFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]  # type: ignore[assignment]
     """Returns one layout."""
     MatchFilesystemLayout: _aio.UnaryUnaryMultiCallable[_layout_pb2.MatchFilesystemLayoutRequest, _layout_pb2.FilesystemLayout]  # type: ignore[assignment]
-    """Returns the layout for a size and an image. NOT_FOUND when none matches; FAILED_PRECONDITION when it does not fit
-    the disks of the machine that is named.
+    """Returns the layout for a size and an image. NOT_FOUND when none matches, or when the caller may not see the machine
+    that is named; FAILED_PRECONDITION when the layout does not fit its disks.
     """
     ListFilesystemLayouts: _aio.UnaryUnaryMultiCallable[_layout_pb2.ListFilesystemLayoutsRequest, _layout_pb2.ListFilesystemLayoutsResponse]  # type: ignore[assignment]
     """Lists layouts by id."""
@@ -94,8 +94,8 @@ class FilesystemLayoutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _layout_pb2.MatchFilesystemLayoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_layout_pb2.FilesystemLayout, _abc.Awaitable[_layout_pb2.FilesystemLayout]]:
-        """Returns the layout for a size and an image. NOT_FOUND when none matches; FAILED_PRECONDITION when it does not fit
-        the disks of the machine that is named.
+        """Returns the layout for a size and an image. NOT_FOUND when none matches, or when the caller may not see the machine
+        that is named; FAILED_PRECONDITION when the layout does not fit its disks.
         """
 
     @_abc_1.abstractmethod

@@ -164,6 +164,8 @@ async def make_cast(plane: AccessPlane, servers: Mapping[str, str]) -> Cast:
         tenants = dict.fromkeys((a.tenant, *a.spare_tenants), role)
         cast.tokens[f"project {word}"] = (await make_token(plane, a.user, project_roles=projects))[1]
         cast.tokens[f"tenant {word}"] = (await make_token(plane, a.user, tenant_roles=tenants))[1]
+    # A token without roles stands for its user; one with roles ends no other token, and he may.
+    cast.tokens["user himself"] = (await make_token(plane, a.user))[1]
     owner = Role.ROLE_OWNER
     everything: dict[str, Any] = {"project_roles": {b.project: owner}, "tenant_roles": {b.tenant: owner}}
     cast.tokens["owner elsewhere"] = (await make_token(plane, b.user, **everything))[1]

@@ -381,7 +381,7 @@ def _rightful(rule: Rule, world: World) -> list[Who]:
         word = "viewer" if rule.plane_role == PlaneRole.PLANE_ROLE_VIEWER else "operator"
         found.append(world.cast.user(f"plane {word}"))
     if rule.users or rule.authenticated:
-        found.append(world.cast.user("project viewer"))
+        found += [world.cast.user("user himself" if rule.effect == Effect.EFFECT_WRITE else "project viewer")]
     found += [Who(f"service {name}", identity.service_id(name)) for name in sorted(rule.services)]
     found += [agents(plane)[kind][0] for kind in sorted(rule.agents)]
     return found

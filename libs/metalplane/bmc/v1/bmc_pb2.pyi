@@ -307,6 +307,110 @@ class Command(_message.Message):
 Global___Command: _TypeAlias = Command  # noqa: Y015
 
 @_typing.final
+class CredentialKey(_message.Message):
+    """A key of the ring that seals passwords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PASSWORDS_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    IN_RING_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the key, as in the ring. Empty for what no key is named by: bytes that are no sealed password."""
+    passwords: _builtins.int
+    """Passwords that it seals."""
+    current: _builtins.bool
+    """Whether it seals new passwords: it is the first of the ring."""
+    in_ring: _builtins.bool
+    """Whether this service has it. What a key seals that it has not cannot be used."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        passwords: _builtins.int = ...,
+        current: _builtins.bool = ...,
+        in_ring: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "id", b"id", "in_ring", b"in_ring", "passwords", b"passwords"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialKey: _TypeAlias = CredentialKey  # noqa: Y015
+
+@_typing.final
+class UnusableCredential(_message.Message):
+    """A sealed password that does not open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    machine: _builtins.str
+    """UUID of the machine."""
+    key: _builtins.str
+    """Id of the key that it names; empty when it names none."""
+    cause: _builtins.str
+    """Why: the key is not in the ring, the bytes are damaged, or they are another machine's."""
+    def __init__(
+        self,
+        *,
+        machine: _builtins.str = ...,
+        key: _builtins.str = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "key", b"key", "machine", b"machine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnusableCredential: _TypeAlias = UnusableCredential  # noqa: Y015
+
+@_typing.final
+class CredentialKeys(_message.Message):
+    """The keys that seal the passwords of a partition's BMCs. No key and no password is in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    UNUSABLE_FIELD_NUMBER: _builtins.int
+    UNUSABLE_COUNT_FIELD_NUMBER: _builtins.int
+    partition: _builtins.str
+    """Partition."""
+    unusable_count: _builtins.int
+    """How many do not open."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___CredentialKey]:
+        """The keys of the ring in its order, then others that seal anything. One with no passwords that is not current is
+        needed no more.
+        """
+
+    @_builtins.property
+    def unusable(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnusableCredential]:
+        """The first 200 passwords that do not open, by machine. They stay as they are; registering the BMC again mends it."""
+
+    def __init__(
+        self,
+        *,
+        partition: _builtins.str = ...,
+        keys: _abc.Iterable[Global___CredentialKey] | None = ...,
+        unusable: _abc.Iterable[Global___UnusableCredential] | None = ...,
+        unusable_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "partition", b"partition", "unusable", b"unusable", "unusable_count", b"unusable_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialKeys: _TypeAlias = CredentialKeys  # noqa: Y015
+
+@_typing.final
 class RegisterBmcRequest(_message.Message):
     """Request of RegisterBmc."""
 
@@ -591,3 +695,65 @@ class ListCommandsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCommandsResponse: _TypeAlias = ListCommandsResponse  # noqa: Y015
+
+@_typing.final
+class GetCredentialKeysRequest(_message.Message):
+    """Request of GetCredentialKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCredentialKeysRequest: _TypeAlias = GetCredentialKeysRequest  # noqa: Y015
+
+@_typing.final
+class ResealCredentialsRequest(_message.Message):
+    """Request of ResealCredentials."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResealCredentialsRequest: _TypeAlias = ResealCredentialsRequest  # noqa: Y015
+
+@_typing.final
+class ResealCredentialsResponse(_message.Message):
+    """Response of ResealCredentials."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESEALED_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    resealed: _builtins.int
+    """Passwords that another key sealed before."""
+    @_builtins.property
+    def keys(self) -> Global___CredentialKeys:
+        """The keys afterwards."""
+
+    def __init__(
+        self,
+        *,
+        resealed: _builtins.int = ...,
+        keys: Global___CredentialKeys | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "resealed", b"resealed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResealCredentialsResponse: _TypeAlias = ResealCredentialsResponse  # noqa: Y015

@@ -76,6 +76,16 @@ class BmcServiceStub:
                 request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsRequest.SerializeToString,
                 response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsResponse.FromString,
                 _registered_method=True)
+        self.GetCredentialKeys = channel.unary_unary(
+                '/metalplane.bmc.v1.BmcService/GetCredentialKeys',
+                request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.GetCredentialKeysRequest.SerializeToString,
+                response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.CredentialKeys.FromString,
+                _registered_method=True)
+        self.ResealCredentials = channel.unary_unary(
+                '/metalplane.bmc.v1.BmcService/ResealCredentials',
+                request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsRequest.SerializeToString,
+                response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsResponse.FromString,
+                _registered_method=True)
 
 
 class BmcServiceServicer:
@@ -138,6 +148,21 @@ class BmcServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCredentialKeys(self, request, context):
+        """Tells which key of the ring seals how many passwords of this service's partition, and which do not open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResealCredentials(self, request, context):
+        """Seals all passwords of this service's partition with the first key of its ring. Each replica also does so by itself,
+        when it starts and every hour; this does it now and tells what is left. Repeating it does no harm.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BmcServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +205,16 @@ def add_BmcServiceServicer_to_server(servicer, server):
                     servicer.ListCommands,
                     request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsRequest.FromString,
                     response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsResponse.SerializeToString,
+            ),
+            'GetCredentialKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCredentialKeys,
+                    request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.GetCredentialKeysRequest.FromString,
+                    response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.CredentialKeys.SerializeToString,
+            ),
+            'ResealCredentials': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResealCredentials,
+                    request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsRequest.FromString,
+                    response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -399,6 +434,60 @@ class BmcService:
             '/metalplane.bmc.v1.BmcService/ListCommands',
             metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsRequest.SerializeToString,
             metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCredentialKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.bmc.v1.BmcService/GetCredentialKeys',
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.GetCredentialKeysRequest.SerializeToString,
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.CredentialKeys.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResealCredentials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.bmc.v1.BmcService/ResealCredentials',
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsRequest.SerializeToString,
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,12 @@ class BmcServiceStub:
     """Returns one command."""
     ListCommands: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ListCommandsRequest, _bmc_pb2.ListCommandsResponse]
     """Lists commands, newest first."""
+    GetCredentialKeys: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.GetCredentialKeysRequest, _bmc_pb2.CredentialKeys]
+    """Tells which key of the ring seals how many passwords of this service's partition, and which do not open."""
+    ResealCredentials: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ResealCredentialsRequest, _bmc_pb2.ResealCredentialsResponse]
+    """Seals all passwords of this service's partition with the first key of its ring. Each replica also does so by itself,
+    when it starts and every hour; this does it now and tells what is left. Repeating it does no harm.
+    """
 
 @_typing.type_check_only
 class BmcServiceAsyncStub(BmcServiceStub):
@@ -72,6 +78,12 @@ class BmcServiceAsyncStub(BmcServiceStub):
     """Returns one command."""
     ListCommands: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ListCommandsRequest, _bmc_pb2.ListCommandsResponse]  # type: ignore[assignment]
     """Lists commands, newest first."""
+    GetCredentialKeys: _aio.UnaryUnaryMultiCallable[_bmc_pb2.GetCredentialKeysRequest, _bmc_pb2.CredentialKeys]  # type: ignore[assignment]
+    """Tells which key of the ring seals how many passwords of this service's partition, and which do not open."""
+    ResealCredentials: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ResealCredentialsRequest, _bmc_pb2.ResealCredentialsResponse]  # type: ignore[assignment]
+    """Seals all passwords of this service's partition with the first key of its ring. Each replica also does so by itself,
+    when it starts and every hour; this does it now and tells what is left. Repeating it does no harm.
+    """
 
 class BmcServiceServicer(metaclass=_abc_1.ABCMeta):
     """BMCs and commands to them."""
@@ -139,5 +151,23 @@ class BmcServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bmc_pb2.ListCommandsResponse, _abc.Awaitable[_bmc_pb2.ListCommandsResponse]]:
         """Lists commands, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetCredentialKeys(
+        self,
+        request: _bmc_pb2.GetCredentialKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bmc_pb2.CredentialKeys, _abc.Awaitable[_bmc_pb2.CredentialKeys]]:
+        """Tells which key of the ring seals how many passwords of this service's partition, and which do not open."""
+
+    @_abc_1.abstractmethod
+    def ResealCredentials(
+        self,
+        request: _bmc_pb2.ResealCredentialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bmc_pb2.ResealCredentialsResponse, _abc.Awaitable[_bmc_pb2.ResealCredentialsResponse]]:
+        """Seals all passwords of this service's partition with the first key of its ring. Each replica also does so by itself,
+        when it starts and every hour; this does it now and tells what is left. Repeating it does no harm.
+        """
 
 def add_BmcServiceServicer_to_server(servicer: BmcServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,7 +12,7 @@ import base64
 import binascii
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -42,6 +42,11 @@ class KeyRing:
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self.current = next(iter(keys))
         self._fingerprint_key = hmac.digest(keys[self.current], b"metalplane bmc fingerprint", "sha256")
+
+    @property
+    def key_ids(self) -> Sequence[str]:
+        """Ids of the keys, in the order of the ring."""
+        return tuple(self._ciphers)
 
     @classmethod
     def parse(cls, text: str) -> KeyRing:

@@ -12,6 +12,7 @@ from metalplane.inventory.v1 import hardware_pb2, machine_pb2
 from metal_bmc import address
 from metal_bmc.command import Action, Command, State
 from metal_bmc.endpoint import Endpoint, Observation
+from metal_bmc.resealing import Resealing, Survey
 
 _ACTIONS: dict[Action, bmc_pb2.CommandAction.ValueType] = {
     action: bmc_pb2.CommandAction.Value(f"COMMAND_ACTION_{action.name}") for action in Action
@@ -119,3 +120,20 @@ def _fru(seen: Observation) -> hardware_pb2.Fru:
         product_part_number=text("Model"),
         product_serial=text("Serial Number"),
     )
+
+
+def credential_keys_message(resealing: Resealing, found: Survey) -> bmc_pb2.CredentialKeys:
+    """The keys of the ring and what they seal; ids and counts only."""
+    ring = resealing.ring
+    message = bmc_pb2.CredentialKeys(partition=resealing.partition, unusable_count=found.unusable_count)
+    others = sorted(found.passwords.keys() - set(ring.key_ids))
+    for key_id in (*ring.key_ids, *others):
+        message.keys.add(
+            id=key_id,
+            passwords=found.passwords[key_id],
+            current=key_id == ring.current,
+            in_ring=key_id in ring.key_ids,
+        )
+    for each in found.unusable:
+        message.unusable.add(machine=each.machine, key=each.key_id, cause=each.cause)
+    return message

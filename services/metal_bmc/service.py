@@ -30,6 +30,7 @@ from metal_bmc.exchange import BmcExchange
 from metal_bmc.poller import Poller, PollPlan
 from metal_bmc.registry import Registry
 from metal_bmc.reporter import Reporter
+from metal_bmc.resealing import Resealing
 from metal_bmc.upkeep import Upkeep
 
 log = get_logger(__name__)
@@ -134,7 +135,8 @@ async def compose(rt: Runtime) -> Parts:
         deadline=settings.exchange_seconds,
     )
     poller = Poller(db, exchange, rt.clock, partition=partition, plan=plan)
-    upkeep = Upkeep(db, ring, rt.clock, partition=partition, keep=timedelta(days=settings.keep_commands_days))
+    resealing = Resealing(db, ring, partition=partition)
+    upkeep = Upkeep(db, resealing, rt.clock, keep=timedelta(days=settings.keep_commands_days))
     background = [
         Background("poller", lambda: poller.run(rt.stopping)),
         Background("upkeep", lambda: upkeep.run(rt.stopping)),
@@ -150,7 +152,7 @@ async def compose(rt: Runtime) -> Parts:
     if settings.lease_file:
         discovery = Discovery(db, driver, ring, rt.clock, partition=partition, plan=_discovery_plan(settings))
         background.append(Background("discovery", lambda: discovery.run(rt.stopping)))
-    api = BmcApi(db, registry, ring, rt.paging)
+    api = BmcApi(db, registry, resealing, rt.paging)
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
         controllers=[_controller(settings, rt, exchange, announcer)],

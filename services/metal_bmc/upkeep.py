@@ -8,14 +8,14 @@ from datetime import timedelta
 import asyncpg
 from metal_kit.backoff import pause
 from metal_kit.clock import Clock
-from metal_kit.db import Connection, Database
+from metal_kit.db import Database
 from metal_kit.errors import Problem
 from metal_kit.logs import get_logger
 
 from metal_bmc import events
 from metal_bmc.command import NEVER_BEGUN
-from metal_bmc.credentials import CredentialError, KeyRing
-from metal_bmc.store import CommandStore, EndpointStore
+from metal_bmc.resealing import Resealing
+from metal_bmc.store import CommandStore
 
 log = get_logger(__name__)
 
@@ -27,10 +27,10 @@ _BATCH = 500
 class Upkeep:
     """`run` it as a task in every replica; what one has done, another finds done."""
 
-    def __init__(self, db: Database, ring: KeyRing, clock: Clock, *, partition: str, keep: timedelta) -> None:
-        self._db, self._ring, self._clock = db, ring, clock
-        self._partition, self._keep = partition, keep
-        self._endpoints, self._commands = EndpointStore(), CommandStore()
+    def __init__(self, db: Database, resealing: Resealing, clock: Clock, *, keep: timedelta) -> None:
+        self._db, self._resealing, self._clock = db, resealing, clock
+        self._partition, self._keep = resealing.partition, keep
+        self._commands = CommandStore()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Expire commands every few seconds and do the rest every hour, until `stopping` is set."""
@@ -40,7 +40,7 @@ class Upkeep:
             try:
                 await self.expire()
                 if loop.time() >= rest_at:
-                    await self.reseal()
+                    await self._resealing.reseal()
                     await self.forget()
                     rest_at = loop.time() + _REST_EVERY.total_seconds()
             except (Problem, asyncpg.PostgresError, OSError) as error:
@@ -55,23 +55,6 @@ class Upkeep:
                 await events.command_finished(connection, command)
         return len(ended)
 
-    async def reseal(self) -> int:
-        """Seal every password of the partition with the newest key; returns how many changed. An old key can be
-        removed after it. Other partitions' services have rings of their own, in which that key may not be yet."""
-        moved, after = 0, None
-        while True:
-            async with self._db.connection() as connection:
-                page = await self._endpoints.page(connection, partition=self._partition, after=after, limit=_BATCH)
-                for endpoint in page:
-                    if endpoint.sealed is not None:
-                        moved += await self._reseal_one(connection, endpoint.machine, endpoint.sealed)
-            if len(page) < _BATCH:
-                break
-            after = page[-1].machine
-        if moved:
-            log.info("bmc.upkeep.resealed", count=moved, key_id=self._ring.current)
-        return moved
-
     async def forget(self) -> int:
         """Remove commands that ended longer ago than they are kept; returns how many."""
         gone = 0
@@ -81,13 +64,3 @@ class Upkeep:
             gone += count
             if count < _BATCH:
                 return gone
-
-    async def _reseal_one(self, connection: Connection, machine: str, sealed: bytes) -> bool:
-        try:
-            if self._ring.key_of(sealed) == self._ring.current:
-                return False
-            new = self._ring.seal(machine, self._ring.open(machine, sealed))
-        except CredentialError as error:
-            log.warning("bmc.credential_unusable", machine=machine, cause=str(error))
-            return False
-        return await self._endpoints.reseal(connection, machine, old=sealed, new=new)

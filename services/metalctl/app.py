@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metalctl import command, reading
-from metalctl.commands import allocation, machine, member, network, project, switch, tenant, token
+from metalctl.commands import allocation, bmc, machine, member, network, project, switch, tenant, token
 from metalctl.context import TOKEN_VARIABLE
 from metalctl.failure import EXIT_HELP
 from metalctl.output import Format, write
@@ -53,7 +53,7 @@ def _assemble() -> None:
         group = groups[resource.name] = command.group(resource.help)
         reading.add(group, resource)
         app.add_typer(group, name=resource.name)
-    for module in (allocation, machine, member, network, project, switch, tenant, token):
+    for module in (allocation, bmc, machine, member, network, project, switch, tenant, token):
         module.add(groups)
     command.add(app, "whoami", token.whoami, "who the plane takes you for, and what you may do")
 

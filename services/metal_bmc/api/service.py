@@ -19,11 +19,11 @@ from metalplane.bmc.v1 import bmc_pb2 as pb
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceServicer
 
 from metal_bmc.command import Action, Command, desired_after
-from metal_bmc.credentials import KeyRing
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import reconcile_kind
-from metal_bmc.messages import action, command_message, endpoint_message, powered
+from metal_bmc.messages import action, command_message, credential_keys_message, endpoint_message, powered
 from metal_bmc.registry import Registry, Wish, checked_address, missing
+from metal_bmc.resealing import Resealing
 from metal_bmc.store import CommandStore, EndpointStore
 
 SERVICE = "metalplane.bmc.v1.BmcService"
@@ -36,8 +36,9 @@ MAX_OPEN_COMMANDS = 20
 class BmcApi(BmcServiceServicer):
     """Answers BmcService. Passwords come in and never go out."""
 
-    def __init__(self, db: Database, registry: Registry, ring: KeyRing, paging: Paging) -> None:
-        self._db, self._registry, self._ring, self._paging = db, registry, ring, paging
+    def __init__(self, db: Database, registry: Registry, resealing: Resealing, paging: Paging) -> None:
+        self._db, self._registry, self._paging = db, registry, paging
+        self._resealing, self._ring = resealing, resealing.ring
         self._endpoints, self._commands = EndpointStore(), CommandStore()
 
     async def RegisterBmc(self, request: pb.RegisterBmcRequest, context: Any) -> pb.Bmc:
@@ -155,6 +156,18 @@ class BmcApi(BmcServiceServicer):
             commands=[command_message(command) for command in shown],
             next_page_token=token,
         )
+
+    async def GetCredentialKeys(self, request: pb.GetCredentialKeysRequest, context: Any) -> pb.CredentialKeys:
+        """How many passwords each key seals."""
+        return credential_keys_message(self._resealing, await self._resealing.survey())
+
+    async def ResealCredentials(
+        self, request: pb.ResealCredentialsRequest, context: Any
+    ) -> pb.ResealCredentialsResponse:
+        """Seal every password of the partition with the ring's first key, and look what is left."""
+        resealed = await self._resealing.reseal()
+        keys = credential_keys_message(self._resealing, await self._resealing.survey())
+        return pb.ResealCredentialsResponse(resealed=resealed, keys=keys)
 
     async def _locked(self, connection: Connection, machine: str) -> Endpoint:
         endpoint = await self._endpoints.get(connection, machine, lock=True)

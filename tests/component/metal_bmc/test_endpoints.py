@@ -6,7 +6,6 @@ import base64
 import io
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
 from typing import Any
 
 import nats
@@ -14,9 +13,8 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToJson
 from metal_bmc.credentials import KeyRing
-from metal_bmc.upkeep import Upkeep
+from metal_bmc.resealing import Resealing
 from metal_kit import logs
-from metal_kit.clock import Clock
 from metal_kit.errors import Aborted, AlreadyExists, InvalidArgument, NotFound, PermissionDenied
 from metal_kit.process import StartError
 from metal_sim.bmc import PowerAction, SimulatedBmc
@@ -353,7 +351,7 @@ async def test_keys_are_rotated_in_ones_own_partition_only(plane: Any, new_bmc: 
     sealed_by_new = "SELECT machine::text FROM endpoint WHERE substring(sealed FROM 3 FOR 2) = 'k2'::bytea"
     await eventually(lambda: plane.rows(sealed_by_new))
     ring = KeyRing.parse(f"{KEY_2},{plane.keys}")
-    assert await Upkeep(running.runtime.db, ring, Clock(), partition="fra1", keep=timedelta(days=1)).reseal() == 0
+    assert await Resealing(running.runtime.db, ring, partition="fra1").reseal() == 0
     assert [row["machine"] for row in await plane.rows(sealed_by_new)] == [here.machine]
 
 

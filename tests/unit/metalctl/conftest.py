@@ -56,7 +56,7 @@ class _Stub:
         if method.startswith("Watch"):
             return lambda request, timeout=None: self._stream(method, request, answer)
 
-        async def call(request: Message) -> Message:
+        async def call(request: Message, timeout: float | None = None) -> Message:
             self.plane.asked.append((method, _copy(request)))
             return _say(answer.pop(0) if isinstance(answer, list) else answer, request)
 

@@ -58,6 +58,7 @@ def test_the_whole_tree_is_there() -> None:
         ("network", "create"), ("network", "delete"), ("token", "create"), ("token", "revoke"), ("machine", "power"),
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
         ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"),
+        ("bmc", "keys"), ("bmc", "reseal"),
         *((scope, verb) for scope in ("tenant", "project") for verb in ("members", "set-member", "remove-member")),
     }  # fmt: skip
 
@@ -271,3 +272,34 @@ def test_the_secret_of_a_token_is_shown_once_and_its_maker_is_asked_for_roles(ca
     [request] = plane.requests("CreateToken")
     assert (dict(request.token.project_roles), dict(request.token.tenant_roles)) == ({UUID: 2}, {OTHER: 1})
     assert (request.token.user, request.token.plane_role, request.lifetime.seconds) == ("bob", 1, 1800)
+
+
+def _credential_keys(**more: Any) -> bmc_pb2.CredentialKeys:
+    found = bmc_pb2.CredentialKeys(partition="mini", **more)
+    found.keys.add(id="k3", passwords=7, current=True, in_ring=True)
+    found.keys.add(id="k2", passwords=2, in_ring=True)
+    found.keys.add(id="k1", in_ring=True)
+    found.keys.add(id="k0", passwords=1)
+    return found
+
+
+def test_the_keys_of_bmc_passwords_show_which_can_go(call: Any, plane: Any) -> None:
+    plane.answers["GetCredentialKeys"] = _credential_keys()
+    outcome = call("bmc", "keys")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [line.split(maxsplit=2) for line in outcome.out.splitlines()] == [
+        ["KEY", "PASSWORDS", "USE"], ["k3", "7", "seals"], ["k2", "2", "opens"], ["k1", "0", "can go"],
+        ["k0", "1", "not in the ring"],
+    ]  # fmt: skip
+
+
+def test_resealing_names_the_machines_whose_passwords_do_not_open_and_fails(call: Any, plane: Any) -> None:
+    keys = _credential_keys(unusable_count=3)
+    keys.unusable.add(machine=UUID, key="k0", cause="sealed with key 'k0', which is not in the key ring")
+    plane.answers["ResealCredentials"] = bmc_pb2.ResealCredentialsResponse(resealed=7, keys=keys)
+    outcome = call("bmc", "reseal")
+    assert outcome.code == 1
+    assert "7 of partition mini sealed anew" in outcome.err
+    assert f"machine {UUID}: sealed with key 'k0', which is not in the key ring\nand 2 more" in outcome.err
+    plane.answers["ResealCredentials"] = bmc_pb2.ResealCredentialsResponse(resealed=7, keys=_credential_keys())
+    assert call("bmc", "reseal").code == 0

@@ -47,19 +47,23 @@ class Context:
     warning: str = ""
 
 
-def load(given: Path | None) -> Context:
-    """Read the context. Raises ContextError."""
+def load(given: Path | None, *, stored: bool = False) -> Context:
+    """Read the context. `stored`: with the token of the file, if it has one, whatever the environment says.
+
+    Raises ContextError.
+    """
     path = _find(given)
     content, warning = _read(path)
     endpoints, server_names = _endpoints(path, content)
-    named = os.environ.get(TOKEN_VARIABLE, "").strip()
+    named = "" if stored else os.environ.get(TOKEN_VARIABLE, "").strip()
     token = named or str(content.get("token") or "").strip()
-    present = {**content, "token": token}
-    missing = [name for name in ("ca", "cert", "key", "token") if not present.get(name)]
+    missing = [name for name in ("ca", "cert", "key") if not content.get(name)]
+    missing += ["token"] if not (token or stored) else []
     if missing or not endpoints:
-        raise ContextError(f"{path}: lacks {', '.join(missing) or 'endpoints'}")
+        advice = "; log in: metalctl login" if missing == ["token"] and endpoints else ""
+        raise ContextError(f"{path}: lacks {', '.join(missing) or 'endpoints'}{advice}")
     source = f"${TOKEN_VARIABLE}" if named else str(path)
-    if TOKEN.fullmatch(token) is None:
+    if token and TOKEN.fullmatch(token) is None:
         raise ContextError(f"{source}: token: has characters that no token has; copy it again")
     files = {name: path.parent / str(content[name]) for name in ("ca", "cert", "key")}
     for name, file in files.items():

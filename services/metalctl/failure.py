@@ -24,13 +24,14 @@ from metalctl.output import note
 
 REFUSED = 1
 USAGE = 2
+DENIED = 4
 UNREACHABLE = 5
 INTERRUPTED = 130
 EXIT_CODES: dict[type[Problem], int] = {
     InvalidArgument: USAGE,
     NotFound: 3,
-    Unauthenticated: 4,
-    PermissionDenied: 4,
+    Unauthenticated: DENIED,
+    PermissionDenied: DENIED,
     Unavailable: UNREACHABLE,
     DeadlineExceeded: UNREACHABLE,
 }
@@ -59,8 +60,11 @@ def explain(problem: Problem, context: Context) -> str:
         return f"{_unreached(problem, context)} [{problem.reason}]"
     if problem.reason.startswith("CERTIFICATE_"):
         return f"{text}; it is {context.cert}"
-    if isinstance(problem, Unauthenticated):
-        return f"{text}; the token is from {context.token_source}"
+    if isinstance(problem, Unauthenticated) and context.token:
+        advice = "; log in again: metalctl login" if context.token_source == str(context.path) else ""
+        return f"{text}; the token is from {context.token_source}{advice}"
+    if isinstance(problem, PermissionDenied) and context.token:
+        return f"{text}; what you have: metalctl whoami"
     if problem.reason == "PEER_NOT_CONFIGURED":
         return f"{text}; look at endpoints in {context.path}"
     if problem.retry_after is not None:

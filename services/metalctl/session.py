@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,13 +27,23 @@ class Options:
     output: Format = Format.TABLE
 
 
-def run(options: Options, body: Callable[[Peers], Awaitable[T]], *, interrupted: str = "") -> T:
+def run(
+    options: Options,
+    body: Callable[[Peers], Awaitable[T]],
+    *,
+    interrupted: str = "",
+    token: str | None = None,
+    token_source: str = "",
+) -> T:
     """Connect, run, disconnect. A Problem becomes one line on standard error and an exit code.
 
-    `interrupted` tells what goes on without us when Ctrl-C ends the command.
+    `interrupted` tells what goes on without us when Ctrl-C ends the command. `token` stands for the context's, whether
+    it has one or not; empty: as nobody.
     """
     try:
-        context = load(options.context)
+        context = load(options.context, stored=token is not None)
+        if token is not None:
+            context = replace(context, token=token, token_source=token_source or str(context.path), warning="")
     except ContextError as error:
         fail(str(error), USAGE)
     if context.warning:

@@ -46,6 +46,18 @@ def age(stamp: Timestamp) -> str:
     return f"{seconds}s"
 
 
+def until(stamp: Timestamp) -> str:
+    """How long it is until then, in two units: `in 7 h 12 min`; `over` when it has passed."""
+    minutes, seconds = divmod(int((stamp.ToDatetime(tzinfo=UTC) - now()).total_seconds()), 60)
+    if minutes < 0:
+        return "over"
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((index for index, (number, _) in enumerate(parts) if number), len(parts) - 1)
+    return "in " + " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2])
+
+
 def instant(stamp: Timestamp) -> str:
     """A point in time, UTC, to the millisecond (RFC 3339); `-` when it is not set."""
     if not stamp.seconds:

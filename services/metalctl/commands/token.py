@@ -1,4 +1,4 @@
-"""Bearer tokens, and who one is."""
+"""Bearer tokens."""
 
 from __future__ import annotations
 
@@ -62,22 +62,20 @@ def create(
     show_one(run(ctx.obj, body), ctx.obj.output)
 
 
-def revoke(ctx: typer.Context, token: Annotated[str, typer.Argument(help="id of the token")]) -> None:
+def revoke(
+    ctx: typer.Context,
+    token: Annotated[str, typer.Argument(help="id of the token")],
+    made_with_it: Annotated[
+        bool, typer.Option("--made-with-it", help="also all tokens that were made with it, and with those")
+    ] = False,
+) -> None:
     """End a token."""
+    request = pb.RevokeTokenRequest(id=token, made_with_it=made_with_it)
 
     async def body(peers: Peers) -> None:
-        await peers.stub(TokenServiceStub, "tenancy").RevokeToken(pb.RevokeTokenRequest(id=token))
+        await peers.stub(TokenServiceStub, "tenancy").RevokeToken(request)
 
     run(ctx.obj, body)
-
-
-def whoami(ctx: typer.Context) -> None:
-    """Say who the plane takes you for."""
-
-    async def body(peers: Peers) -> pb.WhoAmIResponse:
-        return await peers.stub(TokenServiceStub, "tenancy").WhoAmI(pb.WhoAmIRequest())
-
-    show_one(run(ctx.obj, body), ctx.obj.output)
 
 
 def _roles(option: str, pairs: Sequence[str]) -> list[tuple[str, Role.ValueType]]:

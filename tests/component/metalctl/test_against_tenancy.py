@@ -78,7 +78,7 @@ async def test_a_first_hour_with_tenants_projects_and_tokens(tenancy: Any, new_c
     assert (mine.json()["name"], mine.json()["kind"]) == ("bob", "user")
     for refused in (foreign, grown, roles):
         assert (refused.code, refused.out) == (4, "")
-        assert re.fullmatch(r"metalctl: [^\n]+ \[\w+\]\n", refused.err)
+        assert re.fullmatch(r"metalctl: [^\n]+ \[\w+\]; what you have: metalctl whoami\n", refused.err)
 
     ended, _ = await metalctl(
         context, ["token", "revoke", token["token"]["id"]], ["token", "revoke", token["token"]["id"]]

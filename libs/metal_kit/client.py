@@ -21,6 +21,8 @@ from metal_kit.tls import Identity
 DEFAULT_DEADLINE = 10.0
 # gRPC's own default.
 MAX_MESSAGE_BYTES = 4 << 20
+# Names the service that a call is for where its path does not; the edge goes by it.
+SERVICE = "x-metalplane-service"
 Stub = TypeVar("Stub")
 Metadata = tuple[tuple[str, str], ...]
 Kind = Literal["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
@@ -116,9 +118,14 @@ class Peers:
         self._channels[service] = (channel, stamp)
         return channel
 
-    def metadata(self, more: Any) -> Metadata:
-        """What goes with each call: request id, trace, token, and what the caller of the stub adds."""
+    def metadata(self, more: Any, service: str) -> Metadata:
+        """What goes with each call: request id, trace, token, and what the caller of the stub adds.
+
+        Behind the edge the path leads to the service, except for contracts that all services serve: there it is named.
+        """
         pairs: list[tuple[str, str]] = list(more or ())
+        if service in self._server_names:
+            pairs.append((SERVICE, service))
         request_id, traceparent = ambient.request_id.get(), ambient.traceparent.get()
         if request_id:
             pairs.append((ambient.REQUEST_ID, request_id))
@@ -167,7 +174,9 @@ class _Channel:
             if kind == "unary_unary":
                 return self._unary(method, make, request, timeout, metadata)
             call = make(self._peers.channel(self._service))
-            return StreamCall(call(request, timeout=timeout, metadata=self._peers.metadata(metadata)), self._service)
+            return StreamCall(
+                call(request, timeout=timeout, metadata=self._peers.metadata(metadata, self._service)), self._service
+            )
 
         return start
 
@@ -179,7 +188,7 @@ class _Channel:
             raise DeadlineExceeded("DEADLINE_EXCEEDED", "no time is left to ask another service")
         call = make(self._peers.channel(self._service))
         try:
-            return await call(request, timeout=limit, metadata=self._peers.metadata(metadata))
+            return await call(request, timeout=limit, metadata=self._peers.metadata(metadata, self._service))
         except grpc.aio.AioRpcError as error:
             raise _problem(error, self._service) from error
 

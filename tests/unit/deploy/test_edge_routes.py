@@ -19,6 +19,8 @@ NOT_FOR_PEOPLE = {
     "metalplane.boot.v1.BootService",
     "metalplane.fabric.v1.SwitchAgentService",
 }
+# Domains that every service serves, about itself.
+SERVED_BY_ALL = {"plane"}
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +39,25 @@ def backends(root: Path) -> dict[str, str]:
     return dict(re.findall(r"^(\w+)\s+(\S+);$", text, re.MULTILINE))
 
 
+def _routes(root: Path) -> list[re.Pattern[str]]:
+    """The locations of nginx.conf; nginx and Python write such groups differently."""
+    configuration = (root / "deploy" / "edge" / "nginx.conf").read_text()
+    found = re.findall(r"location ~ (\^/metalplane\S+) \{", configuration)
+    return [re.compile(each.replace("(?<", "(?P<")) for each in found]
+
+
 @pytest.fixture(scope="module")
 def route(root: Path) -> re.Pattern[str]:
-    """The location of nginx.conf; nginx and Python write such groups differently."""
-    configuration = (root / "deploy" / "edge" / "nginx.conf").read_text()
-    found = re.search(r"location ~ (\^/metalplane\S+) \{", configuration)
-    assert found is not None
-    return re.compile(found[1].replace("(?<", "(?P<"))
+    """The location that goes by the path alone."""
+    (found,) = [each for each in _routes(root) if "domain" in each.groupindex]
+    return found
+
+
+@pytest.fixture(scope="module")
+def shared(root: Path) -> re.Pattern[str]:
+    """The location of what all services serve, which goes by the service that the caller names."""
+    (found,) = [each for each in _routes(root) if "shared" in each.groupindex]
+    return found
 
 
 def open_to_people(service: ServiceDescriptor) -> bool:
@@ -52,12 +66,15 @@ def open_to_people(service: ServiceDescriptor) -> bool:
 
 
 def test_every_method_that_people_may_call_has_a_route_to_its_service(
-    contracts: list[ServiceDescriptor], backends: dict[str, str], route: re.Pattern[str]
+    contracts: list[ServiceDescriptor], backends: dict[str, str], route: re.Pattern[str], shared: re.Pattern[str]
 ) -> None:
     routed = 0
     for service in contracts:
         for method in service.methods:
             if not open_to_people(service):
+                continue
+            if service.full_name.split(".")[1] in SERVED_BY_ALL:
+                assert shared.fullmatch(f"/{service.full_name}/{method.name}"), service.full_name
                 continue
             match = route.fullmatch(f"/{service.full_name}/{method.name}")
             assert match is not None, f"deploy/edge/nginx.conf has no route for {service.full_name}/{method.name}"

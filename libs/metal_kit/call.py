@@ -17,6 +17,7 @@ from metal_kit.metrics import MethodMetrics, limited
 from metal_kit.tls import NOBODY, Shown
 
 if TYPE_CHECKING:
+    from metal_kit.audit.trace import Trace
     from metal_kit.tokens import TokenVerifier
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,7 +35,7 @@ class Call:
 
     __slots__ = (
         "_log", "_metrics", "_stream", "account", "bearer", "caller", "certificate", "code", "failure", "limited",
-        "method", "remembered", "request_id", "settled", "silent", "started", "who",
+        "method", "remembered", "request_id", "settled", "silent", "started", "trace", "who",
     )  # fmt: skip
 
     def __init__(self, method: str, metrics: MethodMetrics, logger: Logger, *, stream: bool = False) -> None:
@@ -60,6 +61,8 @@ class Call:
         # Where the call is counted (`metal_kit.limits`), and whether its refusal is one of many and needs no line.
         self.account: Account | None = None
         self.silent = False
+        # What the audit log gets to know; None when calls of the method are not audited.
+        self.trace: Trace | None = None
         metrics.running += 1
 
     def enter(self, account: Account) -> None:
@@ -126,7 +129,9 @@ class Call:
         return Problem("INTERNAL", f"internal error; the log has it under {log_id}", metadata={"log_id": log_id})
 
     def end(self) -> None:
-        """Count the call and write its line."""
+        """Count the call, write its line, and tell the audit log."""
+        if self.trace is not None:
+            self.trace.end(self)
         seconds = time.monotonic() - self.started
         if self.account is not None:
             self.account.leave(stream=self._stream)

@@ -21,6 +21,8 @@ from metalplane.common.v1.access_pb2 import ScopeKind
 from metal_kit import request as ambient
 from metal_kit import validation
 from metal_kit.access import Rule, decide, settled
+from metal_kit.audit.trace import MethodAudit
+from metal_kit.audit.writer import AuditWriter
 from metal_kit.call import Call, Context
 from metal_kit.errors import (
     DeadlineExceeded,
@@ -31,7 +33,7 @@ from metal_kit.errors import (
     Unauthenticated,
     Unavailable,
 )
-from metal_kit.identity import Caller
+from metal_kit.identity import ANONYMOUS, Caller
 from metal_kit.ids import uuid7
 from metal_kit.limits import Limiter, kind_of
 from metal_kit.logs import get_logger
@@ -55,17 +57,20 @@ log = get_logger("rpc")
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method of the plane's services. `rules` comes from `metal_kit.access.rules_of`."""
+    """Wraps every method of the plane's services. `rules` comes from `metal_kit.access.rules_of`; without `audit`
+    nothing is recorded, which is for servers that keep nothing."""
 
     def __init__(
         self,
         rules: Mapping[str, Rule],
         tokens: TokenVerifier | None,
+        audit: AuditWriter | None = None,
         *,
         limiter: Limiter | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._rules = rules
+        self._audit = audit
         self._around = _Around(tokens, PeerCertificates(), Limiter() if limiter is None else limiter, max_message_bytes)
         self._wrapped: dict[str, Handler] = {}
 
@@ -87,7 +92,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         """The handler with everything around it. Raises KeyError for a method without an access rule."""
-        call = _Method(method, handler, self._rules[method], self._around)
+        rule = self._rules[method]
+        audit = MethodAudit(method, rule, self._audit) if self._audit is not None and rule.audited else None
+        call = _Method(method, handler, rule, self._around, audit)
         if handler.request_streaming and handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(call.stream_stream)
         if handler.request_streaming:
@@ -110,7 +117,9 @@ class _Around:
 class _Method:
     """What surrounds the handler of one method; one instance a method, one `Call` a call."""
 
-    def __init__(self, name: str, handler: Handler, rule: Rule, around: _Around) -> None:
+    def __init__(
+        self, name: str, handler: Handler, rule: Rule, around: _Around, audit: MethodAudit | None = None
+    ) -> None:
         self._name = name.removeprefix("/metalplane.")
         self._rule = rule
         self._handler_decides = rule.scope == ScopeKind.SCOPE_KIND_OBJECT
@@ -118,6 +127,7 @@ class _Method:
         self._certificates = around.certificates
         self._limiter = around.limiter
         self._max_bytes = around.max_message_bytes
+        self._audit = audit
         self._streams = bool(handler.request_streaming or handler.response_streaming)
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
@@ -130,7 +140,7 @@ class _Method:
     # The four kinds of methods
 
     async def unary_unary(self, raw: bytes, context: Context) -> bytes:
-        call = self._begin()
+        call = self._begin(context)
         try:
             request = await self._admit(call, raw, context)
             if not call.limited:
@@ -144,7 +154,7 @@ class _Method:
             call.end()
 
     async def unary_stream(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
-        call = self._begin()
+        call = self._begin(context)
         try:
             request = await self._admit(call, raw, context)
             async with contextlib.aclosing(self._responses(call, request, context)) as responses:
@@ -158,7 +168,7 @@ class _Method:
             call.end()
 
     async def stream_unary(self, stream: AsyncIterator[bytes], context: Context) -> bytes:
-        call = self._begin()
+        call = self._begin(context)
         try:
             requests = await self._admit_stream(call, stream, context)
             return self._answer(call, await self._behavior(requests, context))
@@ -169,7 +179,7 @@ class _Method:
             call.end()
 
     async def stream_stream(self, stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        call = self._begin()
+        call = self._begin(context)
         try:
             requests = await self._admit_stream(call, stream, context)
             async with contextlib.aclosing(self._responses(call, requests, context)) as responses:
@@ -192,6 +202,8 @@ class _Method:
         """The response for the wire; none of a handler that never asked whether the caller may have it."""
         if self._handler_decides and not settled(self._rule, call.who, call.settled):
             raise RuntimeError(f"{self._name} answered {call.caller} without asking for his role where the object is")
+        if call.trace is not None:
+            call.trace.answered(response)
         raw = self._serialize(response)
         if len(raw) > self._max_bytes:
             # gRPC's own words for it would name neither the field to change nor the reason.
@@ -204,20 +216,30 @@ class _Method:
 
     # Before the handler
 
-    def _begin(self) -> Call:
-        return Call(self._name, self._metrics, self._log, stream=self._streams)
+    def _begin(self, context: Context) -> Call:
+        call = Call(self._name, self._metrics, self._log, stream=self._streams)
+        if self._audit is not None:
+            call.trace = self._audit.open(origin(context.peer(), ANONYMOUS))
+        return call
+
+    async def _record(self, call: Call) -> None:
+        """The last step before the handler: what it will do has its trace."""
+        if call.trace is not None:
+            await call.trace.begin(call)
 
     async def _admit(self, call: Call, raw: bytes, context: Context) -> Any:
         caller = await self._identify(call, context)
         request = self._read(raw)
         await self._decide(call, caller, request)
         validation.check(request)
+        await self._record(call)
         return request
 
     async def _admit_stream(self, call: Call, stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         caller = await self._identify(call, context)
         if not self._rule.needs_request:
             await self._decide(call, caller, None)
+            await self._record(call)
             return self._requests(stream)
         # The first message names the scope; a stream that ends without one has asked for nothing.
         try:
@@ -227,6 +249,7 @@ class _Method:
             raise InvalidArgument("STREAM_EMPTY", "the stream ended without a message") from None
         await self._decide(call, caller, first)
         validation.check(first)
+        await self._record(call)
         return self._requests(stream, first)
 
     async def _decide(self, call: Call, caller: Caller, request: Any) -> None:
@@ -234,6 +257,8 @@ class _Method:
 
         Whoever has just made a project, or has just become a member, would be told for seconds that it does not exist.
         """
+        if call.trace is not None and request is not None:
+            call.trace.asked(request)
         try:
             decide(self._rule, caller, request)
         except (NotFound, PermissionDenied):
@@ -306,9 +331,16 @@ class _Method:
             call.limited = True
         call.certificate = self._certificates.shown(context.auth_context())
         connection = call.certificate.use()
+        call.caller = connection.label
+        if call.trace is not None and forwarded:
+            call.trace.peer = origin(context.peer(), connection, forwarded)
         if authorization:
             tokens, secret = self._token_of(connection, authorization)
-            known = tokens.known(secret)
+            try:
+                known = tokens.known(secret)
+            except Unauthenticated:
+                self._enter_as_stranger(call, context, forwarded)
+                raise
             if known is not None:
                 call.remembered = (tokens, secret)
             last = known or tokens.last_known(secret)

@@ -15,14 +15,21 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import protovalidate
+from metalplane.audit.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceStub
 
 from metal_kit import logs, metrics, process, sweep
-from metal_kit.access import AccessRuleError
+from metal_kit.access import AccessRuleError, rules_of
 from metal_kit.agent import identity_of
+from metal_kit.audit import api as audit_api
+from metal_kit.audit import upkeep
+from metal_kit.audit.remote import KEEPER, RemoteLog
+from metal_kit.audit.store import LocalLog
+from metal_kit.audit.writer import AuditLog, AuditWriter
 from metal_kit.bus import Bus
 from metal_kit.client import Peers
 from metal_kit.clock import Clock
@@ -47,6 +54,8 @@ log = logs.get_logger("runtime")
 WORKER_DRAIN = 15.0
 # Background work is told by `stopping` before the drain; what has not ended after it is cancelled soon.
 BACKGROUND_DRAIN = 1.0
+# Time that the audit log gets to take what the last calls have left.
+AUDIT_DRAIN = 8.0
 
 
 @dataclass(frozen=True)
@@ -150,11 +159,15 @@ async def start(spec: ServiceSpec, settings: ServiceSettings) -> RunningService:
         parts = await spec.compose(runtime)
         for close in parts.close:
             opening.push_async_callback(close)
-        server = _server(spec, runtime, parts)
+        writer = _audit_writer(runtime)
+        server = _server(spec, runtime, parts, writer)
         workers = Tasks()
-        relaying = Tasks(workers.failed)
-        ending, relay_ending = asyncio.Event(), asyncio.Event()
-        # Undone in reverse: first the workers end, then the relay, which still sends what they wrote.
+        relaying, auditing = Tasks(workers.failed), Tasks(workers.failed)
+        ending, relay_ending, audit_ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        # Undone in reverse: the server has drained, the workers end, then the relay, which still sends what they wrote.
+        opening.push_async_callback(_end, auditing, audit_ending)
+        if writer is not None:
+            auditing.spawn(f"{spec.name} audit", writer.run(audit_ending), patience=AUDIT_DRAIN)
         opening.push_async_callback(_end, relaying, relay_ending)
         opening.push_async_callback(_end, workers, ending)
         try:
@@ -170,7 +183,7 @@ async def start(spec: ServiceSpec, settings: ServiceSettings) -> RunningService:
             relaying.spawn(f"{spec.name} relay", relay.run(relay_ending), patience=WORKER_DRAIN)
         await server.healthy()
         runtime.log.info("service.started", address=server.address)
-        return RunningService(runtime, server, (workers, relaying), opening.pop_all())
+        return RunningService(runtime, server, (workers, relaying, auditing), opening.pop_all())
 
 
 def main(spec: ServiceSpec) -> NoReturn:
@@ -240,17 +253,41 @@ async def _open_bus(
     return bus
 
 
-def _server(spec: ServiceSpec, runtime: Runtime, parts: Parts) -> Server:
+def _audit_writer(runtime: Runtime) -> AuditWriter | None:
+    """The audit log of this process: in its own schema, else kept by a peer; None when there is neither."""
+    partition = str(getattr(runtime.settings, "partition", ""))
+    destination: AuditLog
+    if runtime.db is not None:
+        destination = LocalLog(runtime.db)
+    elif partition and runtime.peers.has(KEEPER):
+        destination = RemoteLog(runtime.peers, partition)
+    else:
+        return None
+    return AuditWriter(destination, runtime.name, partition=partition)
+
+
+def _server(spec: ServiceSpec, runtime: Runtime, parts: Parts, audit: AuditWriter | None) -> Server:
     checker = parts.token_checker
     if checker is None and runtime.peers.has("tenancy"):
         checker = RemoteTokenChecker(runtime.peers.stub(TokenServiceStub, "tenancy"))
     settings = runtime.settings
     limits = Limits(settings.max_message_bytes, settings.max_concurrent_streams, settings.allowances)
     tokens = TokenVerifier(checker) if checker is not None else None
+    servicers = list(parts.servicers)
+    if runtime.db is not None:
+        api = audit_api.AuditApi(runtime.db, runtime.paging)
+        servicers.append(Servicer(add_AuditServiceServicer_to_server, api, audit_api.FULL_NAME))
     try:
-        return Server(parts.servicers, tokens=tokens, limits=limits)
+        if audit is None and _changes(servicers):
+            raise StartError(f"{spec.name} has no audit log: it needs a database, or a partition and the peer {KEEPER}")
+        return Server(servicers, tokens=tokens, limits=limits, audit=audit)
     except (AccessRuleError, protovalidate.CompilationError) as error:
         raise StartError(f"{spec.name} must not serve: {error}", os.EX_SOFTWARE) from error
+
+
+def _changes(servicers: Sequence[Servicer]) -> bool:
+    """Whether a method changes anything, or tells a secret."""
+    return any(rule.audited for rule in rules_of(servicer.full_name for servicer in servicers).values())
 
 
 def _spawn(runtime: Runtime, parts: Parts, workers: Tasks, ending: asyncio.Event) -> None:
@@ -267,6 +304,8 @@ def _spawn(runtime: Runtime, parts: Parts, workers: Tasks, ending: asyncio.Event
         workers.spawn(f"{name} {work.name}", _background(work), patience=BACKGROUND_DRAIN)
     if runtime.db is not None:
         workers.spawn(f"{name} sweep", sweep.run(runtime.db, ending), patience=WORKER_DRAIN)
+        keep = timedelta(days=runtime.settings.audit_keep_days)
+        workers.spawn(f"{name} audit upkeep", upkeep.run(runtime.db, keep, ending), patience=WORKER_DRAIN)
     if runtime.bus is not None:
         workers.spawn(f"{name} bus", _watch(runtime.bus))
 

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from metal_kit import validation
 from metal_kit.access import rules_of, service_descriptor
+from metal_kit.audit.writer import AuditWriter
 from metal_kit.interceptor import Interceptor
 from metal_kit.limits import DEFAULTS, Allowances, Limiter
 from metal_kit.settings import MAX_MESSAGE_BYTES
@@ -54,7 +55,12 @@ class Server:
     """A grpc.aio server with its health service. `address` is known after `start`."""
 
     def __init__(
-        self, servicers: Sequence[Servicer], *, tokens: TokenVerifier | None = None, limits: Limits | None = None
+        self,
+        servicers: Sequence[Servicer],
+        *,
+        tokens: TokenVerifier | None = None,
+        limits: Limits | None = None,
+        audit: AuditWriter | None = None,
     ) -> None:
         names = [servicer.full_name for servicer in servicers]
         rules = rules_of(names)
@@ -64,7 +70,7 @@ class Server:
         self._health = HealthServicer()
         limits = limits or Limits()
         interceptor = Interceptor(
-            rules, tokens, limiter=Limiter(limits.callers), max_message_bytes=limits.max_message_bytes
+            rules, tokens, audit, limiter=Limiter(limits.callers), max_message_bytes=limits.max_message_bytes
         )
         self.grpc = grpc.aio.server(interceptors=[interceptor], options=_options(limits))
         for servicer in servicers:

@@ -82,6 +82,9 @@ class ServiceSettings(AgentSettings):
     database_url: str = Field(default="", repr=False, description="postgresql://user:password@host:port/database")
     nats_url: str = Field(default="", repr=False, description="nats://host:port")
     paging_key: str = Field(default="", repr=False, description="signs page tokens; empty: made from database_url")
+    audit_keep_days: int = Field(
+        default=400, ge=30, le=10_000, description="how long entries of the audit log are kept, in days"
+    )
     drain_seconds: float = Field(
         default=10.0, ge=0, le=300, description="time that running calls get when the service stops"
     )

@@ -43,6 +43,8 @@ from metalplane.allocation.v1.installation_pb2_grpc import (
     InstallationServiceServicer,
     add_InstallationServiceServicer_to_server,
 )
+from metalplane.audit.v1.audit_pb2 import AppendAuditEntriesRequest, AuditEntry
+from metalplane.audit.v1.audit_pb2_grpc import AuditServiceServicer, add_AuditServiceServicer_to_server
 from metalplane.inventory.v1 import layout_pb2, machine_pb2, partition_pb2
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceServicer, add_MachineServiceServicer_to_server
 from metalplane.inventory.v1.partition_pb2_grpc import PartitionServiceServicer, add_PartitionServiceServicer_to_server
@@ -61,7 +63,7 @@ FAST = Rules(
 
 
 @dataclass
-class Inventory(MachineServiceServicer, PartitionServiceServicer):
+class Inventory(MachineServiceServicer, PartitionServiceServicer, AuditServiceServicer):
     """Machines as inventory keeps them, as far as boot and the installer can tell the difference."""
 
     machines: dict[str, machine_pb2.Machine] = field(default_factory=dict)
@@ -77,8 +79,14 @@ class Inventory(MachineServiceServicer, PartitionServiceServicer):
             cmdline="console=ttyS1,115200n8 quiet",
         )
     )
+    audit: list[AuditEntry] = field(default_factory=list)
     problem: Problem | None = None
     stalled: asyncio.Event | None = None
+
+    async def AppendAuditEntries(self, request: AppendAuditEntriesRequest, context: Any) -> Empty:
+        await self._answer()
+        self.audit += request.entries
+        return Empty()
 
     async def _answer(self) -> None:
         if self.stalled is not None:
@@ -343,11 +351,12 @@ async def new_world(authority: Authority, new_identity: Any, tmp_path: Path) -> 
             partitions = Servicer(
                 add_PartitionServiceServicer_to_server, inventory, "metalplane.inventory.v1.PartitionService"
             )
+            audit = Servicer(add_AuditServiceServicer_to_server, inventory, "metalplane.audit.v1.AuditService")
             installations = Servicer(
                 add_InstallationServiceServicer_to_server, allocation, "metalplane.allocation.v1.InstallationService"
             )
             peers = {
-                "inventory": await peer("inventory", machines, partitions),
+                "inventory": await peer("inventory", machines, partitions, audit),
                 "allocation": await peer("allocation", installations),
             }
             mine = new_identity(identity.partition_agent_id(PARTITION, "boot"), dns=["boot.metalplane"])

@@ -22,6 +22,14 @@ from metal_kit.runtime import Background, Parts, RunningService, Runtime, Servic
 from metal_kit.settings import ServiceSettings
 from metal_kit.tls import Identity
 
+
+class EchoSettings(ServiceSettings):
+    """The echo service changes things: without a database its audit log is kept by inventory, which is not there."""
+
+    partition: str = "mini"
+    peers: Any = {"inventory": "127.0.0.1:1"}
+
+
 StartEcho = Callable[..., Awaitable[RunningService]]
 
 
@@ -45,8 +53,8 @@ async def start_echo(certificates: dict[str, str], echo: Any) -> AsyncIterator[S
             servicer = Servicer(echo.add, echo.servicer(rt.stopping), echo.full_name)
             return Parts(servicers=[servicer], background=list(background or []))
 
-        spec = ServiceSpec("echo", ServiceSettings, package, compose)
-        service = await start(spec, ServiceSettings(**{"drain_seconds": 10.0} | certificates | settings))
+        spec = ServiceSpec("echo", EchoSettings, package, compose)
+        service = await start(spec, EchoSettings(**{"drain_seconds": 10.0} | certificates | settings))
         running.append(service)
         return service
 
@@ -117,6 +125,13 @@ async def test_a_taken_address_is_one_clear_line(start_echo: StartEcho) -> None:
     with pytest.raises(StartError, match="the address is in use") as caught:
         await start_echo(listen=service.address)
     assert caught.value.code == os.EX_UNAVAILABLE
+
+
+async def test_a_service_that_changes_things_does_not_start_without_an_audit_log(start_echo: StartEcho) -> None:
+    with pytest.raises(StartError, match="echo has no audit log"):
+        await start_echo(peers={})
+    with pytest.raises(StartError, match="echo has no audit log"):
+        await start_echo(partition="")
 
 
 async def test_a_missing_certificate_file_is_named(start_echo: StartEcho) -> None:

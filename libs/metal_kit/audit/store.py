@@ -22,13 +22,14 @@ _APPEND = """
 _COLUMNS = "sequence, hash, entry, call::text, phase, time, project, caller, method, object, code"
 _PAGE = f"SELECT {_COLUMNS} FROM audit_entry WHERE sequence > $1 AND sequence <= $2 ORDER BY sequence LIMIT $3"  # noqa: S608
 _ENDS = "SELECT floor_sequence, floor_hash, head_sequence, head_hash FROM audit_chain"
-# One row a call: its end, or its beginning while no end is known.
+# One row a call: its end, or its beginning while no end is known. Not with NOT EXISTS, for which Postgres would read
+# the ends of all calls at once.
 _LIST = f"""
     SELECT time, sequence, entry FROM audit_entry
-    WHERE (phase <> {AuditPhase.AUDIT_PHASE_BEGUN} OR NOT EXISTS (
-        SELECT FROM audit_entry AS later WHERE later.call = audit_entry.call
-        AND later.phase IN ({AuditPhase.AUDIT_PHASE_ENDED}, {AuditPhase.AUDIT_PHASE_REFUSED})
-    ))
+    WHERE (phase <> {AuditPhase.AUDIT_PHASE_BEGUN} OR (
+        SELECT later.phase FROM audit_entry AS later WHERE later.call = audit_entry.call
+        AND later.phase IN ({AuditPhase.AUDIT_PHASE_ENDED}, {AuditPhase.AUDIT_PHASE_REFUSED}) LIMIT 1
+    ) IS NULL)
 """  # noqa: S608 - constants of the contract
 _LOCK = f"{_ENDS} FOR UPDATE"
 _OLD = "SELECT sequence, hash, time FROM audit_entry ORDER BY sequence LIMIT $1"

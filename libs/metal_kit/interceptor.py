@@ -21,6 +21,7 @@ from metalplane.common.v1.access_pb2 import ScopeKind
 from metal_kit import request as ambient
 from metal_kit import validation
 from metal_kit.access import Rule, decide, settled
+from metal_kit.attendance import attended
 from metal_kit.audit.trace import MethodAudit
 from metal_kit.audit.writer import AuditWriter
 from metal_kit.call import Call, Context
@@ -159,7 +160,6 @@ class _Method:
             request = await self._admit(call, raw, context)
             async with contextlib.aclosing(self._responses(call, request, context)) as responses:
                 async for response in responses:
-                    await self._admit_still(call)
                     yield response
         except BaseException as error:
             await call.fail(context, error)
@@ -184,7 +184,6 @@ class _Method:
             requests = await self._admit_stream(call, stream, context)
             async with contextlib.aclosing(self._responses(call, requests, context)) as responses:
                 async for response in responses:
-                    await self._admit_still(call)
                     yield response
         except BaseException as error:
             await call.fail(context, error)
@@ -193,10 +192,19 @@ class _Method:
             call.end()
 
     async def _responses(self, call: Call, request: Any, context: Context) -> AsyncGenerator[bytes]:
-        """Responses of the handler, an async generator; its `finally` blocks run before the call counts as ended."""
+        """Responses of the handler, an async generator, for as long as the caller may have them.
+
+        Its `finally` blocks run before the call counts as ended.
+        """
         async with contextlib.aclosing(self._behavior(request, context)) as responses:
-            async for response in responses:
-                yield self._answer(call, response)
+            if call.bearer is None:
+                async for response in responses:
+                    await self._admit_still(call)
+                    yield self._answer(call, response)
+                return
+            async with contextlib.aclosing(attended(responses, lambda: self._admit_still(call))) as allowed:
+                async for response in allowed:
+                    yield self._answer(call, response)
 
     def _answer(self, call: Call, response: Any) -> bytes:
         """The response for the wire; none of a handler that never asked whether the caller may have it."""

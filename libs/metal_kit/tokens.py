@@ -24,6 +24,7 @@ MAX_ENTRIES = 4096
 MAX_SECRET = 8192
 # Checks at once of tokens of which nothing is known. What tenancy takes of this service is for the others' tokens too.
 MAX_STRANGERS = 64
+CHECK_UNAVAILABLE = "TOKEN_CHECK_UNAVAILABLE"
 _BEARER = "bearer "
 
 
@@ -49,7 +50,7 @@ class RemoteTokenChecker:
         except Problem as problem:
             # Without an answer the caller is unknown. That is our trouble, not the fault of his token.
             raise Unavailable(
-                "TOKEN_CHECK_UNAVAILABLE", "tokens cannot be checked at the moment", retry_after=problem.retry_after
+                CHECK_UNAVAILABLE, "tokens cannot be checked at the moment", retry_after=problem.retry_after
             ) from problem
         return caller_of(answer.token)
 

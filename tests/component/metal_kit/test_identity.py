@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from metal_kit import identity
+from metal_kit import attendance, identity
 from metal_kit.access import AccessRuleError
 from metal_kit.ca import Authority
 from metal_kit.errors import InvalidArgument, NotFound, PermissionDenied, Problem, Unauthenticated, Unavailable
@@ -229,6 +229,19 @@ async def test_a_stream_that_is_open_ends_with_its_token(plane: Any, message: An
     await anext(stream)
     plane.tokens.known = {}
     assert isinstance(await follow_until_refused(plane, stream), Unauthenticated)
+
+
+async def test_a_stream_that_says_nothing_ends_with_its_token_too(
+    plane: Any, message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendance, "EVERY", 0.05)
+    plane.tokens.known = {"t": Caller("user", "u")}
+    stream = aiter(plane.stub(token="t").Follow(message(count=2)))
+    await anext(stream)
+    plane.tokens.known = {}
+    with pytest.raises(Unauthenticated):
+        async with asyncio.timeout(10):
+            await anext(stream)
 
 
 async def test_a_stream_that_is_open_ends_with_a_role_and_not_with_a_new_one(

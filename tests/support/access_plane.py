@@ -37,6 +37,11 @@ from metal_tenancy.service import Settings as TenancySettings
 PARTITION, ELSEWHERE = "mini", "elsewhere"
 # Nobody answers BMCs here, so none is asked more often than it has to be.
 _OWN: dict[str, dict[str, Any]] = {"bmc": {"driver_processes": 2, "poll_seconds": 3600, "exchange_seconds": 2}}
+# Thousands of calls in seconds, most of them refused, are what the limits are against.
+_UNLIMITED = dict.fromkeys(
+    ("limit_users", "limit_agents", "limit_services", "limit_strangers"),
+    "rate=100000,burst=100000,calls=1000,streams=1000",
+)
 
 
 @dataclass
@@ -119,7 +124,8 @@ async def access_plane(directory: Path, postgres: Postgres) -> AsyncIterator[Acc
         )
         services = []
         for spec in SPECS:
-            running = await start(spec, spec.settings(**(settings.values(spec.name) | _OWN.get(spec.name, {}))))
+            values = settings.values(spec.name) | _UNLIMITED | _OWN.get(spec.name, {})
+            running = await start(spec, spec.settings(**values))
             stack.push_async_callback(running.stop, 0)
             services.append(running)
         plane = AccessPlane(

@@ -15,6 +15,7 @@ from buf.validate import validate_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 from metal_kit import identity
+from metal_kit.audit.writer import AuditWriter
 from metal_kit.ca import Authority
 from metal_kit.client import Peers
 from metal_kit.errors import NotFound, Unauthenticated
@@ -31,7 +32,14 @@ BARE = f"{PACKAGE}.BareService"
 PROJECT = "0198c1d2-0000-7000-8000-000000000001"
 MACHINE = "4c4c4544-0051-3510-8052-b4c04f4e3132"
 
-_EDITOR = Access(role=Role.ROLE_EDITOR, scope=ScopeKind.SCOPE_KIND_PROJECT, scope_field="project", services=["tester"])
+_EDITOR = Access(
+    role=Role.ROLE_EDITOR,
+    scope=ScopeKind.SCOPE_KIND_PROJECT,
+    scope_field="project",
+    services=["tester"],
+    effect=Effect.EFFECT_WRITE,
+)
+_ROUTINE = Access(services=["tester"], effect=Effect.EFFECT_WRITE, routine=True)
 _MACHINE = Access(agents=[Agent.AGENT_MACHINE], scope=ScopeKind.SCOPE_KIND_MACHINE, scope_field="machine")
 _OBJECT = Access(
     role=Role.ROLE_EDITOR,
@@ -56,6 +64,8 @@ _METHODS: list[tuple[str, bool, bool, Access | None]] = [
     ("Object", False, False, _OBJECT),
     ("ObjectStream", False, True, _OBJECT),
     ("MachineStream", True, True, _MACHINE),
+    ("Routine", False, False, _ROUTINE),
+    ("RoutineStream", False, True, _ROUTINE),
 ]
 
 
@@ -129,7 +139,7 @@ class EchoServicer:
     async def Unary(self, request: Any, context: Any) -> Any:
         return await self._act(request)
 
-    Open = Whoever = Write = Operate = Machine = Unary
+    Open = Whoever = Write = Operate = Machine = Routine = Unary
 
     async def Object(self, request: Any, context: Any) -> Any:
         """Loads its object, and asks of the caller what the text says; a forgetful handler asks nothing."""
@@ -156,6 +166,8 @@ class EchoServicer:
             yield await self._act(request)
         finally:
             self.ended.append("Down")
+
+    RoutineStream = Down
 
     async def Follow(self, request: Any, context: Any) -> AsyncIterator[Any]:
         for number in range(request.count):
@@ -243,14 +255,17 @@ StartPlane = Callable[..., Awaitable[Plane]]
 async def start_plane(authority: Authority, tmp_path: Path) -> AsyncIterator[StartPlane]:
     async with AsyncExitStack() as stack:
 
-        async def start(limits: Limits | None = None) -> Plane:
+        async def start(limits: Limits | None = None, audit: AuditWriter | None = None) -> Plane:
             authority.save(tmp_path, "ca")
             cert, key = authority.issue("echo", identity.service_id("echo"), dns=["echo.metalplane"]).save(
                 tmp_path, "echo"
             )
             servicer, tokens = EchoServicer(), Tokens()
             server = Server(
-                [Servicer(add_echo, servicer, ECHO)], tokens=TokenVerifier(tokens, max_age=0.2), limits=limits
+                [Servicer(add_echo, servicer, ECHO)],
+                tokens=TokenVerifier(tokens, max_age=0.2),
+                limits=limits,
+                audit=audit,
             )
             await server.start("127.0.0.1:0", Identity(tmp_path / "ca.crt", cert, key))
             stack.push_async_callback(server.stop, 0)

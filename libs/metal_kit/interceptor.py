@@ -69,10 +69,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
         *,
         limiter: Limiter | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        certificates: PeerCertificates | None = None,
     ) -> None:
         self._rules = rules
         self._audit = audit
-        self._around = _Around(tokens, PeerCertificates(), Limiter() if limiter is None else limiter, max_message_bytes)
+        self._around = _Around(
+            tokens,
+            PeerCertificates() if certificates is None else certificates,
+            Limiter() if limiter is None else limiter,
+            max_message_bytes,
+        )
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(

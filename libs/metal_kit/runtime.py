@@ -16,10 +16,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 
 import protovalidate
 from metalplane.audit.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
+from metalplane.plane.v1.issue_pb2_grpc import add_IssueServiceServicer_to_server
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceStub
 
 from metal_kit import logs, metrics, process, sweep
@@ -36,6 +38,10 @@ from metal_kit.clock import Clock
 from metal_kit.controller import Controller
 from metal_kit.db import Database, DatabaseUnreachable
 from metal_kit.events import Consumer, ConsumerRunner
+from metal_kit.issues import Source
+from metal_kit.issues import api as issue_api
+from metal_kit.issues.certificates import CertificateWatch
+from metal_kit.issues.events import EventIssues
 from metal_kit.migrations import MigrationError, migrate
 from metal_kit.outbox import Relay
 from metal_kit.paging import Paging
@@ -43,7 +49,7 @@ from metal_kit.process import StartError
 from metal_kit.server import Limits, Server, Servicer
 from metal_kit.settings import ServiceSettings
 from metal_kit.tasks import Tasks
-from metal_kit.tls import Identity
+from metal_kit.tls import Identity, PeerCertificates
 from metal_kit.tokens import RemoteTokenChecker, TokenChecker, TokenVerifier
 
 __all__ = ["Background", "Parts", "RunningService", "Runtime", "ServiceSpec", "Servicer", "StartError", "main", "start"]
@@ -105,13 +111,15 @@ class Background:
 @dataclass
 class Parts:
     """What a composed service consists of. `token_checker` replaces the question to tenancy; tenancy needs that.
-    `close` functions are awaited last, in reverse order, after everything else has stopped."""
+    `machine_authority` is the file with the certificate of the authority that the service signs machines with, if it
+    does; its end is watched. `close` functions are awaited last, in reverse order, after all else has stopped."""
 
     servicers: list[Servicer] = field(default_factory=list)
     controllers: list[Controller] = field(default_factory=list)
     consumers: list[Consumer] = field(default_factory=list)
     background: list[Background] = field(default_factory=list)
     token_checker: TokenChecker | None = None
+    machine_authority: Path | None = None
     close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
@@ -160,7 +168,10 @@ async def start(spec: ServiceSpec, settings: ServiceSettings) -> RunningService:
         for close in parts.close:
             opening.push_async_callback(close)
         writer = _audit_writer(runtime)
-        server = _server(spec, runtime, parts, writer)
+        certificates = PeerCertificates()
+        watch = CertificateWatch(spec.name, runtime.identity, certificates, parts.machine_authority)
+        servicers = [*parts.servicers, *_shared(runtime, watch)]
+        server = _server(runtime, parts.token_checker, servicers, certificates, writer)
         workers = Tasks()
         relaying, auditing = Tasks(workers.failed), Tasks(workers.failed)
         ending, relay_ending, audit_ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -177,6 +188,7 @@ async def start(spec: ServiceSpec, settings: ServiceSettings) -> RunningService:
                 opening.callback(metrics.listen(settings.metrics_listen).close)
         except OSError as error:
             raise StartError(str(error), os.EX_UNAVAILABLE) from error
+        workers.spawn(f"{spec.name} certificates", watch.run(ending))
         _spawn(runtime, parts, workers, ending)
         if runtime.db is not None and runtime.bus is not None:
             relay = Relay(runtime.db, runtime.bus)
@@ -266,23 +278,38 @@ def _audit_writer(runtime: Runtime) -> AuditWriter | None:
     return AuditWriter(destination, runtime.name, partition=partition)
 
 
-def _server(spec: ServiceSpec, runtime: Runtime, parts: Parts, audit: AuditWriter | None) -> Server:
-    checker = parts.token_checker
+def _shared(runtime: Runtime, watch: CertificateWatch) -> list[Servicer]:
+    """What every service serves beside its own: its issues, and the audit log of one that has a database."""
+    sources: list[tuple[str, Source]] = [("certificates", watch.issues)]
+    servicers: list[Servicer] = []
+    if runtime.db is not None:
+        sources.append(("events", EventIssues(runtime.db).issues))
+        audit = audit_api.AuditApi(runtime.db, runtime.paging)
+        servicers.append(Servicer(add_AuditServiceServicer_to_server, audit, audit_api.FULL_NAME))
+    issues = issue_api.IssueApi(runtime.name, runtime.paging, sources)
+    return [*servicers, Servicer(add_IssueServiceServicer_to_server, issues, issue_api.FULL_NAME)]
+
+
+def _server(
+    runtime: Runtime,
+    checker: TokenChecker | None,
+    servicers: Sequence[Servicer],
+    certificates: PeerCertificates,
+    audit: AuditWriter | None,
+) -> Server:
     if checker is None and runtime.peers.has("tenancy"):
         checker = RemoteTokenChecker(runtime.peers.stub(TokenServiceStub, "tenancy"))
     settings = runtime.settings
     limits = Limits(settings.max_message_bytes, settings.max_concurrent_streams, settings.allowances)
     tokens = TokenVerifier(checker) if checker is not None else None
-    servicers = list(parts.servicers)
-    if runtime.db is not None:
-        api = audit_api.AuditApi(runtime.db, runtime.paging)
-        servicers.append(Servicer(add_AuditServiceServicer_to_server, api, audit_api.FULL_NAME))
     try:
         if audit is None and _changes(servicers):
-            raise StartError(f"{spec.name} has no audit log: it needs a database, or a partition and the peer {KEEPER}")
-        return Server(servicers, tokens=tokens, limits=limits, audit=audit)
+            raise StartError(
+                f"{runtime.name} has no audit log: it needs a database, or a partition and the peer {KEEPER}"
+            )
+        return Server(servicers, tokens=tokens, limits=limits, audit=audit, certificates=certificates)
     except (AccessRuleError, protovalidate.CompilationError) as error:
-        raise StartError(f"{spec.name} must not serve: {error}", os.EX_SOFTWARE) from error
+        raise StartError(f"{runtime.name} must not serve: {error}", os.EX_SOFTWARE) from error
 
 
 def _changes(servicers: Sequence[Servicer]) -> bool:

@@ -21,7 +21,7 @@ from metal_kit.audit.writer import AuditWriter
 from metal_kit.interceptor import Interceptor
 from metal_kit.limits import DEFAULTS, Allowances, Limiter
 from metal_kit.settings import MAX_MESSAGE_BYTES
-from metal_kit.tls import Identity
+from metal_kit.tls import Identity, PeerCertificates
 from metal_kit.tokens import TokenVerifier
 
 # A client that pings more often than this is told to go away; our own clients ping every 20 s.
@@ -61,6 +61,7 @@ class Server:
         tokens: TokenVerifier | None = None,
         limits: Limits | None = None,
         audit: AuditWriter | None = None,
+        certificates: PeerCertificates | None = None,
     ) -> None:
         names = [servicer.full_name for servicer in servicers]
         rules = rules_of(names)
@@ -70,7 +71,12 @@ class Server:
         self._health = HealthServicer()
         limits = limits or Limits()
         interceptor = Interceptor(
-            rules, tokens, audit, limiter=Limiter(limits.callers), max_message_bytes=limits.max_message_bytes
+            rules,
+            tokens,
+            audit,
+            limiter=Limiter(limits.callers),
+            max_message_bytes=limits.max_message_bytes,
+            certificates=certificates,
         )
         self.grpc = grpc.aio.server(interceptors=[interceptor], options=_options(limits))
         for servicer in servicers:

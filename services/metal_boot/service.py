@@ -56,12 +56,13 @@ class Boot:
         self.config = CurrentBootConfig(plane.boot_config)
         tokens = RamdiskTokens(settings.token_key.encode(), time.time)
         lifetime = timedelta(hours=settings.certificate_hours)
+        self.authority = _authority(settings)
         self.web = Web(
             decider=self.decider,
             reporter=self.reporter,
             config=self.config,
             tokens=tokens,
-            certificates=MachineCertificates(_authority(settings), tokens, lifetime),
+            certificates=MachineCertificates(self.authority, tokens, lifetime),
             url=self._url,
             endpoint=self._endpoint,
             stopping=rt.stopping,
@@ -83,7 +84,8 @@ class Boot:
         if bus is not None:
             background.append(Background("boot-hints", lambda: self.hints.listen(bus, self._rt.stopping)))
         servicer = Servicer(boot_pb2_grpc.add_BootServiceServicer_to_server, self.api, "metalplane.boot.v1.BootService")
-        return Parts(servicers=[servicer], background=background)
+        machines = self.authority.certificate
+        return Parts(servicers=[servicer], background=background, machine_authority=machines)
 
     def _url(self) -> str:
         host, _ = parse_endpoint(self._settings.http_listen)

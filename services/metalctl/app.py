@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from metalctl import command, reading
-from metalctl.commands import allocation, bmc, login, machine, member, network, project, switch, tenant, token, whoami
+from metalctl.commands import (
+    allocation,
+    bmc,
+    issues,
+    login,
+    machine,
+    member,
+    network,
+    project,
+    switch,
+    tenant,
+    token,
+    whoami,
+)
 from metalctl.context import TOKEN_VARIABLE
 from metalctl.failure import EXIT_HELP
 from metalctl.output import Format, write
@@ -55,6 +68,7 @@ def _assemble() -> None:
         app.add_typer(group, name=resource.name)
     for module in (allocation, bmc, machine, member, network, project, switch, tenant, token):
         module.add(groups)
+    command.add(app, "issues", issues.issues, "what is wrong with the plane, as its services tell it; the worst first")
     command.add(app, "login", login.login, "get a token from the identity provider and keep it in the context")
     command.add(app, "logout", login.logout, "end the context's token and take it out of the file")
     command.add(app, "whoami", whoami.whoami, "who the plane takes you for, and what you may do")

@@ -22,7 +22,7 @@ from metal_kit.endpoint import parse_endpoint
 
 VARIABLE = "METALPLANE_CONTEXT"
 TOKEN_VARIABLE = "METALPLANE_TOKEN"  # noqa: S105 - a variable's name
-SERVICES = ("tenancy", "inventory", "ipam", "allocation", "fabric", "bmc")
+SERVICES = ("tenancy", "inventory", "ipam", "allocation", "fabric", "bmc", "boot")
 # RFC 6750, section 2.1: what a bearer token is made of. Anything else does not survive a header.
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 

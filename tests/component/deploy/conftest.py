@@ -15,7 +15,7 @@ import signal
 import ssl
 import sys
 import sysconfig
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -90,6 +90,8 @@ class ComposedPlane:
         given = self.compose["services"][name].get("environment", {})
         return {
             "PATH": f"{SCRIPTS}:{os.environ.get('PATH', '')}",
+            # The code under test is the one that the tests see.
+            **{key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ},
             "METALPLANE_ENV_FILE": str(self.secrets / name / "env"),
             **{key: self.here(name, value) for key, value in given.items()},
         }
@@ -261,14 +263,21 @@ class Edge:
         """Its one address, by a name that its certificate carries."""
         return f"localhost:{self.plane.ports['edge']}"
 
-    def peers(self, token: str = "", *, server_name: str = "localhost", ca: Path | None = None) -> Peers:
+    def peers(
+        self,
+        token: str | Callable[[], str] = "",
+        *,
+        server_name: str = "localhost",
+        ca: Path | None = None,
+        services: Sequence[str] = SERVICES,
+    ) -> Peers:
         """Clients of all services, with nothing but the edge's address."""
         own = self.plane.identity("edge")
         return Peers(
-            dict.fromkeys(SERVICES, self.endpoint),
+            dict.fromkeys(services, self.endpoint),
             Identity(ca or own.ca, own.cert, own.key),
-            token=lambda: token,
-            server_names=dict.fromkeys(SERVICES, server_name),
+            token=token if callable(token) else lambda: token,
+            server_names=dict.fromkeys(services, server_name),
         )
 
     def log(self) -> str:

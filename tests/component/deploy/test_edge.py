@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
 import pytest
+from metal_init.plane import SERVICES
 from metal_kit.ca import Authority
-from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unauthenticated, Unavailable
+from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unauthenticated, Unavailable, Unimplemented
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.inventory.v1.machine_pb2 import GetMachineRequest, ListMachinesRequest, WatchMachinesRequest
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
@@ -15,6 +17,8 @@ from metalplane.inventory.v1.partition_pb2 import CreatePartitionRequest, Partit
 from metalplane.inventory.v1.partition_pb2_grpc import PartitionServiceStub
 from metalplane.ipam.v1.network_pb2 import ListNetworksRequest
 from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceStub
+from metalplane.plane.v1.issue_pb2 import ListPlaneIssuesRequest
+from metalplane.plane.v1.issue_pb2_grpc import IssueServiceStub
 from metalplane.tenancy.v1.tenant_pb2 import CreateTenantRequest, ListTenantsRequest, Tenant
 from metalplane.tenancy.v1.tenant_pb2_grpc import TenantServiceStub
 from metalplane.tenancy.v1.token_pb2 import WhoAmIRequest
@@ -65,6 +69,51 @@ async def test_a_watch_passes_and_ends_with_its_client(people: Any, eventually: 
         break
     watch.cancel()
     await eventually(lambda: "MachineService/WatchMachines" in edge.log(), what="nginx logs a call when it has ended")
+
+
+async def test_what_every_service_serves_is_asked_of_the_one_that_is_named(
+    people: Any, edge: Edge, eventually: Any
+) -> None:
+    for service in SERVICES:
+        answer = await people.stub(IssueServiceStub, service).ListPlaneIssues(ListPlaneIssuesRequest(), timeout=10)
+        assert {issue.service for issue in answer.issues} <= {service}
+        led = f'"backend":"{edge.plane.address(service)}"'
+        await eventually(
+            lambda led=led: any("IssueService" in line and led in line for line in edge.log().splitlines()),
+            what=f"a call for {service} is led to it",
+        )
+    for named in ("postgres", "", "ipam.example.org", "127.0.0.1:22"):
+        stranger = edge.peers("x", services=[named])
+        try:
+            with pytest.raises(Unimplemented):
+                await stranger.stub(IssueServiceStub, named).ListPlaneIssues(ListPlaneIssuesRequest(), timeout=10)
+        finally:
+            await stranger.close()
+
+
+async def test_the_edge_says_where_a_call_came_from_and_a_client_cannot(people: Any, edge: Edge) -> None:
+    whoami = people.stub(TokenServiceStub, "tenancy").WhoAmI
+    await whoami(WhoAmIRequest(), metadata=(("x-forwarded-for", "203.0.113.7"),))
+    guesses = iter(range(1000))
+    strangers = edge.peers(lambda: f"guess.{next(guesses)}.x")
+    guess = strangers.stub(TokenServiceStub, "tenancy").WhoAmI
+
+    async def outcome(number: int) -> str:
+        # They claim to come from everywhere, and are all this host's.
+        try:
+            await guess(WhoAmIRequest(), metadata=(("x-forwarded-for", f"203.0.113.{number}"),))
+        except (Unauthenticated, ResourceExhausted) as problem:
+            return f"{problem.reason}: {problem.message}"
+        return "let in"
+
+    try:
+        outcomes = await asyncio.gather(*(outcome(number) for number in range(200)))
+    finally:
+        await strangers.close()
+    limited = [each for each in outcomes if "address:127.0.0.1 is limited to" in each]
+    assert limited, set(outcomes)
+    assert all(each in limited or "TOKEN" in each for each in outcomes)
+    await whoami(WhoAmIRequest())
 
 
 async def test_a_request_that_is_too_large_is_refused_with_a_reason(people: Any) -> None:

@@ -13,6 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from metal_kit import events, idempotency, lease, outbox, sweep, watch
 from metal_kit.controller import Wait, history, metrics, queue
 from metal_kit.db import Connection
+from metal_kit.issues import events as issue_events
 from metal_lab.servers import Postgres
 from plans import Call, OneConnection, Plans, measured
 
@@ -155,6 +156,15 @@ async def test_the_relay_reads_and_deletes_a_batch(plans: Plans) -> None:
     )
     # Once in some seconds the backlog is counted, and there is none as a rule.
     await plans.check({"state": fetch(outbox._STATE)}, scans=["outbox"])
+
+
+async def test_what_is_wrong_with_events_is_seen_without_reading_all_of_them(plans: Plans) -> None:
+    await plans.check({"oldest": fetch(issue_events._OLDEST)})
+    # Asked now and then by a person, and counted up to a bound.
+    await plans.check(
+        {"waiting": fetch(issue_events._COUNT), "parked": fetch(issue_events._PARKED)},
+        scans=["outbox", "parked_event"],
+    )
 
 
 async def test_watching_reads_what_is_new(plans: Plans) -> None:

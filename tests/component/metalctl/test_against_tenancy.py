@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 from metal_kit.ca import Authority
-from metal_kit.identity import client_id
+from metal_kit.identity import client_id, service_id
 
 NOBODY = "0198c1d2-0000-7000-8000-00000000dead"
 SECRET = re.compile(r"eyJ[\w.-]{20,}")
@@ -299,3 +299,32 @@ async def test_members_are_set_listed_and_removed(tenancy: Any, new_context: Any
     assert (missing.code, missing.out) == (3, "")
     assert mistyped.code == 2
     assert "'viewer', 'editor', 'owner'" in mistyped.err
+
+
+async def test_a_service_tells_what_is_wrong_with_it_to_those_who_may_see_the_plane(
+    tenancy: Any, new_context: Any, metalctl: Any, authority: Authority
+) -> None:
+    files = tenancy.running.runtime.identity
+    ending = authority.issue("tenancy", service_id("tenancy"), ["tenancy.metalplane"], ttl=timedelta(seconds=50))
+    ending.save(files.cert.parent, files.cert.stem)
+    connection = await asyncpg.connect(tenancy.url)
+    try:
+        await connection.execute(
+            "INSERT INTO tenancy.outbox (msg_id, subject, envelope, created_at) "
+            "VALUES ('m', 's', '', now() - interval '2 hours')"
+        )
+    finally:
+        await connection.close()
+    context = new_context(tenancy.running.address, tenancy.secret)
+    listed, table, made = await metalctl(
+        context, ["issues", "-o", "json"], ["issues"], ["token", "create", "--user", "otto", "-o", "json"]
+    )
+    found = {each["id"]: each for each in listed.json()}
+    assert set(found) == {"certificate/own", "events/waiting"}
+    assert found["events/waiting"]["severity"] == "PLANE_ISSUE_SEVERITY_CRITICAL"
+    assert table.code == 0
+    assert "tls" not in table.out.splitlines()[0]
+    assert "certificate of the service" in table.out
+    (refused,) = await metalctl(context, ["issues"], token=made.json()["secret"])
+    assert (refused.code, refused.out) == (4, "")
+    assert "plane role viewer" in refused.err

@@ -89,8 +89,8 @@ def test_every_service_is_told_where_the_peers_are_that_its_code_calls(compose: 
         told = peers_of(compose["services"][name])
         assert called_by(root / "services" / f"metal_{name}") <= set(told), f"{name} is not told all of its peers"
         assert all(host == peer and port == 9000 for peer, (host, port) in told.items())
-        # Whoever takes bearer tokens has to ask tenancy about them; boot takes certificates only.
-        assert ("tenancy" in told) == (name not in {"tenancy", "boot"})
+        # Whoever takes bearer tokens has to ask tenancy about them, and all tell people what is wrong with them.
+        assert ("tenancy" in told) == (name != "tenancy")
 
 
 def called_by(package: Path) -> set[str]:

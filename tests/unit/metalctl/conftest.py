@@ -35,9 +35,14 @@ class Plane:
 
     answers: dict[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, Message]] = field(default_factory=list)
+    away: frozenset[str] = frozenset({"boot"})
 
     def stub(self, _: object, service: str) -> Any:
         return _Stub(self, service)
+
+    def has(self, service: str) -> bool:
+        """The services that the context knows; those of `away` it does not."""
+        return service not in self.away
 
     async def close(self) -> None:
         """As the real one."""

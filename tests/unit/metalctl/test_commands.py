@@ -54,9 +54,9 @@ def test_the_whole_tree_is_there() -> None:
     assert all((group, "list") in TREE for group in groups)
     assert {group for group in groups if (group, "get") not in TREE} == {"token", "prefix", "pool", "cable"}
     assert {path for path in LEAVES if path[-1] not in {"list", "get"}} == {
-        ("login",), ("logout",), ("whoami",), ("tenant", "create"), ("tenant", "delete"), ("project", "create"),
-        ("project", "delete"), ("network", "create"), ("network", "delete"), ("token", "create"), ("token", "revoke"),
-        ("machine", "power"),
+        ("login",), ("logout",), ("whoami",), ("issues",),
+        ("tenant", "create"), ("tenant", "delete"), ("project", "create"), ("project", "delete"),
+        ("network", "create"), ("network", "delete"), ("token", "create"), ("token", "revoke"), ("machine", "power"),
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
         ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"),
         ("bmc", "keys"), ("bmc", "reseal"),

@@ -217,6 +217,7 @@ async def _start_servers(plane: ComposedPlane, stack: AsyncExitStack) -> None:
     command = [str(nats_server()), "-c", str(path)]
     await nats.start(command, ready=lambda: listening(plane.nats_port), limit=START_LIMIT)
     stack.push_async_callback(nats.stop)
+    plane.processes["nats"] = nats
 
 
 async def listening(port: int) -> bool:

@@ -20,7 +20,7 @@ NOT_FOR_PEOPLE = {
     "metalplane.fabric.v1.SwitchAgentService",
 }
 # Domains that every service serves, about itself.
-SERVED_BY_ALL = {"plane"}
+SERVED_BY_ALL = {"plane", "audit"}
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,8 @@ def audited() -> dict[str, MethodDescriptor]:
 
 
 METHODS = audited()
+# These change the service as a whole.
+NO_OBJECT = {"ResealCredentials"}
 
 
 def subject(name: str) -> Subject:
@@ -49,7 +51,8 @@ def test_every_audited_method_tells_what_it_was_about() -> None:
         answer = method.output_type._concrete_class()
         fill(request)
         fill(answer)
-        assert found.object(request, answer), f"{method.full_name} has no field that says what a call is about"
+        named = bool(found.object(request, answer))
+        assert named != (method.name in NO_OBJECT), f"{method.full_name}: which field says what a call is about?"
 
 
 def fill(message: Any, depth: int = 2) -> None:

@@ -10,6 +10,7 @@ import typer
 from metalctl import command, reading
 from metalctl.commands import (
     allocation,
+    audit,
     bmc,
     issues,
     login,
@@ -69,6 +70,9 @@ def _assemble() -> None:
     for module in (allocation, bmc, machine, member, network, project, switch, tenant, token):
         module.add(groups)
     command.add(app, "issues", issues.issues, "what is wrong with the plane, as its services tell it; the worst first")
+    group = groups["audit"] = command.group("who did what, on every service, and whether that record is whole")
+    audit.add(groups)
+    app.add_typer(group, name="audit")
     command.add(app, "login", login.login, "get a token from the identity provider and keep it in the context")
     command.add(app, "logout", login.logout, "end the context's token and take it out of the file")
     command.add(app, "whoami", whoami.whoami, "who the plane takes you for, and what you may do")

@@ -27,14 +27,15 @@ def set_token(path: Path, token: str) -> None:
         content.pop("token", None)
         if token:
             content["token"] = token
-        _replace(target, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        replace_file(target, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ContextError(f"{path}: cannot be written: {error.strerror}") from None
     except ValueError:
         raise ContextError(f"{path}: is not JSON") from None
 
 
-def _replace(target: Path, text: str) -> None:
+def replace_file(target: Path, text: str) -> None:
+    """Put a file that only its owner can read in the place of another one, or of none. Raises OSError."""
     # mkstemp makes it readable for its owner only, from its first moment on.
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:

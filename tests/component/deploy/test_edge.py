@@ -10,6 +10,8 @@ import pytest
 from metal_init.plane import SERVICES
 from metal_kit.ca import Authority
 from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unauthenticated, Unavailable, Unimplemented
+from metalplane.audit.v1.audit_pb2 import ListAuditRecordsRequest
+from metalplane.audit.v1.audit_pb2_grpc import AuditServiceStub
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.inventory.v1.machine_pb2 import GetMachineRequest, ListMachinesRequest, WatchMachinesRequest
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
@@ -41,6 +43,26 @@ async def test_one_address_leads_to_every_service(people: Any) -> None:
     assert (me.name, me.token.plane_role) == ("anna", PlaneRole.PLANE_ROLE_OPERATOR)
     assert not (await people.stub(MachineServiceStub, "inventory").ListMachines(ListMachinesRequest())).machines
     assert not (await people.stub(NetworkServiceStub, "ipam").ListNetworks(ListNetworksRequest())).networks
+
+
+async def test_what_every_service_serves_leads_to_the_one_that_is_named_and_knows_whence_a_call_came(
+    people: Any, edge: Edge
+) -> None:
+    partition = Partition(id="edge-audit")
+    await people.stub(PartitionServiceStub, "inventory").CreatePartition(CreatePartitionRequest(partition=partition))
+    request = ListAuditRecordsRequest(object="edge-audit")
+    found = {
+        service: (await people.stub(AuditServiceStub, service).ListAuditRecords(request)).records
+        for service in ("inventory", "ipam")
+    }
+    assert [each.entry.method for each in found["inventory"]] == ["inventory.v1.PartitionService/CreatePartition"]
+    assert found["inventory"][0].entry.peer in {"127.0.0.1", "::1"}
+    assert not found["ipam"]
+    async with grpc.aio.secure_channel(edge.endpoint, edge.plane.identity("edge").channel_credentials()) as channel:
+        for metadata in ((), (("x-metalplane-service", "nowhere"),)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await AuditServiceStub(channel).ListAuditRecords(request, metadata=metadata, timeout=10)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_errors_come_through_with_their_reason_and_field(people: Any) -> None:

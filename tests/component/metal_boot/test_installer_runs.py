@@ -12,6 +12,7 @@ import yaml
 from metal_hammer.contact import Rules
 from metal_sim.machine import Disk, KernelStarted, PowerLost, Rebooted
 from metalplane.allocation.v1 import installation_pb2
+from metalplane.audit.v1.audit_pb2 import AuditPhase
 from metalplane.inventory.v1 import machine_pb2
 
 from .conftest import FAST, MIB, Machine, NewMachine, World
@@ -69,6 +70,15 @@ async def test_a_machine_is_registered_wiped_waits_and_is_installed_and_started(
     system = machine.hardware.installed_system()
     assert system is not None
     assert (system.hostname, system.install["asn"]) == ("web-1", 4200000001)
+
+    # Boot has no database; inventory keeps what its calls leave.
+    left = [each for each in world.inventory.audit if each.method == "boot.v1.BootService/Register"]
+    assert [(AuditPhase.Name(each.phase), each.code) for each in left] == [
+        ("AUDIT_PHASE_BEGUN", ""), ("AUDIT_PHASE_ENDED", "OK")
+    ]  # fmt: skip
+    assert {(each.service, each.partition, each.caller, each.object) for each in left} == {
+        ("boot", "mini", f"machine:{machine.uuid}", machine.uuid)
+    }
     install = system.root / "etc/metal/install.yaml"
     assert stat.S_IMODE(install.stat().st_mode) == 0o600
     assert yaml.safe_load(install.read_text())["machineuuid"] == machine.uuid

@@ -3,6 +3,7 @@
 metal-init plane [--renew]          folders of secrets for every container; run it again to renew certificates
 metal-init database                 a database role for each service
 metal-init partition NAME           folders for the bmc and boot services of one more partition
+metal-init authority STEP            another authority, step by step: next, switch, retire
 metal-init leaf PARTITION HOST      certificate of a leaf's agent, as a tar archive on standard output
 metal-init client NAME              certificate of a person's tools, the same way
 """
@@ -18,7 +19,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from metal_init import database, files, handout, partition, plane
+from metal_init import database, files, handout, partition, plane, rollover
 from metal_init.certificates import AUTHORITY, Certificates
 from metal_init.settings import Settings, checked_label
 
@@ -36,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
             each.add_argument("name")
             each.add_argument("--into", type=Path, default=Path("/partition"), help="where its folders go (/partition)")
     sub.add_parser("database", help="a database role for each service")
+    authority = sub.add_parser("authority", help="another authority for the plane, step by step")
+    authority.add_argument("step", choices=[step.value for step in rollover.Step])
     leaf = sub.add_parser("leaf", help="certificate of a leaf's agent")
     leaf.add_argument("partition")
     leaf.add_argument("host")
@@ -59,7 +62,7 @@ def main() -> None:
             for each in error.errors(include_input=False, include_url=False, include_context=False)
         ]
         _exit("; ".join(faults), os.EX_CONFIG)
-    except (ValueError, partition.NoPlane) as error:
+    except (ValueError, partition.NoPlane, rollover.OutOfOrder) as error:
         _exit(str(error), os.EX_CONFIG)
     except OSError as error:
         _exit(f"{error.filename}: {error.strerror}" if error.filename else str(error), os.EX_UNAVAILABLE)
@@ -68,6 +71,9 @@ def main() -> None:
 
 
 def _with_authority(settings: Settings, options: argparse.Namespace) -> None:
+    if options.command == "authority":
+        sys.stdout.write(f"{rollover.take(rollover.Step(options.step), settings.root)}\n")
+        return
     certificates = Certificates(settings.root, settings.lifetime, renew=getattr(options, "renew", False))
     match options.command:
         case "plane":
@@ -80,7 +86,13 @@ def _with_authority(settings: Settings, options: argparse.Namespace) -> None:
             place = checked_label(options.partition, what="a partition")
             _hand_out(handout.leaf(certificates, place, checked_label(options.host, what="a leaf")))
         case _:
-            _hand_out(handout.client(certificates, checked_label(options.name, what="a client")))
+            _hand_out(handout.client(certificates, _client_name(options.name)))
+
+
+def _client_name(text: str) -> str:
+    if text in plane.OWN_CLIENTS:
+        raise ValueError(f"{text!r} is a part of the plane; name the client after who uses it")
+    return checked_label(text, what="a client")
 
 
 def _database(settings: Settings) -> None:

@@ -20,6 +20,8 @@ from metal_init import files
 from metal_init.settings import is_address
 
 AUTHORITY = "authority"
+# During a roll-over: the authority that will sign, and the certificate of the one that did.
+NEXT, PREVIOUS = "next", "previous"
 CA = "ca.crt"
 CERTIFICATE = "tls"
 # Renewed in the last third of its lifetime: two missed renewals a month apart still leave a month.
@@ -54,11 +56,18 @@ class Certificates:
         if not any((folder / f"ca.{end}").exists() for end in ("crt", "key")):
             Authority.create("metalplane").save(folder)
         self.authority = Authority.load(folder)
+        self._folder = folder
         self._own = x509.load_pem_x509_certificate(self.authority.cert)
+
+    @property
+    def trusted(self) -> bytes:
+        """What everybody verifies peers by, PEM: the authority, and its successor or predecessor during a roll-over."""
+        others = (self._folder / f"{name}.crt" for name in (NEXT, PREVIOUS))
+        return b"".join([self.authority.cert, *(path.read_bytes() for path in others if path.exists())])
 
     def put(self, folder: Path, bearer: Bearer, name: str = CERTIFICATE) -> bool:
         """Have `<name>.crt`, `<name>.key` and `ca.crt` in `folder`; whether a certificate was issued."""
-        files.write_if_changed(folder / CA, self.authority.cert)
+        files.write_if_changed(folder / CA, self.trusted)
         certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
         if not self._renew and _belong_together(certificate, key) and self._holds(certificate, bearer):
             return False

@@ -18,12 +18,12 @@ from metal_init.certificates import CA, CERTIFICATE, Bearer, Certificates
 def leaf(certificates: Certificates, partition: str, host: str) -> bytes:
     """`ca.crt`, `tls.crt` and `tls.key` of the agent on a leaf."""
     bearer = Bearer(leaf_id(partition, host))
-    return _archive(certificates.authority.cert, certificates.issue(f"leaf-{host}", bearer))
+    return _archive(certificates.trusted, certificates.issue(f"leaf-{host}", bearer))
 
 
 def client(certificates: Certificates, name: str) -> bytes:
     """The same for a person's tools. It opens connections; what they may do is the bearer token's matter."""
-    return _archive(certificates.authority.cert, certificates.issue(f"client-{name}", Bearer(client_id(name))))
+    return _archive(certificates.trusted, certificates.issue(f"client-{name}", Bearer(client_id(name))))
 
 
 def _archive(ca: bytes, issued: Issued) -> bytes:

@@ -29,6 +29,8 @@ SERVICES = CENTRAL + OF_PARTITION
 WITH_DATABASE = tuple(name for name in SERVICES if name != "boot")
 MACHINE_AUTHORITY = "machines"
 EDGE_SERVER = "server"
+# Certificates of clients that are not people's. Services believe the edge where a call came from.
+OWN_CLIENTS = frozenset({"edge", "nats"})
 ENVIRONMENT = "env"
 # Where every container finds its own folder.
 MOUNTED = "/run/metalplane"

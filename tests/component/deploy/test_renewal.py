@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 from metal_init.plane import SERVICES
-from metal_kit.errors import Problem
+from metal_kit.client import Peers
+from metal_kit.errors import Problem, Unavailable
+from metal_kit.tls import Identity
 from metal_lab.servers.ports import LOOPBACK
 from metalplane.plane.v1.issue_pb2 import ListPlaneIssuesRequest
 from metalplane.plane.v1.issue_pb2_grpc import IssueServiceStub
@@ -58,33 +64,28 @@ async def _keep_asking(stub: Any, ended: asyncio.Event) -> tuple[int, list[Probl
     return answered, failures
 
 
-async def test_everything_shows_a_new_certificate_and_no_call_fails_meanwhile(
-    composed: Plane, edge: Edge, operator: str, eventually: Any
-) -> None:
-    before = await _serials(composed)
-    direct, through = composed.peers(operator), edge.peers(operator)
+async def _take_up(plane: Plane, edge: Edge, *command: str) -> str:
+    """Run metal-init and tell those that have to be told, as the README says."""
+    done = await plane.init(*command)
+    assert done.code == 0, done.err
+    # docker compose kill -s HUP nats edge
+    for process in (plane.processes["nats"], edge.process):
+        os.kill(process.pid, signal.SIGHUP)
+    out: str = done.out
+    return out
+
+
+@asynccontextmanager
+async def _asked_all_the_time(plane: Plane, edge: Edge, operator: str) -> AsyncIterator[Peers]:
+    """Calls to tenancy, directly and through the edge, none of which may fail; gives clients of the services."""
+    direct, through = plane.peers(operator), edge.peers(operator)
     ended = asyncio.Event()
     asking = [
         asyncio.create_task(_keep_asking(peers.stub(TenantServiceStub, "tenancy"), ended))
         for peers in (direct, through)
     ]
     try:
-        done = await composed.init("plane")
-        assert (done.code, done.out) == (0, "certificates issued: none, all are good\n")
-        done = await composed.init("plane", "--renew")
-        assert done.code == 0, done.err
-        # docker compose kill -s HUP nats edge
-        for process in (composed.processes["nats"], edge.process):
-            os.kill(process.pid, signal.SIGHUP)
-
-        async def all_new() -> bool:
-            now = await _serials(composed)
-            return all(now[name] != serial for name, serial in before.items())
-
-        await eventually(all_new, what="every server shows its new certificate")
-        for name in SERVICES:
-            issues = await direct.stub(IssueServiceStub, name).ListPlaneIssues(ListPlaneIssuesRequest(), timeout=10)
-            assert not [issue for issue in issues.issues if issue.id.startswith("certificate/")], name
+        yield direct
     finally:
         ended.set()
         outcomes = await asyncio.gather(*asking)
@@ -93,3 +94,44 @@ async def test_everything_shows_a_new_certificate_and_no_call_fails_meanwhile(
     for answered, failures in outcomes:
         assert answered > 5
         assert not failures
+
+
+async def test_everything_shows_a_new_certificate_and_no_call_fails_meanwhile(
+    composed: Plane, edge: Edge, operator: str, eventually: Any
+) -> None:
+    before = await _serials(composed)
+    async with _asked_all_the_time(composed, edge, operator) as direct:
+        assert await _take_up(composed, edge, "plane") == "certificates issued: none, all are good\n"
+        await _take_up(composed, edge, "plane", "--renew")
+        await eventually(lambda: _all_new(composed, before), what="every server shows its new certificate")
+        for name in SERVICES:
+            issues = await direct.stub(IssueServiceStub, name).ListPlaneIssues(ListPlaneIssuesRequest(), timeout=10)
+            assert not [issue for issue in issues.issues if issue.id.startswith("certificate/")], name
+
+
+async def test_another_authority_takes_over_and_no_call_fails_meanwhile(
+    composed: Plane, edge: Edge, operator: str, eventually: Any, tmp_path: Path
+) -> None:
+    before = await _serials(composed)
+    for path in (composed.secrets / "edge").glob("*.*"):
+        shutil.copy(path, tmp_path)
+    old = Identity(tmp_path / "ca.crt", tmp_path / "tls.crt", tmp_path / "tls.key")
+    async with _asked_all_the_time(composed, edge, operator):
+        for step in ("next", "switch", "retire"):
+            done = await composed.init("authority", step)
+            assert done.code == 0, done.err
+            issued = await _take_up(composed, edge, "plane")
+            assert ("tenancy" in issued) == (step == "switch")
+            if step == "switch":
+                await eventually(lambda: _all_new(composed, before), what="every server shows its new certificate")
+    left_behind = Peers({"tenancy": composed.address("tenancy")}, old, token=lambda: operator)
+    try:
+        with pytest.raises(Unavailable):
+            await left_behind.stub(TenantServiceStub, "tenancy").ListTenants(ListTenantsRequest(), timeout=10)
+    finally:
+        await left_behind.close()
+
+
+async def _all_new(plane: Plane, before: dict[str, int]) -> bool:
+    now = await _serials(plane)
+    return all(now[name] != serial for name, serial in before.items())

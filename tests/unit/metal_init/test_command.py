@@ -17,6 +17,8 @@ Done = subprocess.CompletedProcess[bytes]
 
 def run(root: Path, *arguments: str, **settings: str) -> Done:
     environment = {"METALPLANE_INIT_ROOT": str(root)} | {f"METALPLANE_INIT_{k.upper()}": v for k, v in settings.items()}
+    # The code under test is the one that the tests see.
+    environment |= {key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ}
     return subprocess.run(
         [sys.executable, "-m", "metal_init", *arguments], env=environment, capture_output=True, check=False
     )
@@ -55,6 +57,8 @@ def test_a_handed_out_certificate_is_whole_and_leaves_no_key_behind(
 @pytest.mark.parametrize(
     ("arguments", "settings", "complaint"),
     [
+        (("client", "edge"), {}, "'edge' is a part of the plane"),
+        (("authority", "switch"), {}, "there is no new authority: metal-init authority next"),
         (("plane",), {"partition": "Rack A"}, "METALPLANE_INIT_PARTITION: Value error, 'Rack A' cannot be the name"),
         (("plane",), {"edge_names": "ok.example,bad name"}, "METALPLANE_INIT_EDGE_NAMES: Value error, 'bad name'"),
         (("plane",), {"days": "0"}, "METALPLANE_INIT_DAYS: Input should be greater than 0"),

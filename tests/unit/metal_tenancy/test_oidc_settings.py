@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from metal_tenancy.service import Settings
 from pydantic import ValidationError
 
 ISSUER = "https://id.example.org"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +61,22 @@ def test_names_in_lists_are_separated_by_commas_or_json(monkeypatch: pytest.Monk
 def test_what_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], said: str) -> None:
     with pytest.raises((ValidationError, ValueError), match=said):
         read(monkeypatch, **{"issuer": ISSUER, "client_id": "metalctl"} | values)
+
+
+def passed_through() -> dict[str, str]:
+    """What Compose gives tenancy when nothing is set, by variable."""
+    return dict(re.findall(r'(METALPLANE_OIDC_\w+): "\$\{\1:-(.*)\}"', (ROOT / "docker-compose.yml").read_text()))
+
+
+def test_the_documents_and_the_containers_know_every_setting_and_no_other() -> None:
+    known = {f"METALPLANE_{name.upper()}" for name in Settings.model_fields if name.startswith("oidc_")}
+    table = re.findall(r"^\| `(METALPLANE_OIDC_\w+)` \|", (ROOT / "docs/login.md").read_text(), re.MULTILINE)
+    assert (set(table), len(table)) == (known, len(known))
+    assert set(passed_through()) == known
+
+
+def test_the_defaults_of_the_containers_are_those_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Settings()
+    for name, value in passed_through().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == bare

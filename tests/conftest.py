@@ -21,12 +21,17 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import nats
 import pytest
 from metal_kit import logs
 from metal_kit.migrations import migrate
 from metal_lab.servers import Nats, Postgres, Redis
 from together import Together
+
+# How long one example takes says something about the machine and who else is on it, not about the code.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 NewDatabase = Callable[..., Awaitable[str]]
 _MEMORY = Path("/dev/shm")

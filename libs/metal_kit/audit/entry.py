@@ -15,7 +15,7 @@ LONGEST = 256
 MOST_FIELDS = 64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEXTS = (
-    "service", "partition", "method", "caller", "token", "peer", "tenant", "project", "object", "request_id", "code",
+    "service", "partition", "method", "caller", "token_id", "peer", "tenant", "project", "object", "request_id", "code",
     "reason",
 )  # fmt: skip
 

@@ -105,7 +105,7 @@ class Trace:
             partition=writer.partition,
             method=self._audit.name,
             caller=clean(call.caller),
-            token=clean(call.who.token_id),
+            token_id=clean(call.who.token_id),
             peer=self.peer,
             request_id=call.request_id,
         )

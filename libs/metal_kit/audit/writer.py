@@ -91,7 +91,7 @@ class AuditWriter:
 
     def add(self, entry: AuditEntry) -> None:
         """Count a routine call."""
-        key = (entry.caller, entry.token, entry.method, entry.object)
+        key = (entry.caller, entry.token_id, entry.method, entry.object)
         for ready in self._sums.add(key, entry, time.monotonic()):
             self.put(ready)
 

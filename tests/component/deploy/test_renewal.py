@@ -31,7 +31,7 @@ Edge = Any
 
 
 async def _serial(plane: Plane, port: int, *, greeted: bool = False) -> int:
-    """Serial number of the certificate that a server shows now. `greeted`: it speaks before TLS begins, as NATS does."""
+    """Serial number of the certificate that a server shows now. `greeted`: it speaks before TLS begins, like NATS."""
     context = plane.tls("edge")
     context.check_hostname = False
     reader, writer = await asyncio.open_connection(LOOPBACK, port, ssl=None if greeted else context)

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-SETTINGS = settings(max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(max_examples=50, stateful_step_count=25, suppress_health_check=list(HealthCheck))
 
 
 def free_blocks(block: Network, children: set[Network]) -> list[Network]:

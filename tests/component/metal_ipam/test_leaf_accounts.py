@@ -264,9 +264,7 @@ def test_a_leaf_behaves_like_a_set_of_free_addresses(ipam_url: str) -> None:
         LeafMachine.loop, LeafMachine.connection = loop, connection
         run_state_machine_as_test(
             LeafMachine,
-            settings=settings(
-                max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-            ),
+            settings=settings(max_examples=60, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
         )
         loop.run_until_complete(connection.close())
     finally:

@@ -91,7 +91,7 @@ async def test_a_call_leaves_who_what_when_where_and_how_it_ended(audited: Any, 
     for entry in (begun, ended):
         assert entry.service == "echo"
         assert entry.method == "test.v1.EchoService/Write"
-        assert (entry.caller, entry.token, entry.peer) == ("user:ed", "t-1", "127.0.0.1")
+        assert (entry.caller, entry.token_id, entry.peer) == ("user:ed", "t-1", "127.0.0.1")
         assert (entry.project, entry.object, entry.request_id) == ("p-1", "m-1", "req-1")
         assert SECRET.encode() not in entry.SerializeToString()
     assert (begun.code, ended.code) == ("", "OK")

@@ -19,7 +19,7 @@ from metal_core.plan import Condition, DeleteRows, Fact, FrrConverge, FrrDetach,
 from metal_sim.leaf.frr import SimFrr
 
 # No deadline: the machine that runs the tests may be busy with something else.
-modest = settings(max_examples=60, deadline=None)
+modest = settings(max_examples=60)
 
 PORTS = [*(f"Ethernet{4 * number}" for number in range(7)), "Ethernet96"]
 PREFIXES = st.lists(
@@ -196,7 +196,7 @@ def running(frr: SimFrr) -> Configuration:
     return frr_parse.parse(frr.running())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(desired_states(), desired_states())
 def test_the_delta_leads_from_any_configuration_to_any_other(first: Desired, second: Desired) -> None:
     frr = SimFrr()

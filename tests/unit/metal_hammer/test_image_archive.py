@@ -183,7 +183,7 @@ NAMES = st.lists(st.sampled_from(["a", "b", "..", ".", "", "c"]), min_size=1, ma
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from(["file", "dir", "link", "hard"]), NAMES), min_size=1, max_size=8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_an_archive_holds_nothing_appears_outside(
     tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, str, str]]
 ) -> None:
@@ -224,7 +224,7 @@ async def test_an_archive_that_is_cut_off_is_noticed(
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_damaged_archive_is_named_as_such(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     whole = bytearray(data.draw(st.sampled_from([GOOD, gzip.compress(GOOD), lzma.compress(GOOD)])))
     for _ in range(data.draw(st.integers(1, 5))):

@@ -12,7 +12,7 @@ from metal_kit.audit.chain import Anchor, Broken, Verification, link_hash, origi
 from metalplane.audit.v1.audit_pb2 import AuditEntry, AuditLink, AuditPhase, ChainEnds
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 
 def entry(number: int, **changes: object) -> bytes:

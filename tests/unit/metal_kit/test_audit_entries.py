@@ -112,7 +112,7 @@ def test_an_update_tells_its_fields_and_not_their_values() -> None:
     assert len(fields) == 64
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text())
 def test_whatever_a_caller_calls_himself_can_be_stored_and_shown(text: str) -> None:
     found = clean(text * 40)

@@ -262,7 +262,7 @@ def rack_files(draw: st.DrawFn) -> RackFile:
     return RackFile.model_validate(content)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rack_files())
 def test_every_machine_hangs_on_the_two_leaves_of_one_rack_and_no_port_is_used_twice(file: RackFile) -> None:
     placed = machines(file)
@@ -283,7 +283,7 @@ def test_every_machine_hangs_on_the_two_leaves_of_one_rack_and_no_port_is_used_t
         assert leaf.uplinks, "a leaf without a spine above it has no way out"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rack_files())
 def test_no_two_things_share_a_name_a_uuid_a_mac_or_a_serial(file: RackFile) -> None:
     placed = machines(file)
@@ -298,7 +298,7 @@ def test_no_two_things_share_a_name_a_uuid_a_mac_or_a_serial(file: RackFile) -> 
     assert machines(file) == placed, "a lab that is started again has the same machines"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
                     max_leaves=12), st.sampled_from(sorted(RackFile.model_fields)))  # fmt: skip

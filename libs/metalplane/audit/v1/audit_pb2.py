@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetalplane/audit/v1/audit.proto\x12\x13metalplane.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\"\xe7\x04\n\nAuditEntry\x12\x16\n\x04\x63\x61ll\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12:\n\x05phase\x18\x02 \x01(\x0e\x32\x1f.metalplane.audit.v1.AuditPhaseB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x07service\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\tpartition\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06method\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06\x63\x61ller\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x17\n\x05token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x16\n\x04peer\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06tenant\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x19\n\x07project\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06object\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1f\n\x06\x66ields\x18\x0c \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02\x12\x1c\n\nrequest_id\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12.\n\nbegin_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x04time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x63ode\x18\x10 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x18\n\x06reason\x18\x11 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x16\n\x05\x63ount\x18\x12 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x30\n\x06pruned\x18\x13 \x01(\x0b\x32 .metalplane.audit.v1.PrunedEntry\"W\n\x0bPrunedEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x0b\x41uditRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1f.metalplane.audit.v1.AuditEntry\"L\n\tAuditLink\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\r\n\x05\x65ntry\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12\x10\n\x08misfiled\x18\x04 \x01(\x08\"\xab\x02\n\x17ListAuditRecordsRequest\x12\x18\n\x07project\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x06\x63\x61ller\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06method\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06object\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x07outcome\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1a\n\tpage_size\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"f\n\x18ListAuditRecordsResponse\x12\x31\n\x07records\x18\x01 \x03(\x0b\x32 .metalplane.audit.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x17StreamAuditChainRequest\x12\x16\n\x05\x61\x66ter\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"w\n\x18StreamAuditChainResponse\x12-\n\x05links\x18\x01 \x03(\x0b\x32\x1e.metalplane.audit.v1.AuditLink\x12,\n\x04\x65nds\x18\x02 \x01(\x0b\x32\x1e.metalplane.audit.v1.ChainEnds\"a\n\tChainEnds\x12\x16\n\x0e\x66loor_sequence\x18\x01 \x01(\x03\x12\x12\n\nfloor_hash\x18\x02 \x01(\x0c\x12\x15\n\rhead_sequence\x18\x03 \x01(\x03\x12\x11\n\thead_hash\x18\x04 \x01(\x0c\"v\n\x19\x41ppendAuditEntriesRequest\x12\x1a\n\tpartition\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12=\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1f.metalplane.audit.v1.AuditEntryB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04*\xa0\x01\n\nAuditPhase\x12\x1b\n\x17\x41UDIT_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41UDIT_PHASE_BEGUN\x10\x01\x12\x15\n\x11\x41UDIT_PHASE_ENDED\x10\x02\x12\x17\n\x13\x41UDIT_PHASE_REFUSED\x10\x03\x12\x16\n\x12\x41UDIT_PHASE_SUMMED\x10\x04\x12\x16\n\x12\x41UDIT_PHASE_PRUNED\x10\x05\x32\x8c\x03\n\x0c\x41uditService\x12\x86\x01\n\x10ListAuditRecords\x12,.metalplane.audit.v1.ListAuditRecordsRequest\x1a-.metalplane.audit.v1.ListAuditRecordsResponse\"\x15\x8a\xb5\x18\x11\x18\x03 \x01\x38\x01\x42\x07projectP\x01\x12{\n\x10StreamAuditChain\x12,.metalplane.audit.v1.StreamAuditChainRequest\x1a-.metalplane.audit.v1.StreamAuditChainResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x30\x01\x12v\n\x12\x41ppendAuditEntries\x12..metalplane.audit.v1.AppendAuditEntriesRequest\x1a\x16.google.protobuf.Empty\"\x18\x8a\xb5\x18\x14\x32\x01\x04\x38\x05\x42\tpartitionP\x02X\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetalplane/audit/v1/audit.proto\x12\x13metalplane.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\"\xea\x04\n\nAuditEntry\x12\x16\n\x04\x63\x61ll\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12:\n\x05phase\x18\x02 \x01(\x0e\x32\x1f.metalplane.audit.v1.AuditPhaseB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x07service\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\tpartition\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06method\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06\x63\x61ller\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08token_id\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x16\n\x04peer\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06tenant\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x19\n\x07project\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06object\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1f\n\x06\x66ields\x18\x0c \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02\x12\x1c\n\nrequest_id\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12.\n\nbegin_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x04time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x63ode\x18\x10 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x18\n\x06reason\x18\x11 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x16\n\x05\x63ount\x18\x12 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x30\n\x06pruned\x18\x13 \x01(\x0b\x32 .metalplane.audit.v1.PrunedEntry\"W\n\x0bPrunedEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x0b\x41uditRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1f.metalplane.audit.v1.AuditEntry\"L\n\tAuditLink\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\r\n\x05\x65ntry\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12\x10\n\x08misfiled\x18\x04 \x01(\x08\"\xab\x02\n\x17ListAuditRecordsRequest\x12\x18\n\x07project\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x06\x63\x61ller\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06method\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06object\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x07outcome\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1a\n\tpage_size\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"f\n\x18ListAuditRecordsResponse\x12\x31\n\x07records\x18\x01 \x03(\x0b\x32 .metalplane.audit.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x17StreamAuditChainRequest\x12\x16\n\x05\x61\x66ter\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"w\n\x18StreamAuditChainResponse\x12-\n\x05links\x18\x01 \x03(\x0b\x32\x1e.metalplane.audit.v1.AuditLink\x12,\n\x04\x65nds\x18\x02 \x01(\x0b\x32\x1e.metalplane.audit.v1.ChainEnds\"a\n\tChainEnds\x12\x16\n\x0e\x66loor_sequence\x18\x01 \x01(\x03\x12\x12\n\nfloor_hash\x18\x02 \x01(\x0c\x12\x15\n\rhead_sequence\x18\x03 \x01(\x03\x12\x11\n\thead_hash\x18\x04 \x01(\x0c\"v\n\x19\x41ppendAuditEntriesRequest\x12\x1a\n\tpartition\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12=\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1f.metalplane.audit.v1.AuditEntryB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04*\xa0\x01\n\nAuditPhase\x12\x1b\n\x17\x41UDIT_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41UDIT_PHASE_BEGUN\x10\x01\x12\x15\n\x11\x41UDIT_PHASE_ENDED\x10\x02\x12\x17\n\x13\x41UDIT_PHASE_REFUSED\x10\x03\x12\x16\n\x12\x41UDIT_PHASE_SUMMED\x10\x04\x12\x16\n\x12\x41UDIT_PHASE_PRUNED\x10\x05\x32\x8c\x03\n\x0c\x41uditService\x12\x86\x01\n\x10ListAuditRecords\x12,.metalplane.audit.v1.ListAuditRecordsRequest\x1a-.metalplane.audit.v1.ListAuditRecordsResponse\"\x15\x8a\xb5\x18\x11\x18\x03 \x01\x38\x01\x42\x07projectP\x01\x12{\n\x10StreamAuditChain\x12,.metalplane.audit.v1.StreamAuditChainRequest\x1a-.metalplane.audit.v1.StreamAuditChainResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x30\x01\x12v\n\x12\x41ppendAuditEntries\x12..metalplane.audit.v1.AppendAuditEntriesRequest\x1a\x16.google.protobuf.Empty\"\x18\x8a\xb5\x18\x14\x32\x01\x04\x38\x05\x42\tpartitionP\x02X\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,8 +47,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITENTRY'].fields_by_name['method']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_AUDITENTRY'].fields_by_name['caller']._loaded_options = None
   _globals['_AUDITENTRY'].fields_by_name['caller']._serialized_options = b'\272H\005r\003\030\200\002'
-  _globals['_AUDITENTRY'].fields_by_name['token']._loaded_options = None
-  _globals['_AUDITENTRY'].fields_by_name['token']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_AUDITENTRY'].fields_by_name['token_id']._loaded_options = None
+  _globals['_AUDITENTRY'].fields_by_name['token_id']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_AUDITENTRY'].fields_by_name['peer']._loaded_options = None
   _globals['_AUDITENTRY'].fields_by_name['peer']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_AUDITENTRY'].fields_by_name['tenant']._loaded_options = None
@@ -95,28 +95,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['StreamAuditChain']._serialized_options = b'\212\265\030\004 \001P\001'
   _globals['_AUDITSERVICE'].methods_by_name['AppendAuditEntries']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['AppendAuditEntries']._serialized_options = b'\212\265\030\0242\001\0048\005B\tpartitionP\002X\001'
-  _globals['_AUDITPHASE']._serialized_start=1846
-  _globals['_AUDITPHASE']._serialized_end=2006
+  _globals['_AUDITPHASE']._serialized_start=1849
+  _globals['_AUDITPHASE']._serialized_end=2009
   _globals['_AUDITENTRY']._serialized_start=183
-  _globals['_AUDITENTRY']._serialized_end=798
-  _globals['_PRUNEDENTRY']._serialized_start=800
-  _globals['_PRUNEDENTRY']._serialized_end=887
-  _globals['_AUDITRECORD']._serialized_start=889
-  _globals['_AUDITRECORD']._serialized_end=968
-  _globals['_AUDITLINK']._serialized_start=970
-  _globals['_AUDITLINK']._serialized_end=1046
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=1049
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=1348
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=1350
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=1452
-  _globals['_STREAMAUDITCHAINREQUEST']._serialized_start=1454
-  _globals['_STREAMAUDITCHAINREQUEST']._serialized_end=1503
-  _globals['_STREAMAUDITCHAINRESPONSE']._serialized_start=1505
-  _globals['_STREAMAUDITCHAINRESPONSE']._serialized_end=1624
-  _globals['_CHAINENDS']._serialized_start=1626
-  _globals['_CHAINENDS']._serialized_end=1723
-  _globals['_APPENDAUDITENTRIESREQUEST']._serialized_start=1725
-  _globals['_APPENDAUDITENTRIESREQUEST']._serialized_end=1843
-  _globals['_AUDITSERVICE']._serialized_start=2009
-  _globals['_AUDITSERVICE']._serialized_end=2405
+  _globals['_AUDITENTRY']._serialized_end=801
+  _globals['_PRUNEDENTRY']._serialized_start=803
+  _globals['_PRUNEDENTRY']._serialized_end=890
+  _globals['_AUDITRECORD']._serialized_start=892
+  _globals['_AUDITRECORD']._serialized_end=971
+  _globals['_AUDITLINK']._serialized_start=973
+  _globals['_AUDITLINK']._serialized_end=1049
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=1052
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=1351
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=1353
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=1455
+  _globals['_STREAMAUDITCHAINREQUEST']._serialized_start=1457
+  _globals['_STREAMAUDITCHAINREQUEST']._serialized_end=1506
+  _globals['_STREAMAUDITCHAINRESPONSE']._serialized_start=1508
+  _globals['_STREAMAUDITCHAINRESPONSE']._serialized_end=1627
+  _globals['_CHAINENDS']._serialized_start=1629
+  _globals['_CHAINENDS']._serialized_end=1726
+  _globals['_APPENDAUDITENTRIESREQUEST']._serialized_start=1728
+  _globals['_APPENDAUDITENTRIESREQUEST']._serialized_end=1846
+  _globals['_AUDITSERVICE']._serialized_start=2012
+  _globals['_AUDITSERVICE']._serialized_end=2408
 # @@protoc_insertion_point(module_scope)

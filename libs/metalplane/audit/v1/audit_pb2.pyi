@@ -74,7 +74,7 @@ class AuditEntry(_message.Message):
     PARTITION_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
-    TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
@@ -99,10 +99,12 @@ class AuditEntry(_message.Message):
     """Method, `<domain>.v1.<Service>/<Method>`."""
     caller: _builtins.str
     """Who called, `kind:name`; of a caller whose token did not hold it is what his certificate says."""
-    token: _builtins.str
+    token_id: _builtins.str
     """Id of the caller's token; empty for callers by certificate."""
     peer: _builtins.str
-    """Address that the call came from, without the port. Behind a proxy it is the proxy's."""
+    """Address that the call came from, without the port. Behind the edge it is the one that the edge
+    names.
+    """
     tenant: _builtins.str
     """Tenant that the call was about, where the method names one."""
     project: _builtins.str
@@ -142,7 +144,7 @@ class AuditEntry(_message.Message):
         partition: _builtins.str = ...,
         method: _builtins.str = ...,
         caller: _builtins.str = ...,
-        token: _builtins.str = ...,
+        token_id: _builtins.str = ...,
         peer: _builtins.str = ...,
         tenant: _builtins.str = ...,
         project: _builtins.str = ...,
@@ -158,7 +160,7 @@ class AuditEntry(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "pruned", b"pruned", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "call", b"call", "caller", b"caller", "code", b"code", "count", b"count", "fields", b"fields", "method", b"method", "object", b"object", "partition", b"partition", "peer", b"peer", "phase", b"phase", "project", b"project", "pruned", b"pruned", "reason", b"reason", "request_id", b"request_id", "service", b"service", "tenant", b"tenant", "time", b"time", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "call", b"call", "caller", b"caller", "code", b"code", "count", b"count", "fields", b"fields", "method", b"method", "object", b"object", "partition", b"partition", "peer", b"peer", "phase", b"phase", "project", b"project", "pruned", b"pruned", "reason", b"reason", "request_id", b"request_id", "service", b"service", "tenant", b"tenant", "time", b"time", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,9 +17,7 @@ from metalplane.common.v1.event_pb2 import Event
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LONG = timedelta(hours=1)
-MANY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 # -- consumers: whatever the order of delivery, the projection ends as the source did

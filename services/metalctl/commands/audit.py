@@ -20,7 +20,6 @@ from metalplane.audit.v1 import audit_pb2 as pb
 from metalplane.audit.v1.audit_pb2_grpc import AuditServiceStub
 
 from metalctl import anchors, command, naming
-from metalctl.context import SERVICES
 from metalctl.failure import REFUSED, USAGE, fail
 from metalctl.output import Format, as_json, show_many, write
 from metalctl.session import run
@@ -221,7 +220,7 @@ async def _newest(peers: Peers, service: str, request: pb.ListAuditRecordsReques
 
 def _chosen(peers: Peers, services: Sequence[ServiceName] | None) -> list[str]:
     """The services that were asked for, else all that the context knows."""
-    return [str(each) for each in services] if services else [each for each in SERVICES if peers.has(each)]
+    return [str(each) for each in services or ServiceName if services or peers.has(each)]
 
 
 def _moment(option: str, text: str) -> Timestamp:

@@ -26,6 +26,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from metal_kit.access import Rule
 from metalplane.allocation.v1 import allocation_pb2
+from metalplane.audit.v1 import audit_pb2
 from metalplane.bmc.v1 import bmc_pb2
 from metalplane.common.v1.access_pb2 import Role
 from metalplane.fabric.v1 import switch_pb2
@@ -111,10 +112,19 @@ def _wishes(view: View) -> list[ip_pb2.IpWish]:
     return [ip_pb2.IpWish(network=view.owned.network, count=1)]
 
 
+def _audit_entry(view: View) -> audit_pb2.AuditEntry:
+    entry = audit_pb2.AuditEntry(
+        call=str(uuid4()), phase=audit_pb2.AUDIT_PHASE_ENDED, service="boot", partition=view.partition
+    )
+    entry.time.GetCurrentTime()
+    return entry
+
+
 # Field paths and what they hold; the first part of a method's name is its service.
 OVERRIDES: Mapping[str, Override] = {
     "AllocationService.CreateAllocation": lambda view: {"spec": _spec(view)},
     "AllocationService.UpdateAllocation": lambda _: {"update_mask": FieldMask(paths=["spec.description"])},
+    "AuditService.AppendAuditEntries": lambda view: {"entries": [_audit_entry(view)]},
     "BmcService.RegisterBmc": lambda view: {"bmc": _bmc(view), "bmc.password": "y"},
     "BmcService.UpdateBmc": lambda _: {"update_mask": FieldMask(paths=["user"]), "bmc.user": "metal"},
     "BootService.Register": lambda view: {"hardware": made.hardware(view.owned.machine, "Ethernet0")},

@@ -50,7 +50,7 @@ class Pool:
         async with self._workers:
             if current_caller().name == "victim":
                 self.waited.append(self.done - before)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
             self.done += 1
         return self._message(count=request.count)
 

@@ -50,7 +50,7 @@ from metal_kit.server import Limits, Server, Servicer
 from metal_kit.settings import ServiceSettings
 from metal_kit.tasks import Tasks
 from metal_kit.tls import Identity, PeerCertificates
-from metal_kit.tokens import RemoteTokenChecker, TokenChecker, TokenVerifier
+from metal_kit.tokens import MAX_AGE, RemoteTokenChecker, TokenChecker, TokenVerifier
 
 __all__ = ["Background", "Parts", "RunningService", "Runtime", "ServiceSpec", "Servicer", "StartError", "main", "start"]
 
@@ -110,15 +110,20 @@ class Background:
 
 @dataclass
 class Parts:
-    """What a composed service consists of. `token_checker` replaces the question to tenancy; tenancy needs that.
-    `machine_authority` is the file with the certificate of the authority that the service signs machines with, if it
-    does; its end is watched. `close` functions are awaited last, in reverse order, after all else has stopped."""
+    """What a composed service consists of.
+
+    `token_checker` replaces the question to tenancy; tenancy needs that, and has nothing remembered (`token_age`, in
+    seconds): who has lost a role must not give it to others in the meantime. `machine_authority` is the file with the
+    certificate of the authority that the service signs machines with, if it does; its end is watched. `close` functions
+    are awaited last, in reverse order, after all else has stopped.
+    """
 
     servicers: list[Servicer] = field(default_factory=list)
     controllers: list[Controller] = field(default_factory=list)
     consumers: list[Consumer] = field(default_factory=list)
     background: list[Background] = field(default_factory=list)
     token_checker: TokenChecker | None = None
+    token_age: float = MAX_AGE
     machine_authority: Path | None = None
     close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
@@ -171,7 +176,7 @@ async def start(spec: ServiceSpec, settings: ServiceSettings) -> RunningService:
         certificates = PeerCertificates()
         watch = CertificateWatch(spec.name, runtime.identity, certificates, parts.machine_authority)
         servicers = [*parts.servicers, *_shared(runtime, watch)]
-        server = _server(runtime, parts.token_checker, servicers, certificates, writer)
+        server = _server(runtime, parts, servicers, certificates, writer)
         workers = Tasks()
         relaying, auditing = Tasks(workers.failed), Tasks(workers.failed)
         ending, relay_ending, audit_ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -292,16 +297,17 @@ def _shared(runtime: Runtime, watch: CertificateWatch) -> list[Servicer]:
 
 def _server(
     runtime: Runtime,
-    checker: TokenChecker | None,
+    parts: Parts,
     servicers: Sequence[Servicer],
     certificates: PeerCertificates,
     audit: AuditWriter | None,
 ) -> Server:
+    checker = parts.token_checker
     if checker is None and runtime.peers.has("tenancy"):
         checker = RemoteTokenChecker(runtime.peers.stub(TokenServiceStub, "tenancy"))
     settings = runtime.settings
     limits = Limits(settings.max_message_bytes, settings.max_concurrent_streams, settings.allowances)
-    tokens = TokenVerifier(checker) if checker is not None else None
+    tokens = TokenVerifier(checker, max_age=parts.token_age) if checker is not None else None
     try:
         if audit is None and _changes(servicers):
             raise StartError(

@@ -62,6 +62,7 @@ async def compose(rt: Runtime) -> Parts:
             Servicer(add_TokenServiceServicer_to_server, tokens, "metalplane.tenancy.v1.TokenService"),
         ],
         token_checker=LocalChecker(issuer),
+        token_age=0,
         background=[Background("forget expired tokens", lambda: forget_expired(db, rt.stopping))],
         close=close,
     )

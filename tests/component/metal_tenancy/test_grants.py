@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from metal_kit.errors import PermissionDenied, Problem, ResourceExhausted, Unauthenticated
+from metal_kit.errors import NotFound, PermissionDenied, Problem, ResourceExhausted, Unauthenticated
 from metal_tenancy.bootstrap import operator_token
 from metal_tenancy.issuing import MOST_LIVING
 from metal_tenancy.service import KEEP_EXPIRED, Settings
@@ -45,6 +45,27 @@ async def test_a_revoked_token_makes_none_while_it_is_still_remembered(tenancy: 
     await revoke(tenancy, thief.token)
     problem = await refused(tenancy.token(as_=thief.secret, plane=OPERATOR))
     assert (type(problem), problem.reason) == (Unauthenticated, "TOKEN_INVALID")
+
+
+@pytest.mark.parametrize("how", ["revoked", "left"])
+async def test_who_has_lost_his_role_gives_none_away_while_others_still_remember_it(tenancy: Any, how: str) -> None:
+    """What he made of himself in these seconds would hold for ever."""
+    tenant = await tenancy.tenant()
+    project = (await tenancy.project(tenant.id)).id
+    await tenancy.join("alice", OWNER, project=project)
+    alice = await tenancy.token("alice")
+    await tenancy.join("bob", VIEWER, project=project, as_=alice.secret)
+    if how == "revoked":
+        await revoke(tenancy, alice.token)
+    else:
+        await tenancy.projects().RemoveProjectMember(
+            project_pb2.RemoveProjectMemberRequest(project=project, user="alice")
+        )
+    assert isinstance(
+        await refused(tenancy.join("mallory", OWNER, project=project, as_=alice.secret)), Unauthenticated | NotFound
+    )
+    members = await tenancy.projects().ListProjectMembers(project_pb2.ListProjectMembersRequest(project=project))
+    assert "mallory" not in {member.user for member in members.members}
 
 
 async def test_a_role_that_was_lost_is_not_granted_while_it_is_still_remembered(tenancy: Any) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -193,15 +194,17 @@ class OidcProvider:
 
 
 @asynccontextmanager
-async def serving(provider: OidcProvider | None = None) -> AsyncIterator[OidcProvider]:
+async def serving(
+    provider: OidcProvider | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[OidcProvider]:
     """The provider, served on a port of its own."""
     made = provider or OidcProvider()
     runner = web.AppRunner(made.app(), shutdown_timeout=0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
-        made.issuer = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        made.issuer = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
         yield made
     finally:
         await runner.cleanup()

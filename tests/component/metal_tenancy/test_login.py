@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 from metal_kit import identity
+from metal_kit.ca import Authority
 from metal_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -21,13 +23,15 @@ from metal_kit.errors import (
 )
 from metal_kit.process import StartError
 from metal_kit.runtime import RunningService
+from metal_tenancy.issuing import MOST_LIVING
 from metal_tenancy.oidc import fetch
 from metal_tenancy.oidc.keys import ProviderError
 from metal_tenancy.service import SPEC
 from metal_tenancy.store import TokenStore
 from metalplane.common.v1.access_pb2 import PlaneRole, Role
 from metalplane.tenancy.v1 import project_pb2, token_pb2
-from oidc_provider import CLIENT, OidcProvider, new_key
+from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceStub
+from oidc_provider import CLIENT, OidcProvider, new_key, serving
 
 ANNA = "oidc:anna@example.org"
 TOOL = identity.client_id("tool")
@@ -245,3 +249,62 @@ async def test_a_bundle_that_cannot_be_read_is_named(
                 SPEC, database_url=tenancy_url, token_key=token_key, oidc_issuer="https://id.example.org",
                 oidc_client_id=CLIENT, oidc_ca=str(path),
             )  # fmt: skip
+
+
+async def test_only_a_provider_that_its_authority_vouches_for_is_listened_to(tmp_path: Path) -> None:
+    ours, others = Authority.create("ours"), Authority.create("others")
+    ours.save(tmp_path, "ours")
+    others.save(tmp_path, "others")
+    cert, key = ours.issue("id", identity.service_id("id"), ips=["127.0.0.1"]).save(tmp_path, "id")
+    named, named_key = ours.issue("x", identity.service_id("x"), dns=["id.example.org"]).save(tmp_path, "x")
+    for files, bundle, trusted in (
+        ((cert, key), "ours.crt", True), ((cert, key), "others.crt", False), ((cert, key), "", False),
+        ((named, named_key), "ours.crt", False),
+    ):  # fmt: skip
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*files)
+        fetcher = fetch.Fetcher(str(tmp_path / bundle) if bundle else "")
+        async with serving(tls=context) as provider:
+            try:
+                if trusted:
+                    assert len((await fetcher.get(f"{provider.issuer}/keys"))["keys"]) == 1
+                else:
+                    with pytest.raises(ProviderError, match="CERTIFICATE_VERIFY_FAILED"):
+                        await fetcher.get(f"{provider.issuer}/keys")
+            finally:
+                await fetcher.close()
+
+
+async def test_a_nonce_can_be_done_without_where_the_plane_says_so(
+    start_service: Callable[..., Awaitable[RunningService]], stub: Any, tenancy_url: str, token_key: Path, provider: Any
+) -> None:
+    running = await start_service(
+        SPEC, database_url=tenancy_url, token_key=token_key, oidc_issuer=provider.issuer, oidc_client_id=CLIENT,
+        oidc_without_nonce=True,
+    )  # fmt: skip
+    tokens = stub(running, TokenServiceStub, as_=TOOL)
+    bare = token_pb2.ExchangeIdTokenRequest(id_token=provider.id_token(nonce=None))
+    assert (await tokens.ExchangeIdToken(bare)).token.user == ANNA
+    assert (await refused(tokens.ExchangeIdToken(bare))).reason == "ID_TOKEN_USED"
+    left_out = token_pb2.ExchangeIdTokenRequest(id_token=provider.id_token("n-9"))
+    assert (await refused(tokens.ExchangeIdToken(left_out))).reason == "ID_TOKEN_INVALID", "one that is there counts"
+
+
+async def test_logins_have_a_limit_of_their_own(login_tenancy: Any, provider: Any, tenancy_url: str) -> None:
+    login = await exchange(login_tenancy, provider.id_token())
+    connection = await asyncpg.connect(tenancy_url, server_settings={"search_path": "tenancy"})
+    try:
+        await connection.execute(
+            """
+            INSERT INTO token (id, username, by_operator, creator, expire_time, login)
+            SELECT gen_random_uuid(), $1, false, 'x', now() + interval '1 h', true FROM generate_series(1, $2)
+            """,
+            ANNA, MOST_LIVING - 1,
+        )  # fmt: skip
+        id_token = provider.id_token(jti="2")
+        assert (await refused(exchange(login_tenancy, id_token))).reason == "TOO_MANY_TOKENS"
+        assert (await login_tenancy.token(as_=login.secret)).token.user == ANNA
+        await login_tenancy.tokens(login.secret).RevokeToken(token_pb2.RevokeTokenRequest(id=login.token.id))
+        assert (await exchange(login_tenancy, id_token)).token.user == ANNA, "what was refused was not used up"
+    finally:
+        await connection.close()

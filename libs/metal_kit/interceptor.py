@@ -343,6 +343,18 @@ class _Method:
                 raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline had passed when the call arrived")
             ambient.deadline.set(call.started + remaining)
             call.limited = True
+        try:
+            caller = await self._credentials(call, context, authorization, forwarded)
+        except Unauthenticated:
+            # Each refusal leaves a line and, of an audited method, an entry: those are bounded, too.
+            if call.account is None:
+                self._enter_as_stranger(call, context, forwarded)
+            raise
+        call.identified(caller)
+        return caller
+
+    async def _credentials(self, call: Call, context: Context, authorization: str, forwarded: str) -> Caller:
+        """Whom certificate and token name, counted for him or, as long as that is open, for where he calls from."""
         call.certificate = self._certificates.shown(context.auth_context())
         connection = call.certificate.use()
         call.caller = connection.label
@@ -350,11 +362,7 @@ class _Method:
             call.trace.peer = origin(context.peer(), connection, forwarded)
         if authorization:
             tokens, secret = self._token_of(connection, authorization)
-            try:
-                known = tokens.known(secret)
-            except Unauthenticated:
-                self._enter_as_stranger(call, context, forwarded)
-                raise
+            known = tokens.known(secret)
             if known is not None:
                 call.remembered = (tokens, secret)
             last = known or tokens.last_known(secret)
@@ -368,7 +376,6 @@ class _Method:
                 call.enter(self._limiter.account(caller.label, kind_of(caller.kind)))
             else:
                 self._enter_as_stranger(call, context, forwarded)
-        call.identified(caller)
         return caller
 
     def _enter_as_stranger(self, call: Call, context: Context, forwarded: str) -> None:

@@ -226,6 +226,29 @@ async def test_who_shows_no_token_at_all_is_limited_by_address(start_plane: Any,
     await plane.stub(identity.service_id("tester")).Open(message())
 
 
+@pytest.mark.parametrize(
+    ("who", "header", "reason"),
+    [
+        (identity.client_id("tool"), "Basic eA==", "AUTHORIZATION_MALFORMED"),
+        (identity.service_id("tester"), "Bearer x", "TWO_IDENTITIES"),
+        ("spiffe://elsewhere/x", "", "CERTIFICATE_UNKNOWN_IDENTITY"),
+    ],
+)
+async def test_credentials_that_are_no_good_are_limited_by_address(
+    start_plane: Any, message: Any, who: str, header: str, reason: str
+) -> None:
+    plane = await start_plane(_limits(stranger=Allowance(rate=0.001, burst=3, calls=50, streams=1)))
+    stub = plane.stub(who)
+    metadata = (("authorization", header),) if header else None
+    reasons = []
+    for _ in range(5):
+        with pytest.raises((Unauthenticated, ResourceExhausted)) as caught:
+            await stub.Unary(message(), metadata=metadata)
+        reasons.append(caught.value.reason)
+    assert reasons == [reason] * 3 + ["RATE_LIMITED"] * 2
+    await plane.stub().Unary(message())
+
+
 async def test_a_flood_of_refusals_is_one_log_line_a_second(start_plane: Any, message: Any) -> None:
     plane = await start_plane(_limits(user=Allowance(rate=0.001, burst=1, calls=50, streams=1)))
     anna = _person(plane, "anna")

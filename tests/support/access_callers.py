@@ -70,8 +70,8 @@ class Cast:
     """All callers. Bad tokens are as good as the operator's in everything but the one thing that is wrong."""
 
     plane: AccessPlane
-    servers: Mapping[str, str]
-    """Address and DNS name (`address|name`) by the full name of a gRPC service."""
+    servers: Mapping[str, list[str]]
+    """Addresses and DNS names (`address|name`) by the full name of a gRPC service: some are served by all processes."""
     bad_tokens: tuple[Who, ...] = ()
     worse_tokens: tuple[Who, ...] = ()
     bad_certificates: tuple[Who, ...] = ()
@@ -110,7 +110,7 @@ class Cast:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The messages of a stream from the server, which is cut at the end."""
         service = method.containing_service.full_name
-        channel = self.channel(self.servers[service], who.certificate)
+        channel = self.channel(self.servers[service][0], who.certificate)
         metadata = (("authorization", who.authorization),) if who.authorization else ()
         stream: Any = channel.unary_stream(f"/{service}/{method.name}")(request, timeout=LIMIT, metadata=metadata)
         try:
@@ -118,10 +118,10 @@ class Cast:
         finally:
             stream.cancel()
 
-    async def call(self, method: MethodDescriptor, who: Who, request: bytes) -> Answer:
-        """Make a call. Of a stream the first message is waited for; then it is cut."""
+    async def call(self, method: MethodDescriptor, who: Who, request: bytes, server: int = 0) -> Answer:
+        """Make a call to one of those that serve it. Of a stream the first message is waited for; then it is cut."""
         service = method.containing_service.full_name
-        channel = self.channel(self.servers[service], who.certificate)
+        channel = self.channel(self.servers[service][server], who.certificate)
         path = f"/{service}/{method.name}"
         metadata = (("authorization", who.authorization),) if who.authorization else ()
         messages: list[bytes] = []
@@ -155,7 +155,7 @@ def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     return status_pb2.Status(code=error.code().value[0], message=error.details() or "")
 
 
-async def make_cast(plane: AccessPlane, servers: Mapping[str, str]) -> Cast:
+async def make_cast(plane: AccessPlane, servers: Mapping[str, list[str]]) -> Cast:
     """All callers of a plane."""
     cast = Cast(plane, servers)
     a, b = plane.objects.a, plane.objects.b

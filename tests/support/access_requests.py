@@ -24,6 +24,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from metal_kit.access import Rule
 from metalplane.allocation.v1 import allocation_pb2
 from metalplane.audit.v1 import audit_pb2
@@ -160,6 +161,13 @@ OVERRIDES: Mapping[str, Override] = {
     "TokenService.CreateToken": lambda view: {"token": _new_token(view), "lifetime": Duration(seconds=600)},
     "TokenService.RevokeToken": lambda view: {"id": view.spare("spare_tokens")},
 }  # fmt: skip
+
+
+def _audit_entry(view: View) -> audit_pb2.AuditEntry:
+    return audit_pb2.AuditEntry(
+        call=SESSION, phase=audit_pb2.AUDIT_PHASE_ENDED, service="boot", partition=view.partition,
+        time=Timestamp(seconds=1_790_000_000), begin_time=Timestamp(seconds=1_790_000_000), code="OK",
+    )  # fmt: skip
 
 
 def _bmc(view: View) -> bmc_pb2.Bmc:

@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from access_requests import View, in_scope, name_of, request_for, unfiltered
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from metal_kit import identity
+from metal_kit import identity, logs
 from metal_kit.access import Rule, read_rule
 from metalplane.common.v1.access_pb2 import Effect, PlaneRole, Role, ScopeKind
 from metalplane.inventory.v1.machine_pb2 import Machine
@@ -50,14 +51,14 @@ CATALOGUE = {
 # Calls that may be made although something of A's is in the request: it is left out, or named as refused. That nothing
 # comes of it is looked at in the end.
 HARMLESS = {"ProjectService.UpdateProject", "MachineService.ReportBmcs"}
-# The audit log has every refusal in it.
-_TELLS_OF_REFUSALS = {"AuditService.ListAuditRecords"}
 # Lists of things that also change by themselves here: BMCs that do not answer, commands to them, leases.
 _LIVELY = {
     "AllocationService.ListAllocations", "BmcService.ListBmcs", "BmcService.ListCommands",
     "MachineService.ListMachineIssues", "MachineService.ListMachineEvents", "MachineService.ListMachines",
     "SwitchService.ListSwitches",
 }  # fmt: skip
+# Lists of what was called, refusals included.
+_OF_CALLS = {"AuditService.ListAuditRecords"}
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Services of the RPCs that belong to everybody's connection and have no access rule.
 _COMMON = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
@@ -81,8 +82,20 @@ class World:
     before: dict[str, Any] = field(default_factory=dict)
     """What `state` said at first."""
 
-    async def call(self, name: str, who: Who, view: View | None = None) -> Answer:
-        return await self.cast.call(METHODS[name], who, bytes_for(name, view or self.view))
+    def servers(self, name: str) -> range:
+        """Numbers of those that serve an RPC."""
+        return range(len(self.cast.servers[METHODS[name].containing_service.full_name]))
+
+    async def call(self, name: str, who: Who, view: View | None = None, server: int = 0) -> Answer:
+        return await self.cast.call(METHODS[name], who, bytes_for(name, view or self.view), server)
+
+    async def check(self, name: str, who: Who, codes: set[Code], view: View | None = None) -> list[str]:
+        """What is wrong with the answers of all that serve an RPC; nothing when each is one of those."""
+        return [
+            f"server {server}: {wrong}"
+            for server in self.servers(name)
+            for wrong in _unlike(who, await self.call(name, who, view, server), codes)
+        ]
 
     async def bytes(self, name: str, who: Who, request: Message) -> Answer:
         return await self.cast.call(METHODS[name], who, request.SerializeToString())
@@ -91,7 +104,7 @@ class World:
         """What an operator sees in all lists: everything of what stays as it is, of the rest which ids there are."""
         found: dict[str, Any] = {}
         for name, method in METHODS.items():
-            if method.name.startswith("List") and name not in _TELLS_OF_REFUSALS:
+            if method.name.startswith("List") and name not in _OF_CALLS:
                 request = request_for(method, RULES[name], self.view)
                 answer = await self.bytes(name, self.cast.user("plane operator"), request)
                 assert answer.ok, f"{name}: {answer.status}"
@@ -103,18 +116,25 @@ class World:
         return found
 
 
+@pytest.fixture(autouse=True)
+def _quiet(_logs: None) -> None:
+    """Thousands of lines that nobody reads would be a good part of the time."""
+    logs.configure("error")
+
+
 @pytest.fixture(scope="module")
 async def world(server_directory: Path, postgres: Any) -> AsyncIterator[World]:
     directory = server_directory / "access"
     directory.mkdir()
     async with access_plane(directory, postgres) as plane:
-        servers: dict[str, str] = {}
+        servers: dict[str, list[str]] = {}
         served: dict[str, bytes] = {}
         probe = await make_cast(plane, servers)
         for service in plane.services:
             address = f"{service.address}|{service.name}.metalplane"
             async for full_name, methods in _reflected(probe.channel(address, TOOL)):
-                servers[full_name] = address
+                servers.setdefault(full_name, []).append(address)
+                assert all(served.get(name, described) == described for name, described in methods.items())
                 served |= methods
         view = View(plane.objects.a, PARTITION, LEAVES[0], plane.objects.secret)
         made = World(plane, probe, view, served)
@@ -161,12 +181,12 @@ async def test_whoever_is_nobody_is_refused(name: str, world: World) -> None:
     # Every service asks tenancy about tokens: what could be wrong with one is tried at length with an RPC of each.
     more = cast.worse_tokens if METHODS[name].index == 0 else ()
     for who in (*cast.bad_tokens, *more, *cast.bad_certificates):
-        wrong += _unlike(who, await world.call(name, who), NOBODY)
+        wrong += await world.check(name, who, NOBODY)
     for who in cast.no_connection:
-        wrong += _unlike(who, await world.call(name, who), {Code.UNAVAILABLE})
+        wrong += await world.check(name, who, {Code.UNAVAILABLE})
     if not RULES[name].public:
         who = Who("a client's certificate alone")
-        wrong += _unlike(who, await world.call(name, who), NOBODY)
+        wrong += await world.check(name, who, NOBODY)
     assert not wrong, f"{name}: " + "; ".join(wrong)
 
 
@@ -174,10 +194,10 @@ async def test_whoever_is_nobody_is_refused(name: str, world: World) -> None:
 async def test_whoever_may_not_is_refused(name: str, world: World) -> None:
     wrong = []
     for who, codes in _refused(RULES[name], world):
-        wrong += _unlike(who, await world.call(name, who), codes)
+        wrong += await world.check(name, who, codes)
     if "machine" in RULES[name].agents and "session" in METHODS[name].input_type.fields_by_name:
         who = Who(OLD_BOOT, OLD_BOOT)
-        wrong += _unlike(who, await world.call(name, who), DENIED)
+        wrong += await world.check(name, who, DENIED)
     assert not wrong, f"{name}: " + "; ".join(wrong)
 
 
@@ -186,8 +206,9 @@ async def test_a_stranger_learns_nothing_of_what_is_there(name: str, world: Worl
     """What exists and is hidden gets the same answer as what does not exist, but for the ids that were asked about."""
     wrong = []
     missing = world.view.missing()
-    for who, codes in _strangers(RULES[name], world):
-        answer, other = await world.call(name, who), await world.call(name, who, missing)
+    for (who, codes), server in product(_strangers(RULES[name], world), world.servers(name)):
+        answer = await world.call(name, who, server=server)
+        other = await world.call(name, who, missing, server)
         wrong += _unlike(who, answer, codes)
         told = answer.tells(world.view.owned.secret - _asked(name, world.view))
         if told:
@@ -409,5 +430,5 @@ async def test_the_same_request_by_the_rightful_is_let_through(name: str, world:
     ways = _rightful(rule, world)
     assert ways, "nobody may call it, or this test does not know who"
     for turn, who in enumerate(ways):
-        wrong += _unlike(who, await world.call(name, who, replace(world.view, turn=turn)), codes)
+        wrong += await world.check(name, who, codes, replace(world.view, turn=turn))
     assert not wrong, f"{name}: " + "; ".join(wrong)

@@ -113,14 +113,6 @@ def _wishes(view: View) -> list[ip_pb2.IpWish]:
     return [ip_pb2.IpWish(network=view.owned.network, count=1)]
 
 
-def _audit_entry(view: View) -> audit_pb2.AuditEntry:
-    entry = audit_pb2.AuditEntry(
-        call=str(uuid4()), phase=audit_pb2.AUDIT_PHASE_ENDED, service="boot", partition=view.partition
-    )
-    entry.time.GetCurrentTime()
-    return entry
-
-
 # Field paths and what they hold; the first part of a method's name is its service.
 OVERRIDES: Mapping[str, Override] = {
     "AllocationService.CreateAllocation": lambda view: {"spec": _spec(view)},

@@ -177,28 +177,28 @@ def test_the_running_servers_serve_what_the_contracts_say_and_nothing_else(world
 
 @pytest.mark.parametrize("name", METHODS)
 async def test_whoever_is_nobody_is_refused(name: str, world: World) -> None:
-    cast, wrong = world.cast, []
+    cast = world.cast
     # Every service asks tenancy about tokens: what could be wrong with one is tried at length with an RPC of each.
     more = cast.worse_tokens if METHODS[name].index == 0 else ()
-    for who in (*cast.bad_tokens, *more, *cast.bad_certificates):
-        wrong += await world.check(name, who, NOBODY)
-    for who in cast.no_connection:
-        wrong += await world.check(name, who, {Code.UNAVAILABLE})
+    cases = [(who, NOBODY) for who in (*cast.bad_tokens, *more, *cast.bad_certificates)]
+    cases += [(who, {Code.UNAVAILABLE}) for who in cast.no_connection]
     if not RULES[name].public:
-        who = Who("a client's certificate alone")
-        wrong += await world.check(name, who, NOBODY)
-    assert not wrong, f"{name}: " + "; ".join(wrong)
+        cases.append((Who("a client's certificate alone"), NOBODY))
+    await _all_refused(name, world, cases)
 
 
 @pytest.mark.parametrize("name", METHODS)
 async def test_whoever_may_not_is_refused(name: str, world: World) -> None:
-    wrong = []
-    for who, codes in _refused(RULES[name], world):
-        wrong += await world.check(name, who, codes)
+    cases = list(_refused(RULES[name], world))
     if "machine" in RULES[name].agents and "session" in METHODS[name].input_type.fields_by_name:
-        who = Who(OLD_BOOT, OLD_BOOT)
-        wrong += await world.check(name, who, DENIED)
-    assert not wrong, f"{name}: " + "; ".join(wrong)
+        cases.append((Who(OLD_BOOT, OLD_BOOT), DENIED))
+    await _all_refused(name, world, cases)
+
+
+async def _all_refused(name: str, world: World, cases: list[tuple[Who, set[Code]]]) -> None:
+    """All at once, since each waits for its services most of the time."""
+    wrong = await asyncio.gather(*(world.check(name, who, codes) for who, codes in cases))
+    assert not any(wrong), f"{name}: " + "; ".join(each for several in wrong for each in several)
 
 
 @pytest.mark.parametrize("name", METHODS)

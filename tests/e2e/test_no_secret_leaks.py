@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -52,6 +53,16 @@ IN_THE_CLEAR = {
     "table allocation.allocation.userdata": "the installer is given it; it is gone with the allocation",
 }
 NewCloud = Callable[[Any], Awaitable["Cloud"]]
+
+
+@contextmanager
+def logging_to(stream: TextIO) -> Iterator[None]:
+    """Every line of this process goes there meanwhile, also those of the lab that other tests share."""
+    logs.configure("debug", stream=stream)
+    try:
+        yield
+    finally:
+        logs.configure(stream=sys.__stderr__)
 
 
 @contextmanager
@@ -197,8 +208,7 @@ async def test_no_secret_is_in_logs_events_tables_or_metrics(
     rack, log, secrets = tmp_path / "rack.yaml", tmp_path / "lab.log", Secrets()
     rack.write_text((EXAMPLES / "mini-rack.yaml").read_text().replace("count: 4", "count: 2"))
     secrets.add("user data", USERDATA, b"planted-user-data-of-a-tenant")
-    with log.open("w", buffering=1) as stream, noted(monkeypatch, secrets):
-        logs.configure("debug", stream=stream)
+    with log.open("w", buffering=1) as stream, logging_to(stream), noted(monkeypatch, secrets):
         async with Lab(State(server_directory / "leaks"), load(rack)) as lab:
             of_lab(lab, secrets)
             cloud = await new_cloud(lab.state.context())

@@ -5,6 +5,9 @@ that every call of the plane gets: the peer's certificate, the access rule, vali
 log line as JSON. The handlers are called directly, because gRPC's own 300 µs and their noise would hide the answer; the
 context stands in for gRPC's, with the same types of data. Neighbours on the same cores inflate even CPU time, twofold
 at times, so the figure is the one of the calmest round. Another one, taken over mTLS, shows that nothing was forgotten.
+
+Calls that change something are audited on top: two entries each, one of which is waited for. That is measured with as
+many calls at once as share a batch in a busy service, into a real Postgres, whose own CPU is not in the figure.
 """
 
 from __future__ import annotations
@@ -21,22 +24,30 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 from metal_kit import identity, logs, validation
 from metal_kit.access import rules_of, service_descriptor
+from metal_kit.audit.store import LocalLog
+from metal_kit.audit.writer import AuditWriter
 from metal_kit.ca import Authority
 from metal_kit.client import Peers
+from metal_kit.db import Database
 from metal_kit.identity import Caller
 from metal_kit.interceptor import Interceptor
 from metal_kit.limits import DEFAULTS, Limiter
+from metal_kit.migrations import migrate
 from metal_kit.server import Server, Servicer
 from metal_kit.tls import Identity
 from metal_kit.tokens import TokenVerifier
+from metal_lab.servers import Postgres
 from metalplane.tenancy.v1 import token_pb2, token_pb2_grpc
 from report import Answer, arguments, finish, percentile
 
 SERVICE = "metalplane.tenancy.v1.TokenService"
 METHOD = f"/{SERVICE}/CheckToken"
 PERSONAL = f"/{SERVICE}/WhoAmI"
+AUDITED = f"/{SERVICE}/RevokeToken"
+AT_ONCE = 32
 
 
 class Api:
@@ -142,6 +153,67 @@ async def direct(quick: bool) -> list[Answer]:
     return answers
 
 
+async def audited(quick: bool) -> list[Answer]:
+    """What a call costs that changes something, with and without the audit log, AT_ONCE at a time."""
+    rules = rules_of([SERVICE])
+    limiter = Limiter({"user": replace(DEFAULTS["user"], rate=1e6, burst=1_000_000, calls=AT_ONCE)})
+    certificate = Authority.create("bench").issue("tool", identity.client_id("tool")).cert
+    context = Context(certificate, ("authorization", "Bearer " + "t" * 600))
+    raw = token_pb2.RevokeTokenRequest(id="0198c1d2-0000-7000-8000-000000000001").SerializeToString()
+
+    async def revoke(request: Any, context: Any) -> Empty:
+        return Empty()
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        revoke, token_pb2.RevokeTokenRequest.FromString, Empty.SerializeToString
+    )
+    calls, rounds = (20, 3) if quick else (40, 40)
+    figures: dict[str, list[float]] = {"bare": [], "plain": [], "audited": []}
+    with tempfile.TemporaryDirectory(prefix="metalplane-bench-") as name:
+        os.chmod(name, 0o711)
+        server = Postgres(Path(name) / "postgres", durable=True)
+        await server.start()
+        await migrate(server.url, "bench", "")
+        db = await Database.open(server.url, "bench")
+        writer, stopping = AuditWriter(LocalLog(db), "bench"), asyncio.Event()
+        writing = asyncio.create_task(writer.run(stopping))
+        tokens = TokenVerifier(Tokens())
+        wrapped: dict[str, Any] = {
+            "plain": Interceptor(rules, tokens, limiter=limiter).wrap(AUDITED, handler).unary_unary,
+            "audited": Interceptor(rules, tokens, limiter=limiter, audit=writer).wrap(AUDITED, handler).unary_unary,
+            "bare": lambda raw, _: bare(handler, raw),
+        }
+        for _ in range(rounds):
+            for which, call in wrapped.items():
+
+                async def together(call: Any = call) -> None:
+                    # Each in a context of its own, as gRPC has it.
+                    await asyncio.gather(*(asyncio.create_task(call(raw, context)) for _ in range(AT_ONCE)))
+
+                figures[which] += [figure / AT_ONCE for figure in await cpu_per_call(together, calls, 1)]
+        stopping.set()
+        await writing
+        await db.close()
+        await server.stop()
+    base = min(figures["bare"])
+    note = f"{AT_ONCE} calls at once, CPU without Postgres' own, in the calmest of {rounds} rounds; bare {base:.1f} µs"
+    answers = []
+    for which, question in (
+        ("plain", f"interceptor over a bare handler, {AT_ONCE} calls at once"),
+        ("audited", f"the same with the audit log of calls that change something, {AT_ONCE} at once"),
+    ):
+        extra = [figure - base for figure in figures[which]]
+        answers.append(Answer(question, min(extra), "µs", "", percentile(extra, 0.5), percentile(extra, 0.99), note))
+    return answers
+
+
+async def bare(handler: Any, raw: bytes) -> bytes:
+    """The handler with nothing around it."""
+    return cast(
+        "bytes", handler.response_serializer(await handler.unary_unary(handler.request_deserializer(raw), None))
+    )
+
+
 async def over_the_wire(quick: bool) -> list[Answer]:
     """The same difference over mTLS, client and server in one process: rounds alternate between the two servers."""
     with tempfile.TemporaryDirectory() as name:
@@ -187,7 +259,7 @@ async def over_the_wire(quick: bool) -> list[Answer]:
 
 
 async def measure(quick: bool) -> list[Answer]:
-    return [*await direct(quick), *await over_the_wire(quick)]
+    return [*await direct(quick), *await audited(quick), *await over_the_wire(quick)]
 
 
 def main() -> int:

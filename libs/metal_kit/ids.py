@@ -28,7 +28,9 @@ def uuid7() -> str:
     with _lock:
         _last = stamp = max(stamp, _last + 1)
     number = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | secrets.randbits(62)
-    return str(uuid.UUID(int=number))
+    # By hand: uuid.UUID takes twice as long, and each call gets one or two.
+    digits = f"{number:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def made_before(first: str, second: str) -> bool:

@@ -7,6 +7,7 @@ what a client wrote into the header.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from urllib.parse import unquote
 
 from metal_kit.identity import Caller
@@ -23,6 +24,12 @@ def origin(peer: str, connection: Caller, forwarded: str = "") -> str:
     """
     if forwarded and connection == EDGE:
         return _address(forwarded.strip()) or UNKNOWN
+    return _of_peer(peer)
+
+
+@lru_cache(maxsize=4096)
+def _of_peer(peer: str) -> str:
+    """Of a connection, which mostly has many calls."""
     kind, _, rest = unquote(peer).partition(":")
     if kind not in {"ipv4", "ipv6"}:
         return kind or UNKNOWN

@@ -6,10 +6,10 @@ be stored would hold up all those behind it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-from metalplane.audit.v1.audit_pb2 import AuditEntry, AuditPhase
+from metalplane.audit.v1.audit_pb2 import AuditEntry
 
 LONGEST = 256
 MOST_FIELDS = 64
@@ -20,24 +20,18 @@ _TEXTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """An entry, and what is searched by."""
+class Row(NamedTuple):
+    """An entry, and what is searched by, in the order of the SQL function that appends."""
 
     entry: bytes
     call: str
-    phase: AuditPhase.ValueType
+    phase: int
     time: datetime
     project: str
     caller: str
     method: str
     object: str
     code: str
-
-    @property
-    def begins(self) -> bool:
-        """Whether somebody waits for it to be durable."""
-        return self.phase == AuditPhase.AUDIT_PHASE_BEGUN
 
 
 def row_of(entry: AuditEntry) -> Row:

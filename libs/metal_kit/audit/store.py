@@ -72,18 +72,8 @@ class LocalLog:
 
 async def append(connection: Connection, rows: Sequence[Row]) -> None:
     """Append entries to the chain; waits for whoever else appends."""
-    await connection.execute(
-        _APPEND,
-        [row.entry for row in rows],
-        [row.call for row in rows],
-        [row.phase for row in rows],
-        [row.time for row in rows],
-        [row.project for row in rows],
-        [row.caller for row in rows],
-        [row.method for row in rows],
-        [row.object for row in rows],
-        [row.code for row in rows],
-    )
+    if rows:
+        await connection.execute(_APPEND, *zip(*rows, strict=True))
 
 
 async def ends(connection: Connection) -> ChainEnds:

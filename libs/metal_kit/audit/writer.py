@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -34,6 +35,8 @@ MOST_SUMS = 4096
 # Refusals of one kind that are recorded each, in a sum's time: who tries doors must not fill the log.
 SINGLE_REFUSALS = 20
 _TICK = 1.0
+# What nobody waits for waits so long, in seconds, for others: a batch costs as much as ten entries.
+_LINGER = 0.005
 _DRAIN_ATTEMPTS = 3
 _LATER = (Unavailable, Aborted, TimeoutError)
 _RETRY = Backoff(timedelta(milliseconds=50), timedelta(seconds=1))
@@ -69,6 +72,7 @@ class AuditWriter:
         self._log = destination
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
+        self._lingering: asyncio.TimerHandle | None = None
         self._full = False
         self._sums = Sums(sum_seconds, MOST_SUMS)
         self._refusals = Sums(sum_seconds, MOST_SUMS, SINGLE_REFUSALS)
@@ -125,18 +129,20 @@ class AuditWriter:
 
     async def _idle(self) -> None:
         """Wait until there is something to write, or a sum may be due."""
-        if self._queue:
-            return
-        self._wake.clear()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_TICK):
                 await self._wake.wait()
-        except TimeoutError:
-            return
+        self._wake.clear()
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
     async def _write(self, stopping: asyncio.Event, failures: int) -> int:
         """Append one batch, or wait after a failure; the number of failures in a row."""
-        if not self._queue or await self._append_batch():
+        written = not self._queue or await self._append_batch()
+        if self._queue:
+            self._wake.set()
+        if written:
             return 0
         if failures == 0:
             log.warning("audit.waits", service=self.service, waiting=len(self._queue))
@@ -213,7 +219,10 @@ class AuditWriter:
         if len(self._queue) >= QUEUE:
             return False
         self._queue.append(each)
-        self._wake.set()
+        if each.durable is not None or len(self._queue) >= BATCH:
+            self._wake.set()
+        elif self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(_LINGER, self._wake.set)
         return True
 
     def _give_up(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +14,18 @@ from metal_hammer.contact import Contact, Rules
 from metal_kit.errors import ResourceExhausted, Unavailable
 
 
+def in_place_of_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], Awaitable[None]]) -> None:
+    """For this one module: a sleep that does not sleep would spin every other task of the loop, for ever."""
+    monkeypatch.setattr(contact, "asyncio", SimpleNamespace(sleep=sleep))
+
+
 async def test_an_installer_that_is_told_to_wait_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(contact.asyncio, "sleep", sleep)
+    in_place_of_sleep(monkeypatch, sleep)
     hardware: Any = SimpleNamespace(checkpoint=lambda: None)
     rules = Rules(retry_first=0.01, retry_most=0.1)
     answers = [
@@ -46,7 +51,7 @@ async def test_a_plane_cannot_send_an_installer_away_for_good(monkeypatch: pytes
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+    in_place_of_sleep(monkeypatch, sleep)
     plane: Any = None
     await Contact(plane, plane, Rules()).pause(0, told=1e9)
     assert slept[0] <= 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from metal_kit.errors import ResourceExhausted, Unavailable
 
 def in_place_of_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], Awaitable[None]]) -> None:
     """For this one module: a sleep that does not sleep would spin every other task of the loop, for ever."""
-    monkeypatch.setattr(contact, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(contact, "asyncio", SimpleNamespace(sleep=sleep, get_running_loop=asyncio.get_running_loop))
 
 
 async def test_an_installer_that_is_told_to_wait_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,8 +305,10 @@ class Machine:
         firmware = Firmware(self.uuid, self.world.url)
         # A boot service that has just started may not know yet what to boot, and says: ask again. No need to wait so
         # long as firmware would.
-        while (found := await firmware.ask()).again_after:
+        found = await firmware.ask()
+        while found.again_after:
             await asyncio.sleep(min(found.again_after, 0.05))
+            found = await firmware.ask()
         assert found.command_line, found.script
         directory = self.world.directory / self.uuid / "ramdisk"
         return await run_until_stopped(run_installer(self.hardware, found.command_line, directory, rules=self.rules))

@@ -96,6 +96,10 @@ class Caller:
         """Whether the caller has at least `role` on the project, by the project, the plane, or being a service."""
         return self._may(self.projects, project_id, role)
 
+    def projects_with(self, role: RoleValue) -> list[str]:
+        """Projects on which the caller has at least `role` by themselves, sorted; what the plane lends is not there."""
+        return sorted(project for project, held in self.projects.items() if held >= role)
+
     def may_tenant(self, tenant_id: str, role: RoleValue) -> bool:
         """Whether the caller has at least `role` on the tenant, by the tenant, the plane, or being a service."""
         return self._may(self.tenants, tenant_id, role)

@@ -7,8 +7,9 @@ were faster.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import asyncpg
 from metal_kit.db import Connection, Database
@@ -18,9 +19,10 @@ from metal_kit.identity import missing
 from metal_ipam.addresses import Ip, IpType, Leaf, Owner, Share, Unit, Wish, expand, spread
 from metal_ipam.cidr import Address, contains
 from metal_ipam.coalescer import Coalescer
+from metal_ipam.known import Known, KnownNetworks
 from metal_ipam.networks import Network, check_acquire, serves
 from metal_ipam.store import addresses, networks, numbers, owners, prefixes
-from metal_ipam.store.addresses import Acquired, Entry
+from metal_ipam.store.addresses import Acquired, Entry, Release, Released
 
 # How often a plan may be outrun by other calls before the caller is told to come again.
 ATTEMPTS = 5
@@ -61,6 +63,16 @@ class Call:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A call that waits for its turn at the prefix `leaf`, whose text is `prefix`."""
+
+    known: Known
+    leaf: Leaf
+    prefix: str
+    answer: asyncio.Future[Acquired]
+
+
 class _Outrun(Exception):
     """The plan did not hold: prefixes filled up or went while it was carried out."""
 
@@ -71,6 +83,7 @@ class Acquisition:
     def __init__(self, db: Database, coalescer: Coalescer) -> None:
         self._db = db
         self._coalescer = coalescer
+        self.known = KnownNetworks(db)
 
     async def acquire(self, call: Call) -> list[Ip]:
         """The addresses that the call wishes for, in the order of `addresses.expand`.
@@ -83,6 +96,8 @@ class Acquisition:
             InvalidArgument: contradicting wishes, or a request id that came with another request.
             Aborted: outrun ATTEMPTS times.
         """
+        if (one := await self._next_free(call)) is not None:
+            return [one]
         async with self._db.connection() as connection:
             known = await networks.get_many(connection, list({wish.network for wish in call.wishes}))
             _check_networks(call, known)
@@ -105,7 +120,7 @@ class Acquisition:
         raise Aborted("CONCURRENT_CHANGE", "other calls were faster each time; try again")
 
     async def release(self, ip: Ip, *, actor: str) -> None:
-        """Release an address that nobody uses.
+        """Release an address that nobody uses, as it was read: not if somebody got it since.
 
         Raises:
             FailedPrecondition: IP_IN_USE, naming the owner.
@@ -113,15 +128,61 @@ class Acquisition:
         """
         if ip.owner:
             raise in_use(ip)
-        async with self._db.transaction(purpose="release an address") as connection:
-            # A twin of this call may have been faster, and the address have gone to the next one who asked.
-            if not await addresses.hold(connection, ip):
-                raise missing(f"address {ip.address}")
-            [outcome] = await addresses.release(connection, [ip], actor=actor, owner=Owner())
-        if outcome == "unknown":
+        release = Release(ip.address, [ip.project], seen=ip.create_time, actor=actor)
+        known = await self.known.get(ip.network)
+        home = known.home(ip.address) if known is not None else None
+        outcome = await self._coalescer.release(home.id, release) if home is not None else Released("unknown")
+        if outcome.outcome == "in_use":
+            raise in_use(replace(ip, owner=outcome.holder))
+        if outcome.outcome == "unknown":
             raise missing(f"address {ip.address}")
-        if outcome != "ok":
-            raise Aborted("CONCURRENT_CHANGE", f"{ip.address} was given to somebody meanwhile; read it again")
+        if known is not None and home is not None:
+            known.full.pop(home.id, None)
+
+    async def release_at_once(self, network: str, release: Release) -> Released:
+        """Release an address without reading it first; `unknown` also for what only a look at it can tell."""
+        answer = await self.enqueue_release(network, release)
+        return await answer if answer is not None else Released("unknown")
+
+    async def enqueue_release(self, network: str, release: Release) -> asyncio.Future[Released] | None:
+        """Let the release wait for its turn at its prefix; None when the address lies in no prefix of the network."""
+        known = await self.known.get(network)
+        home = known.home(release.address) if known is not None else None
+        if known is None or home is None:
+            # The network may have grown, or be another one by now.
+            self.known.forget(network)
+            known = await self.known.get(network)
+            home = known.home(release.address) if known is not None else None
+            if known is None or home is None:
+                return None
+        known.full.pop(home.id, None)
+        return self._coalescer.submit_release(home.id, release)
+
+    def enqueue(self, call: Call, known: Known) -> Pending | None:
+        """Let a call for one address that may be any wait for its turn at its prefix, together with others.
+
+        None when it is no such call, or when every prefix was full a moment ago: then `acquire` must tell.
+        Raises NotFound or FailedPrecondition as `acquire` does, and Unavailable when too many wait.
+        """
+        [wish, *others] = call.wishes
+        if others or wish.address is not None or wish.count != 1 or owners.ends(call.owner):
+            return None
+        network = known.network
+        _check_networks(call, {network.id: network})
+        families = network.families
+        family = wish.family or (min(families) if len(families) == 1 else 0)
+        for leaf in known.leaves:
+            if leaf.cidr.version == family and not self.known.is_full(known, leaf):
+                answer = self._coalescer.submit(leaf.id, call.entry(0))
+                return Pending(known, leaf, known.texts[leaf.id], answer)
+        return None
+
+    def outrun(self, pending: Pending, result: Acquired | None) -> None:
+        """What was remembered of the prefix did not hold; None: it is not known what became of it."""
+        if result is not None and result.outcome == "full":
+            self.known.note_full(pending.known, pending.leaf)
+        elif result is None or result.outcome != "ok":
+            self.known.forget(pending.known.network.id)
 
     async def release_owned(self, owner: Owner, *, actor: str) -> tuple[int, int, int]:
         """Let go of all that the owner has: released addresses, detached static addresses, released numbers."""
@@ -137,6 +198,22 @@ class Acquisition:
                 released += outcomes.count("ok")
             detached = await addresses.detach_static(connection, owner, actor=actor)
         return released, detached, released_numbers
+
+    async def _next_free(self, call: Call) -> Ip | None:
+        """The common call, for one address that may be any: one statement, shared with others. None: the long way must
+        tell, be it that prefixes are full, or that the request came before."""
+        known = await self.known.get(call.wishes[0].network)
+        while known is not None and (pending := self.enqueue(call, known)) is not None:
+            try:
+                result = await pending.answer
+            except asyncpg.UniqueViolationError:  # A twin of this request is just faster.
+                return None
+            if result.outcome == "ok":
+                return _ip_of(call, pending.leaf, result) if result.fresh else None
+            self.outrun(pending, result)
+            if result.outcome != "full":
+                return None
+        return None
 
     async def _all_or_none(self, call: Call, units: Sequence[Unit], shares: Sequence[Share]) -> list[Acquired]:
         results: dict[int, Acquired] = {}
@@ -160,10 +237,13 @@ class Acquisition:
 
 def in_use(ip: Ip) -> FailedPrecondition:
     """The error for an address that somebody uses."""
+    return in_the_way(ip.address, ip.owner)
+
+
+def in_the_way(address: Address, owner: Owner) -> FailedPrecondition:
+    """The error for an address that this owner uses."""
     return FailedPrecondition(
-        "IP_IN_USE",
-        f"{ip.address} is in use by {ip.owner}",
-        metadata={"owner_kind": ip.owner.kind, "owner": ip.owner.id},
+        "IP_IN_USE", f"{address} is in use by {owner}", metadata={"owner_kind": owner.kind, "owner": owner.id}
     )
 
 
@@ -217,6 +297,12 @@ def _ip(call: Call, unit: Unit, result: Acquired, leaves: Sequence[Leaf]) -> Ip:
     address: Address | None = result.address
     assert address is not None
     home = next(leaf for leaf in leaves if leaf.network == unit.network and contains(leaf.cidr, address))
+    return _ip_of(call, home, result)
+
+
+def _ip_of(call: Call, home: Leaf, result: Acquired) -> Ip:
+    address: Address | None = result.address
+    assert address is not None
     return Ip(
         address=address,
         namespace_id=home.namespace_id,

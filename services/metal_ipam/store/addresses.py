@@ -12,6 +12,8 @@ from metal_kit.db import Connection
 from metal_ipam.addresses import Ip, IpType, Owner
 from metal_ipam.cidr import Address
 
+NOBODY = Owner()
+
 _SELECT = """
     SELECT i.addr, i.namespace_id, i.prefix_id, i.project_id, i.owner_kind, i.owner_id, i.kind, i.name, i.description,
            i.labels, i.version, i.created_at, i.request_id, p.cidr, p.network_id
@@ -61,6 +63,81 @@ class Acquired:
     time: datetime | None = None
     holder: Owner = field(default_factory=Owner)
     holder_project: str = ""
+    # Whether it was acquired just now, and not by the same request before.
+    fresh: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """An address that shall be let go: of one of `projects` (None: whoever has it), used by `owner`, which is nobody
+    unless somebody else is named. `seen`: only if it was acquired then. `request_id` makes a retry harmless."""
+
+    address: Address
+    projects: Sequence[str] | None
+    owner: Owner = field(default_factory=Owner)
+    seen: datetime | None = None
+    request_id: str | None = None
+    actor: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        """The form that `release_entries` reads, without what is not set."""
+        entry: dict[str, object] = {"addr": str(self.address), "actor": self.actor}
+        if self.projects is not None:
+            entry["projects"] = list(self.projects)
+        if self.owner:
+            entry |= {"owner_kind": self.owner.kind, "owner_id": self.owner.id}
+        if self.seen is not None:
+            entry["seen"] = self.seen.isoformat()
+        if self.request_id is not None:
+            entry["request_id"] = self.request_id
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What became of a release: `outcome` as `release_entries` names it, whose it was, who uses it when that is in the
+    way."""
+
+    outcome: str
+    project: str = ""
+    holder: Owner = field(default_factory=Owner)
+
+
+_ACQUIRE = """
+    SELECT 1 AS kind, ord, outcome, address, acquired_at, acquired_at = now() AS fresh, '' AS project,
+           '' AS holder_kind, '' AS holder_id
+    FROM acquire_n($1, $2, $3, '')
+"""
+_RELEASE = """
+    SELECT 0 AS kind, ord, outcome, NULL::inet AS address, NULL::timestamptz AS acquired_at, false AS fresh, project,
+           holder_kind, holder_id
+    FROM release_entries($1, ${})
+"""
+
+
+async def serve(
+    connection: Connection, prefix_id: int, acquires: Sequence[Entry], releases: Sequence[Release]
+) -> tuple[list[Acquired], list[Released]]:
+    """Release addresses of a prefix, and acquire the next free ones, in one statement, which commits when no
+    transaction is open. Acquires beyond what is free get `full`."""
+    parts: list[str] = []
+    arguments: list[object] = [prefix_id]
+    if acquires:
+        parts.append(_ACQUIRE)
+        arguments += [[each.request_id for each in acquires], [each.as_json() for each in acquires]]
+    if releases:
+        # Its functions run one after the other, and the second sees what the first has done: both are VOLATILE.
+        parts.insert(0, _RELEASE.format(len(arguments) + 1))
+        arguments.append([each.as_json() for each in releases])
+    rows = await connection.fetch(" UNION ALL ".join(parts), *arguments)
+    acquired = [Acquired("unknown_prefix")] * len(acquires)
+    released = [Released("unknown")] * len(releases)
+    for kind, ord_, outcome, address, time, fresh, project, holder_kind, holder_id in rows:
+        if kind:
+            acquired[ord_ - 1] = Acquired(outcome, address, time, fresh=bool(fresh))
+        else:
+            released[ord_ - 1] = Released(outcome, project, Owner(holder_kind, holder_id) if holder_id else NOBODY)
+    return acquired, released
 
 
 async def acquire_next(connection: Connection, prefix_id: int, entries: Sequence[Entry]) -> list[Acquired]:
@@ -105,23 +182,6 @@ async def by_requests(connection: Connection, request_ids: Sequence[str]) -> tup
         "SELECT EXISTS (SELECT FROM spent_request WHERE request_id = ANY ($1::text[]))", list(request_ids)
     )
     return {row["request_id"]: (_ip(row), row["request_hash"]) for row in rows}, bool(spent)
-
-
-async def hold(connection: Connection, ip: Ip) -> bool:
-    """Whether the address is still held as `ip` was read, and nobody got it since; it stays so until the transaction
-    ends, because addresses are taken and given back under the lock of their prefix."""
-    await connection.execute(
-        """SELECT FROM prefix WHERE id = (SELECT prefix_id FROM ip WHERE namespace_id = $1 AND addr = $2)
-           FOR NO KEY UPDATE""",
-        *(ip.namespace_id, ip.address),
-    )
-    # A statement of its own: this one sees what was committed while the one before waited.
-    held: bool = await connection.fetchval(
-        """SELECT EXISTS (SELECT FROM ip WHERE namespace_id = $1 AND addr = $2 AND project_id = $3 AND created_at = $4
-                                            AND state <> 'quarantine')""",
-        *(ip.namespace_id, ip.address, ip.project, ip.create_time),
-    )
-    return held
 
 
 async def release(connection: Connection, ips: Sequence[Ip], *, actor: str, owner: Owner | None = None) -> list[str]:

@@ -59,7 +59,7 @@ async def compose(rt: Runtime) -> Parts:
             Servicer(add_PrefixServiceServicer_to_server, PrefixApi(db, rt.paging), "metalplane.ipam.v1.PrefixService"),
             Servicer(
                 add_IpServiceServicer_to_server,
-                IpApi(db, rt.paging, Acquisition(db, coalescer)),
+                IpApi(db, rt.paging, Acquisition(db, coalescer), rt.stopping),
                 "metalplane.ipam.v1.IpService",
             ),
             Servicer(add_PoolServiceServicer_to_server, PoolApi(db, rt.paging), "metalplane.ipam.v1.PoolService"),

@@ -113,6 +113,10 @@ def _wishes(view: View) -> list[ip_pb2.IpWish]:
     return [ip_pb2.IpWish(network=view.owned.network, count=1)]
 
 
+def _change(view: View) -> ip_pb2.IpChange:
+    return ip_pb2.IpChange(number=1, acquire=ip_pb2.AcquireIpChange(network=view.owned.network))
+
+
 # Field paths and what they hold; the first part of a method's name is its service.
 OVERRIDES: Mapping[str, Override] = {
     "AllocationService.CreateAllocation": lambda view: {"spec": _spec(view)},
@@ -127,6 +131,7 @@ OVERRIDES: Mapping[str, Override] = {
     "ImageService.DeleteImage": lambda view: {"id": f"spare-1.{view.turn}"},
     "IpService.AcquireIps": lambda view: {"wishes": _wishes(view)},
     "IpService.AttachIp": lambda _: {"owner": _OTHER},
+    "IpService.ExchangeIps": lambda view: {"changes": [_change(view)]},
     "IpService.ReleaseIp": lambda view: {"address": view.spare("spare_addresses")},
     "IpService.ReleaseOwned": lambda _: {"owner": _OTHER},
     "MachineService.RegisterMachine": lambda view: {"hardware": made.hardware(view.owned.machine, "Ethernet0")},

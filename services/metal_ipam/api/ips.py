@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from metal_kit.db import Connection, Database
-from metal_kit.errors import Aborted, FailedPrecondition, PermissionDenied
+from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied
 from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller, missing, require_project
@@ -20,6 +23,7 @@ from metalplane.ipam.v1.ip_pb2_grpc import IpServiceServicer
 
 from metal_ipam.acquisition import Acquisition, Call, in_use
 from metal_ipam.addresses import Ip, IpType
+from metal_ipam.api.exchange import Exchange
 from metal_ipam.api.messages import ip_message, ip_type_of, owner_of, wish_of
 from metal_ipam.cidr import parse_address
 from metal_ipam.store import addresses, owners
@@ -37,6 +41,7 @@ class IpApi(IpServiceServicer):
     db: Database
     paging: Paging
     acquisition: Acquisition
+    stopping: asyncio.Event
 
     async def AcquireIps(self, request: pb.AcquireIpsRequest, context: Any) -> pb.AcquireIpsResponse:
         caller = current_caller()
@@ -58,6 +63,17 @@ class IpApi(IpServiceServicer):
             )
         )
         return pb.AcquireIpsResponse(ips=[ip_message(ip) for ip in ips])
+
+    async def ExchangeIps(
+        self, requests: AsyncIterator[pb.ExchangeIpsRequest], context: Any
+    ) -> AsyncIterator[pb.ExchangeIpsResponse]:
+        first = await anext(requests)
+        if not first.project:
+            raise InvalidArgument("PROJECT_MISSING", "the first message names the project", field="project")
+        exchange = Exchange(self.acquisition, current_caller(), first.project, self.stopping)
+        async with aclosing(exchange.answers(_after(first, requests))) as responses:
+            async for response in responses:
+                yield response
 
     async def GetIp(self, request: pb.GetIpRequest, context: Any) -> pb.Ip:
         async with self.db.connection() as connection:
@@ -148,6 +164,14 @@ class IpApi(IpServiceServicer):
         owner = owner_of(request.owner, field="owner", required=True)
         released, detached, numbers = await self.acquisition.release_owned(owner, actor=current_caller().label)
         return pb.ReleaseOwnedResponse(released_ips=released, detached_ips=detached, released_numbers=numbers)
+
+
+async def _after(
+    first: pb.ExchangeIpsRequest, rest: AsyncIterator[pb.ExchangeIpsRequest]
+) -> AsyncIterator[pb.ExchangeIpsRequest]:
+    yield first
+    async for request in rest:
+        yield request
 
 
 async def _find(connection: Connection, address: str, network: str, role: Role.ValueType) -> Ip:

@@ -150,6 +150,11 @@ def ip_type_of(number: ip_pb2.IpType.ValueType) -> IpType:
     return IpType.STATIC if number == ip_pb2.IP_TYPE_STATIC else IpType.EPHEMERAL
 
 
+def family_of(number: AddressFamily.ValueType) -> int:
+    """4, 6, or 0 for unspecified."""
+    return _FAMILIES.get(number, 0)
+
+
 def owner_of(message: ip_pb2.Owner, *, field: str, required: bool = False) -> Owner:
     """The owner; kind and id come together or not at all.
 

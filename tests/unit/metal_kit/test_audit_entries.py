@@ -35,8 +35,8 @@ def audited() -> dict[str, MethodDescriptor]:
 
 
 METHODS = audited()
-# These change the service as a whole.
-NO_OBJECT = {"ResealCredentials"}
+# These change the service as a whole, or many things in one call, of which the service's own history has each.
+NO_OBJECT = {"ResealCredentials", "ExchangeIps"}
 
 
 def subject(name: str) -> Subject:

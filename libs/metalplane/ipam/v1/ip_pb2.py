@@ -30,7 +30,7 @@ from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_
 from metalplane.common.v1 import condition_pb2 as metalplane_dot_common_dot_v1_dot_condition__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmetalplane/ipam/v1/ip.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\x1a$metalplane/common/v1/condition.proto\"T\n\x05Owner\x12\x35\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.metalplane.ipam.v1.OwnerKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x14\n\x02id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xfd\x02\n\x02Ip\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12(\n\x04type\x18\x05 \x01(\x0e\x32\x1a.metalplane.ipam.v1.IpType\x12(\n\x05owner\x18\x06 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\x12\x15\n\x04name\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1d\n\x0b\x64\x65scription\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12<\n\x06labels\x18\t \x03(\x0b\x32\".metalplane.ipam.v1.Ip.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf9\x02\n\x11\x41\x63quireIpsRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x07project\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\x12\x37\n\x06wishes\x18\x04 \x03(\x0b\x32\x1a.metalplane.ipam.v1.IpWishB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x32\n\x04type\x18\x05 \x01(\x0e\x32\x1a.metalplane.ipam.v1.IpTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\x04name\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12K\n\x06labels\x18\x07 \x03(\x0b\x32\x31.metalplane.ipam.v1.AcquireIpsRequest.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9b\x01\n\x06IpWish\x12\x1a\n\x07network\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1b\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\n\xbaH\x07r\x02p\x01\xd8\x01\x01\x12=\n\x06\x66\x61mily\x18\x03 \x01(\x0e\x32#.metalplane.common.v1.AddressFamilyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x05\x63ount\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x08(\x00\"9\n\x12\x41\x63quireIpsResponse\x12#\n\x03ips\x18\x01 \x03(\x0b\x32\x16.metalplane.ipam.v1.Ip\"B\n\x0cGetIpRequest\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x18\n\x07network\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\"\xac\x01\n\x0eListIpsRequest\x12\x1c\n\x07project\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x07network\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\x12\x1a\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"O\n\x0fListIpsResponse\x12#\n\x03ips\x18\x01 \x03(\x0b\x32\x16.metalplane.ipam.v1.Ip\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x0fUpdateIpRequest\x12*\n\x02ip\x18\x01 \x01(\x0b\x32\x16.metalplane.ipam.v1.IpB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"F\n\x10ReleaseIpRequest\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x18\n\x07network\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\"\x92\x01\n\x0f\x41ttachIpRequest\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x18\n\x07network\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x19\n\x07project\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x30\n\x05owner\x18\x04 \x01(\x0b\x32\x19.metalplane.ipam.v1.OwnerB\x06\xbaH\x03\xc8\x01\x01\"G\n\x13ReleaseOwnedRequest\x12\x30\n\x05owner\x18\x01 \x01(\x0b\x32\x19.metalplane.ipam.v1.OwnerB\x06\xbaH\x03\xc8\x01\x01\"\\\n\x14ReleaseOwnedResponse\x12\x14\n\x0creleased_ips\x18\x01 \x01(\x05\x12\x14\n\x0c\x64\x65tached_ips\x18\x02 \x01(\x05\x12\x18\n\x10released_numbers\x18\x03 \x01(\x05*L\n\x06IpType\x12\x17\n\x13IP_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11IP_TYPE_EPHEMERAL\x10\x01\x12\x12\n\x0eIP_TYPE_STATIC\x10\x02*p\n\tOwnerKind\x12\x1a\n\x16OWNER_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15OWNER_KIND_ALLOCATION\x10\x01\x12\x16\n\x12OWNER_KIND_NETWORK\x10\x02\x12\x14\n\x10OWNER_KIND_OTHER\x10\x03\x32\xd6\x05\n\tIpService\x12~\n\nAcquireIps\x12%.metalplane.ipam.v1.AcquireIpsRequest\x1a&.metalplane.ipam.v1.AcquireIpsResponse\"!\x8a\xb5\x18\x1d\x18\x02 \x02*\nallocation8\x01\x42\x07projectP\x02\x12[\n\x05GetIp\x12 .metalplane.ipam.v1.GetIpRequest\x1a\x16.metalplane.ipam.v1.Ip\"\x18\x8a\xb5\x18\x14\x18\x01 \x01*\nallocation8\x06P\x01\x12h\n\x07ListIps\x12\".metalplane.ipam.v1.ListIpsRequest\x1a#.metalplane.ipam.v1.ListIpsResponse\"\x14\x8a\xb5\x18\x10*\nallocationH\x01P\x01\x12U\n\x08UpdateIp\x12#.metalplane.ipam.v1.UpdateIpRequest\x1a\x16.metalplane.ipam.v1.Ip\"\x0c\x8a\xb5\x18\x08\x18\x02 \x02\x38\x06P\x02\x12W\n\tReleaseIp\x12$.metalplane.ipam.v1.ReleaseIpRequest\x1a\x16.google.protobuf.Empty\"\x0c\x8a\xb5\x18\x08\x18\x02 \x02\x38\x06P\x02\x12[\n\x08\x41ttachIp\x12#.metalplane.ipam.v1.AttachIpRequest\x1a\x16.metalplane.ipam.v1.Ip\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12u\n\x0cReleaseOwned\x12\'.metalplane.ipam.v1.ReleaseOwnedRequest\x1a(.metalplane.ipam.v1.ReleaseOwnedResponse\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmetalplane/ipam/v1/ip.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\x1a$metalplane/common/v1/condition.proto\"T\n\x05Owner\x12\x35\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.metalplane.ipam.v1.OwnerKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x14\n\x02id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xfd\x02\n\x02Ip\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12(\n\x04type\x18\x05 \x01(\x0e\x32\x1a.metalplane.ipam.v1.IpType\x12(\n\x05owner\x18\x06 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\x12\x15\n\x04name\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1d\n\x0b\x64\x65scription\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12<\n\x06labels\x18\t \x03(\x0b\x32\".metalplane.ipam.v1.Ip.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf9\x02\n\x11\x41\x63quireIpsRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x07project\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\x12\x37\n\x06wishes\x18\x04 \x03(\x0b\x32\x1a.metalplane.ipam.v1.IpWishB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x32\n\x04type\x18\x05 \x01(\x0e\x32\x1a.metalplane.ipam.v1.IpTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\x04name\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12K\n\x06labels\x18\x07 \x03(\x0b\x32\x31.metalplane.ipam.v1.AcquireIpsRequest.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9b\x01\n\x06IpWish\x12\x1a\n\x07network\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1b\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\n\xbaH\x07r\x02p\x01\xd8\x01\x01\x12=\n\x06\x66\x61mily\x18\x03 \x01(\x0e\x32#.metalplane.common.v1.AddressFamilyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x05\x63ount\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x08(\x00\"9\n\x12\x41\x63quireIpsResponse\x12#\n\x03ips\x18\x01 \x03(\x0b\x32\x16.metalplane.ipam.v1.Ip\"q\n\x12\x45xchangeIpsRequest\x12\x1c\n\x07project\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12=\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.metalplane.ipam.v1.IpChangeB\x0e\xbaH\x0b\x92\x01\x08\x10\x80\x02\"\x03\xd8\x01\x03\"\xba\x01\n\x08IpChange\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x36\n\x07\x61\x63quire\x18\x03 \x01(\x0b\x32#.metalplane.ipam.v1.AcquireIpChangeH\x00\x12\x36\n\x07release\x18\x04 \x01(\x0b\x32#.metalplane.ipam.v1.ReleaseIpChangeH\x00\x42\r\n\x04what\x12\x05\xbaH\x02\x08\x01\"\xf8\x02\n\x0f\x41\x63quireIpChange\x12\x1a\n\x07network\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1b\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\n\xbaH\x07r\x02p\x01\xd8\x01\x01\x12=\n\x06\x66\x61mily\x18\x03 \x01(\x0e\x32#.metalplane.common.v1.AddressFamilyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12(\n\x05owner\x18\x04 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\x12\x32\n\x04type\x18\x05 \x01(\x0e\x32\x1a.metalplane.ipam.v1.IpTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\x04name\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12I\n\x06labels\x18\x07 \x03(\x0b\x32/.metalplane.ipam.v1.AcquireIpChange.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x0fReleaseIpChange\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x1a\n\x07network\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\"D\n\x13\x45xchangeIpsResponse\x12-\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1c.metalplane.ipam.v1.IpAnswer\"m\n\x08IpAnswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x30\n\x05\x65rror\x18\x04 \x01(\x0b\x32!.metalplane.ipam.v1.IpChangeError\"\xc1\x01\n\rIpChangeError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x41\n\x08metadata\x18\x05 \x03(\x0b\x32/.metalplane.ipam.v1.IpChangeError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x0cGetIpRequest\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x18\n\x07network\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\"\xac\x01\n\x0eListIpsRequest\x12\x1c\n\x07project\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x07network\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\x12\x1a\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"O\n\x0fListIpsResponse\x12#\n\x03ips\x18\x01 \x03(\x0b\x32\x16.metalplane.ipam.v1.Ip\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x0fUpdateIpRequest\x12*\n\x02ip\x18\x01 \x01(\x0b\x32\x16.metalplane.ipam.v1.IpB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"F\n\x10ReleaseIpRequest\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x18\n\x07network\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\"\x92\x01\n\x0f\x41ttachIpRequest\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x18\n\x07network\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x19\n\x07project\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x30\n\x05owner\x18\x04 \x01(\x0b\x32\x19.metalplane.ipam.v1.OwnerB\x06\xbaH\x03\xc8\x01\x01\"G\n\x13ReleaseOwnedRequest\x12\x30\n\x05owner\x18\x01 \x01(\x0b\x32\x19.metalplane.ipam.v1.OwnerB\x06\xbaH\x03\xc8\x01\x01\"\\\n\x14ReleaseOwnedResponse\x12\x14\n\x0creleased_ips\x18\x01 \x01(\x05\x12\x14\n\x0c\x64\x65tached_ips\x18\x02 \x01(\x05\x12\x18\n\x10released_numbers\x18\x03 \x01(\x05*L\n\x06IpType\x12\x17\n\x13IP_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11IP_TYPE_EPHEMERAL\x10\x01\x12\x12\n\x0eIP_TYPE_STATIC\x10\x02*p\n\tOwnerKind\x12\x1a\n\x16OWNER_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15OWNER_KIND_ALLOCATION\x10\x01\x12\x16\n\x12OWNER_KIND_NETWORK\x10\x02\x12\x14\n\x10OWNER_KIND_OTHER\x10\x03\x32\xde\x06\n\tIpService\x12~\n\nAcquireIps\x12%.metalplane.ipam.v1.AcquireIpsRequest\x1a&.metalplane.ipam.v1.AcquireIpsResponse\"!\x8a\xb5\x18\x1d\x18\x02 \x02*\nallocation8\x01\x42\x07projectP\x02\x12\x85\x01\n\x0b\x45xchangeIps\x12&.metalplane.ipam.v1.ExchangeIpsRequest\x1a\'.metalplane.ipam.v1.ExchangeIpsResponse\"!\x8a\xb5\x18\x1d\x18\x02 \x02*\nallocation8\x01\x42\x07projectP\x02(\x01\x30\x01\x12[\n\x05GetIp\x12 .metalplane.ipam.v1.GetIpRequest\x1a\x16.metalplane.ipam.v1.Ip\"\x18\x8a\xb5\x18\x14\x18\x01 \x01*\nallocation8\x06P\x01\x12h\n\x07ListIps\x12\".metalplane.ipam.v1.ListIpsRequest\x1a#.metalplane.ipam.v1.ListIpsResponse\"\x14\x8a\xb5\x18\x10*\nallocationH\x01P\x01\x12U\n\x08UpdateIp\x12#.metalplane.ipam.v1.UpdateIpRequest\x1a\x16.metalplane.ipam.v1.Ip\"\x0c\x8a\xb5\x18\x08\x18\x02 \x02\x38\x06P\x02\x12W\n\tReleaseIp\x12$.metalplane.ipam.v1.ReleaseIpRequest\x1a\x16.google.protobuf.Empty\"\x0c\x8a\xb5\x18\x08\x18\x02 \x02\x38\x06P\x02\x12[\n\x08\x41ttachIp\x12#.metalplane.ipam.v1.AttachIpRequest\x1a\x16.metalplane.ipam.v1.Ip\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12u\n\x0cReleaseOwned\x12\'.metalplane.ipam.v1.ReleaseOwnedRequest\x1a(.metalplane.ipam.v1.ReleaseOwnedResponse\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,6 +71,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IPWISH'].fields_by_name['family']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_IPWISH'].fields_by_name['count']._loaded_options = None
   _globals['_IPWISH'].fields_by_name['count']._serialized_options = b'\272H\007\032\005\030\200\010(\000'
+  _globals['_EXCHANGEIPSREQUEST'].fields_by_name['project']._loaded_options = None
+  _globals['_EXCHANGEIPSREQUEST'].fields_by_name['project']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_EXCHANGEIPSREQUEST'].fields_by_name['changes']._loaded_options = None
+  _globals['_EXCHANGEIPSREQUEST'].fields_by_name['changes']._serialized_options = b'\272H\013\222\001\010\020\200\002\"\003\330\001\003'
+  _globals['_IPCHANGE'].oneofs_by_name['what']._loaded_options = None
+  _globals['_IPCHANGE'].oneofs_by_name['what']._serialized_options = b'\272H\002\010\001'
+  _globals['_IPCHANGE'].fields_by_name['request_id']._loaded_options = None
+  _globals['_IPCHANGE'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_ACQUIREIPCHANGE_LABELSENTRY']._loaded_options = None
+  _globals['_ACQUIREIPCHANGE_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['network']._loaded_options = None
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['network']._serialized_options = b'\272H\006r\004\020\001\030?'
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['address']._loaded_options = None
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['address']._serialized_options = b'\272H\007r\002p\001\330\001\001'
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['family']._loaded_options = None
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['family']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['type']._loaded_options = None
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['type']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['name']._loaded_options = None
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['name']._serialized_options = b'\272H\004r\002\030?'
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['labels']._loaded_options = None
+  _globals['_ACQUIREIPCHANGE'].fields_by_name['labels']._serialized_options = b'\272H\005\232\001\002\020@'
+  _globals['_RELEASEIPCHANGE'].fields_by_name['address']._loaded_options = None
+  _globals['_RELEASEIPCHANGE'].fields_by_name['address']._serialized_options = b'\272H\004r\002p\001'
+  _globals['_RELEASEIPCHANGE'].fields_by_name['network']._loaded_options = None
+  _globals['_RELEASEIPCHANGE'].fields_by_name['network']._serialized_options = b'\272H\006r\004\020\001\030?'
+  _globals['_IPCHANGEERROR_METADATAENTRY']._loaded_options = None
+  _globals['_IPCHANGEERROR_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_GETIPREQUEST'].fields_by_name['address']._loaded_options = None
   _globals['_GETIPREQUEST'].fields_by_name['address']._serialized_options = b'\272H\004r\002p\001'
   _globals['_GETIPREQUEST'].fields_by_name['network']._loaded_options = None
@@ -101,6 +129,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASEOWNEDREQUEST'].fields_by_name['owner']._serialized_options = b'\272H\003\310\001\001'
   _globals['_IPSERVICE'].methods_by_name['AcquireIps']._loaded_options = None
   _globals['_IPSERVICE'].methods_by_name['AcquireIps']._serialized_options = b'\212\265\030\035\030\002 \002*\nallocation8\001B\007projectP\002'
+  _globals['_IPSERVICE'].methods_by_name['ExchangeIps']._loaded_options = None
+  _globals['_IPSERVICE'].methods_by_name['ExchangeIps']._serialized_options = b'\212\265\030\035\030\002 \002*\nallocation8\001B\007projectP\002'
   _globals['_IPSERVICE'].methods_by_name['GetIp']._loaded_options = None
   _globals['_IPSERVICE'].methods_by_name['GetIp']._serialized_options = b'\212\265\030\024\030\001 \001*\nallocation8\006P\001'
   _globals['_IPSERVICE'].methods_by_name['ListIps']._loaded_options = None
@@ -113,10 +143,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IPSERVICE'].methods_by_name['AttachIp']._serialized_options = b'\212\265\030\016*\nallocationP\002'
   _globals['_IPSERVICE'].methods_by_name['ReleaseOwned']._loaded_options = None
   _globals['_IPSERVICE'].methods_by_name['ReleaseOwned']._serialized_options = b'\212\265\030\016*\nallocationP\002'
-  _globals['_IPTYPE']._serialized_start=2140
-  _globals['_IPTYPE']._serialized_end=2216
-  _globals['_OWNERKIND']._serialized_start=2218
-  _globals['_OWNERKIND']._serialized_end=2330
+  _globals['_IPTYPE']._serialized_start=3315
+  _globals['_IPTYPE']._serialized_end=3391
+  _globals['_OWNERKIND']._serialized_start=3393
+  _globals['_OWNERKIND']._serialized_end=3505
   _globals['_OWNER']._serialized_start=249
   _globals['_OWNER']._serialized_end=333
   _globals['_IP']._serialized_start=336
@@ -131,22 +161,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IPWISH']._serialized_end=1255
   _globals['_ACQUIREIPSRESPONSE']._serialized_start=1257
   _globals['_ACQUIREIPSRESPONSE']._serialized_end=1314
-  _globals['_GETIPREQUEST']._serialized_start=1316
-  _globals['_GETIPREQUEST']._serialized_end=1382
-  _globals['_LISTIPSREQUEST']._serialized_start=1385
-  _globals['_LISTIPSREQUEST']._serialized_end=1557
-  _globals['_LISTIPSRESPONSE']._serialized_start=1559
-  _globals['_LISTIPSRESPONSE']._serialized_end=1638
-  _globals['_UPDATEIPREQUEST']._serialized_start=1640
-  _globals['_UPDATEIPREQUEST']._serialized_end=1750
-  _globals['_RELEASEIPREQUEST']._serialized_start=1752
-  _globals['_RELEASEIPREQUEST']._serialized_end=1822
-  _globals['_ATTACHIPREQUEST']._serialized_start=1825
-  _globals['_ATTACHIPREQUEST']._serialized_end=1971
-  _globals['_RELEASEOWNEDREQUEST']._serialized_start=1973
-  _globals['_RELEASEOWNEDREQUEST']._serialized_end=2044
-  _globals['_RELEASEOWNEDRESPONSE']._serialized_start=2046
-  _globals['_RELEASEOWNEDRESPONSE']._serialized_end=2138
-  _globals['_IPSERVICE']._serialized_start=2333
-  _globals['_IPSERVICE']._serialized_end=3059
+  _globals['_EXCHANGEIPSREQUEST']._serialized_start=1316
+  _globals['_EXCHANGEIPSREQUEST']._serialized_end=1429
+  _globals['_IPCHANGE']._serialized_start=1432
+  _globals['_IPCHANGE']._serialized_end=1618
+  _globals['_ACQUIREIPCHANGE']._serialized_start=1621
+  _globals['_ACQUIREIPCHANGE']._serialized_end=1997
+  _globals['_ACQUIREIPCHANGE_LABELSENTRY']._serialized_start=672
+  _globals['_ACQUIREIPCHANGE_LABELSENTRY']._serialized_end=717
+  _globals['_RELEASEIPCHANGE']._serialized_start=1999
+  _globals['_RELEASEIPCHANGE']._serialized_end=2112
+  _globals['_EXCHANGEIPSRESPONSE']._serialized_start=2114
+  _globals['_EXCHANGEIPSRESPONSE']._serialized_end=2182
+  _globals['_IPANSWER']._serialized_start=2184
+  _globals['_IPANSWER']._serialized_end=2293
+  _globals['_IPCHANGEERROR']._serialized_start=2296
+  _globals['_IPCHANGEERROR']._serialized_end=2489
+  _globals['_IPCHANGEERROR_METADATAENTRY']._serialized_start=2442
+  _globals['_IPCHANGEERROR_METADATAENTRY']._serialized_end=2489
+  _globals['_GETIPREQUEST']._serialized_start=2491
+  _globals['_GETIPREQUEST']._serialized_end=2557
+  _globals['_LISTIPSREQUEST']._serialized_start=2560
+  _globals['_LISTIPSREQUEST']._serialized_end=2732
+  _globals['_LISTIPSRESPONSE']._serialized_start=2734
+  _globals['_LISTIPSRESPONSE']._serialized_end=2813
+  _globals['_UPDATEIPREQUEST']._serialized_start=2815
+  _globals['_UPDATEIPREQUEST']._serialized_end=2925
+  _globals['_RELEASEIPREQUEST']._serialized_start=2927
+  _globals['_RELEASEIPREQUEST']._serialized_end=2997
+  _globals['_ATTACHIPREQUEST']._serialized_start=3000
+  _globals['_ATTACHIPREQUEST']._serialized_end=3146
+  _globals['_RELEASEOWNEDREQUEST']._serialized_start=3148
+  _globals['_RELEASEOWNEDREQUEST']._serialized_end=3219
+  _globals['_RELEASEOWNEDRESPONSE']._serialized_start=3221
+  _globals['_RELEASEOWNEDRESPONSE']._serialized_end=3313
+  _globals['_IPSERVICE']._serialized_start=3508
+  _globals['_IPSERVICE']._serialized_end=4370
 # @@protoc_insertion_point(module_scope)

@@ -319,6 +319,298 @@ class AcquireIpsResponse(_message.Message):
 Global___AcquireIpsResponse: _TypeAlias = AcquireIpsResponse  # noqa: Y015
 
 @_typing.final
+class ExchangeIpsRequest(_message.Message):
+    """Request of ExchangeIps: changes that belong together in nothing but that they travel together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """Project whose addresses are changed. Every message of a stream names the same one, or after the first none."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpChange]:
+        """The changes. Each is checked by itself: one that is wrong gets an answer that says so."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        changes: _abc.Iterable[Global___IpChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeIpsRequest: _TypeAlias = ExchangeIpsRequest  # noqa: Y015
+
+@_typing.final
+class IpChange(_message.Message):
+    """One address to acquire or to release."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACQUIRE_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The caller's number for it, which its answer has too."""
+    request_id: _builtins.str
+    """Makes a retry safe, on this stream or a later one: an acquire with the same id gets the same address, a release that
+    was done already is done. Empty, or a UUID.
+    """
+    @_builtins.property
+    def acquire(self) -> Global___AcquireIpChange:
+        """Acquire one."""
+
+    @_builtins.property
+    def release(self) -> Global___ReleaseIpChange:
+        """Release one."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        acquire: Global___AcquireIpChange | None = ...,
+        release: Global___ReleaseIpChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "release", b"release", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "number", b"number", "release", b"release", "request_id", b"request_id", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["acquire", "release"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___IpChange: _TypeAlias = IpChange  # noqa: Y015
+
+@_typing.final
+class AcquireIpChange(_message.Message):
+    """One address to acquire."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """Network."""
+    address: _builtins.str
+    """This very address; excludes family."""
+    family: _condition_pb2.AddressFamily.ValueType
+    """Address family; unspecified is IPv4 where the network has it, else IPv6."""
+    type: Global___IpType.ValueType
+    """Ephemeral or static."""
+    name: _builtins.str
+    """Name for people."""
+    @_builtins.property
+    def owner(self) -> Global___Owner:
+        """Who will use it; services only."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels."""
+
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        address: _builtins.str = ...,
+        family: _condition_pb2.AddressFamily.ValueType = ...,
+        owner: Global___Owner | None = ...,
+        type: Global___IpType.ValueType = ...,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "labels", b"labels", "name", b"name", "network", b"network", "owner", b"owner", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcquireIpChange: _TypeAlias = AcquireIpChange  # noqa: Y015
+
+@_typing.final
+class ReleaseIpChange(_message.Message):
+    """One address to release. FAILED_PRECONDITION while somebody else than `owner` uses it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The address."""
+    network: _builtins.str
+    """Network."""
+    @_builtins.property
+    def owner(self) -> Global___Owner:
+        """Who uses it; services only. Not set: nobody."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        network: _builtins.str = ...,
+        owner: Global___Owner | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "network", b"network", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseIpChange: _TypeAlias = ReleaseIpChange  # noqa: Y015
+
+@_typing.final
+class ExchangeIpsResponse(_message.Message):
+    """Response of ExchangeIps: the changes that are done, in the order in which they were."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpAnswer]:
+        """The answers, each of one change."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___IpAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeIpsResponse: _TypeAlias = ExchangeIpsResponse  # noqa: Y015
+
+@_typing.final
+class IpAnswer(_message.Message):
+    """What became of one change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The caller's number for it."""
+    address: _builtins.str
+    """The address that was acquired or released; empty when that failed."""
+    prefix: _builtins.str
+    """Prefix that it was taken from, canonical CIDR; empty for a release."""
+    @_builtins.property
+    def error(self) -> Global___IpChangeError:
+        """Why it failed; not set when it did not."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        address: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+        error: Global___IpChangeError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "error", b"error", "number", b"number", "prefix", b"prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IpAnswer: _TypeAlias = IpAnswer  # noqa: Y015
+
+@_typing.final
+class IpChangeError(_message.Message):
+    """Why a change failed, as the error of a call of its own would say it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """Status code of gRPC."""
+    reason: _builtins.str
+    """Reason for programs, in UPPER_SNAKE_CASE."""
+    message: _builtins.str
+    """What is wrong, for people."""
+    field: _builtins.str
+    """The field of the change that is wrong; empty when none is."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the reason is about, by names."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        field: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "metadata", b"metadata", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IpChangeError: _TypeAlias = IpChangeError  # noqa: Y015
+
+@_typing.final
 class GetIpRequest(_message.Message):
     """Request of GetIp."""
 

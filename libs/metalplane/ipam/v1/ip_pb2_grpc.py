@@ -41,6 +41,11 @@ class IpServiceStub:
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.AcquireIpsRequest.SerializeToString,
                 response_deserializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.AcquireIpsResponse.FromString,
                 _registered_method=True)
+        self.ExchangeIps = channel.stream_stream(
+                '/metalplane.ipam.v1.IpService/ExchangeIps',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.ExchangeIpsRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.ExchangeIpsResponse.FromString,
+                _registered_method=True)
         self.GetIp = channel.unary_unary(
                 '/metalplane.ipam.v1.IpService/GetIp',
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.GetIpRequest.SerializeToString,
@@ -80,6 +85,16 @@ class IpServiceServicer:
     def AcquireIps(self, request, context):
         """Acquires addresses, all or none: specific ones, or the next free ones. RESOURCE_EXHAUSTED names network and fill,
         ALREADY_EXISTS the owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExchangeIps(self, request_iterator, context):
+        """Acquires and releases single addresses for a caller with many of them: changes go up, an answer to each comes down.
+        Changes of one prefix are carried out in the order in which they come, those that wait for it together; a change
+        that fails leaves the others alone. At most 1024 changes are under way on a stream: beyond that nothing is read until
+        some are answered. The stream ends when the caller has closed its side and everything is answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +152,11 @@ def add_IpServiceServicer_to_server(servicer, server):
                     servicer.AcquireIps,
                     request_deserializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.AcquireIpsRequest.FromString,
                     response_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.AcquireIpsResponse.SerializeToString,
+            ),
+            'ExchangeIps': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExchangeIps,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.ExchangeIpsRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.ExchangeIpsResponse.SerializeToString,
             ),
             'GetIp': grpc.unary_unary_rpc_method_handler(
                     servicer.GetIp,
@@ -197,6 +217,33 @@ class IpService:
             '/metalplane.ipam.v1.IpService/AcquireIps',
             metalplane_dot_ipam_dot_v1_dot_ip__pb2.AcquireIpsRequest.SerializeToString,
             metalplane_dot_ipam_dot_v1_dot_ip__pb2.AcquireIpsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeIps(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/metalplane.ipam.v1.IpService/ExchangeIps',
+            metalplane_dot_ipam_dot_v1_dot_ip__pb2.ExchangeIpsRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_ip__pb2.ExchangeIpsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,12 @@ class IpServiceStub:
     """Acquires addresses, all or none: specific ones, or the next free ones. RESOURCE_EXHAUSTED names network and fill,
     ALREADY_EXISTS the owner.
     """
+    ExchangeIps: _grpc.StreamStreamMultiCallable[_ip_pb2.ExchangeIpsRequest, _ip_pb2.ExchangeIpsResponse]
+    """Acquires and releases single addresses for a caller with many of them: changes go up, an answer to each comes down.
+    Changes of one prefix are carried out in the order in which they come, those that wait for it together; a change
+    that fails leaves the others alone. At most 1024 changes are under way on a stream: beyond that nothing is read until
+    some are answered. The stream ends when the caller has closed its side and everything is answered.
+    """
     GetIp: _grpc.UnaryUnaryMultiCallable[_ip_pb2.GetIpRequest, _ip_pb2.Ip]
     """Returns one address in use."""
     ListIps: _grpc.UnaryUnaryMultiCallable[_ip_pb2.ListIpsRequest, _ip_pb2.ListIpsResponse]
@@ -64,6 +70,12 @@ class IpServiceAsyncStub(IpServiceStub):
     AcquireIps: _aio.UnaryUnaryMultiCallable[_ip_pb2.AcquireIpsRequest, _ip_pb2.AcquireIpsResponse]  # type: ignore[assignment]
     """Acquires addresses, all or none: specific ones, or the next free ones. RESOURCE_EXHAUSTED names network and fill,
     ALREADY_EXISTS the owner.
+    """
+    ExchangeIps: _aio.StreamStreamMultiCallable[_ip_pb2.ExchangeIpsRequest, _ip_pb2.ExchangeIpsResponse]  # type: ignore[assignment]
+    """Acquires and releases single addresses for a caller with many of them: changes go up, an answer to each comes down.
+    Changes of one prefix are carried out in the order in which they come, those that wait for it together; a change
+    that fails leaves the others alone. At most 1024 changes are under way on a stream: beyond that nothing is read until
+    some are answered. The stream ends when the caller has closed its side and everything is answered.
     """
     GetIp: _aio.UnaryUnaryMultiCallable[_ip_pb2.GetIpRequest, _ip_pb2.Ip]  # type: ignore[assignment]
     """Returns one address in use."""
@@ -94,6 +106,18 @@ class IpServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ip_pb2.AcquireIpsResponse, _abc.Awaitable[_ip_pb2.AcquireIpsResponse]]:
         """Acquires addresses, all or none: specific ones, or the next free ones. RESOURCE_EXHAUSTED names network and fill,
         ALREADY_EXISTS the owner.
+        """
+
+    @_abc_1.abstractmethod
+    def ExchangeIps(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ip_pb2.ExchangeIpsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ip_pb2.ExchangeIpsResponse], _abc.AsyncIterator[_ip_pb2.ExchangeIpsResponse]]:
+        """Acquires and releases single addresses for a caller with many of them: changes go up, an answer to each comes down.
+        Changes of one prefix are carried out in the order in which they come, those that wait for it together; a change
+        that fails leaves the others alone. At most 1024 changes are under way on a stream: beyond that nothing is read until
+        some are answered. The stream ends when the caller has closed its side and everything is answered.
         """
 
     @_abc_1.abstractmethod

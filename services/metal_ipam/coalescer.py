@@ -1,9 +1,10 @@
-"""Requests for the next free address of one prefix, and releases of single ones, put together into one database call.
+"""Requests for the next free address, and releases of single ones, put together into few database calls.
 
-While a call for a prefix is under way, those that come meanwhile wait, and then share the next one: one lock, one
-commit and one flush for all of them. Nobody waits for company: an idle prefix is called at once. Acquires are served in
-the order of arrival, releases too; of those that share a call the releases come first, so that what was let go can be
-had. Several replicas coalesce each for itself; the row lock of the prefix orders them.
+While a prefix is in a call, those that come for it meanwhile wait, and then share the next one: one lock, one commit
+and one flush for all of them. A call serves many prefixes when many have something waiting. Nobody waits for company:
+while fewer calls than CALLS are under way, an idle prefix is called at once. Acquires of a prefix are served in the order of
+arrival, releases too; of those that share a call the releases come first, so that what was let go can be had. Several
+replicas coalesce each for itself; the row locks of the prefixes, taken in the order of their ids, order them.
 
 Who may have an address, and of which prefix, is decided before; so is who may release it, except that it must belong to
 one of the projects that the release names. Specific addresses do not come here.
@@ -14,19 +15,23 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import asyncpg
 from metal_kit.db import Database
-from metal_kit.errors import Unavailable
+from metal_kit.errors import Aborted, Unavailable
 
 from metal_ipam.store import addresses
-from metal_ipam.store.addresses import Acquired, Entry, Release, Released
+from metal_ipam.store.addresses import Acquired, Entry, Release, Released, Work
 
-# Of each kind in one call. More of them would be cheaper still, but all of a call wait for its last one.
+# Of each kind and prefix in one call. More of them would be cheaper still, but all of a call wait for its last one.
 BATCH = 128
+# Prefixes in one call: while one of them is locked by another replica, the others of the call wait with it.
+PREFIXES = 32
+# Calls under way: a part of the connections, so that other requests find some.
+CALLS = 4
 # Waiting longer than this many batches is longer than any client's patience.
 MAX_WAITING = 32 * BATCH
 
@@ -51,14 +56,38 @@ class _Queue:
         return len(self.acquires) + len(self.releases)
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What is asked of one prefix in one call."""
+
+    prefix_id: int
+    acquires: Sequence[_Waiting[Entry, Acquired]]
+    releases: Sequence[_Waiting[Release, Released]]
+
+    def work(self) -> Work:
+        return Work(self.prefix_id, [each.entry for each in self.acquires], [each.entry for each in self.releases])
+
+    def fail(self, error: Exception) -> None:
+        _fail((*self.acquires, *self.releases), error)
+
+    def alone(self) -> list[_Batch]:
+        """Each entry in a batch of its own, in the order in which the batch would have served them."""
+        releases = [_Batch(self.prefix_id, (), [each]) for each in self.releases]
+        return releases + [_Batch(self.prefix_id, [each], ()) for each in self.acquires]
+
+
 class Coalescer:
-    """One queue a prefix, at most one call under way for each. `close` waits for the calls that are."""
+    """One queue a prefix, each in at most one call at a time. `close` waits for the calls that are under way."""
 
     def __init__(self, db: Database, *, batch: int = BATCH, max_waiting: int = MAX_WAITING) -> None:
         self._db = db
         self._batch = batch
         self._max_waiting = max_waiting
         self._queues: dict[int, _Queue] = {}
+        # Prefixes with something waiting that are in no call, in the order in which they became so.
+        self._idle: dict[int, None] = {}
+        # Not the number of tasks: one that has found nothing more to do stays among these for a moment.
+        self._calls = 0
         self._workers: set[asyncio.Task[None]] = set()
 
     async def acquire(self, prefix_id: int, entry: Entry) -> Acquired:
@@ -97,65 +126,83 @@ class Coalescer:
         queue = self._queues.get(prefix_id)
         if queue is None:
             queue = self._queues[prefix_id] = _Queue()
-            # An empty context: the work is not this caller's alone, and must not carry his deadline or his trace.
-            worker = asyncio.create_task(
-                self._serve(prefix_id, queue), name=f"coalesce {prefix_id}", context=contextvars.Context()
-            )
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._idle[prefix_id] = None
+            if self._calls < CALLS:
+                self._calls += 1
+                # An empty context: the work is not this caller's alone, and must not carry his deadline or his trace.
+                worker = asyncio.create_task(self._serve(), name="coalesce", context=contextvars.Context())
+                self._workers.add(worker)
+                worker.add_done_callback(self._workers.discard)
         if len(queue) >= self._max_waiting:
             raise Unavailable("PREFIX_BUSY", "too many requests wait for this prefix; try again")
         return queue
 
-    async def _serve(self, prefix_id: int, queue: _Queue) -> None:
+    async def _serve(self) -> None:
+        """Calls, one after the other, for as long as something waits that is in no other call."""
+        batches: list[_Batch] = []
         try:
-            while queue:
-                acquires = _next(queue.acquires, self._batch, lambda entry: entry.request_id)
-                releases = _next(queue.releases, self._batch, lambda entry: str(entry.address))
-                if not acquires and not releases:
-                    continue
-                try:
-                    await self._call(prefix_id, acquires, releases)
-                except asyncpg.UniqueViolationError:
-                    # One of them is the retry of a request that another prefix is serving right now. Alone, that one
-                    # fails for itself and not for all.
-                    await self._one_by_one(prefix_id, acquires, releases)
-                except Exception as error:  # Whatever it is, those who wait must learn of it.
-                    _fail((*acquires, *releases), error)
+            while self._idle:
+                batches = self._take()
+                await self._call(batches)
+                self._give_back(batches)
+        except BaseException:
+            for batch in batches:
+                batch.fail(Unavailable("STOPPING", "the service is stopping; try again"))
+                self._queues.pop(batch.prefix_id, None)
+            raise
         finally:
-            del self._queues[prefix_id]
-            _fail((*queue.acquires, *queue.releases), Unavailable("STOPPING", "the service is stopping; try again"))
+            self._calls -= 1
 
-    async def _call(
-        self,
-        prefix_id: int,
-        acquires: Collection[_Waiting[Entry, Acquired]],
-        releases: Collection[_Waiting[Release, Released]],
-    ) -> None:
-        # One statement, which commits: BEGIN and COMMIT would be two more round trips.
-        async with self._db.connection() as connection:
-            acquired, released = await addresses.serve(
-                connection, prefix_id, [each.entry for each in acquires], [each.entry for each in releases]
-            )
-        _answer(acquires, acquired)
-        _answer(releases, released)
+    def _take(self) -> list[_Batch]:
+        batches: list[_Batch] = []
+        while self._idle and len(batches) < PREFIXES:
+            prefix_id = next(iter(self._idle))
+            del self._idle[prefix_id]
+            queue = self._queues[prefix_id]
+            acquires = _next(queue.acquires, self._batch, lambda entry: entry.request_id)
+            releases = _next(queue.releases, self._batch, lambda entry: str(entry.address))
+            batches.append(_Batch(prefix_id, acquires, releases))
+        return sorted(batches, key=lambda batch: batch.prefix_id)
 
-    async def _one_by_one(
-        self,
-        prefix_id: int,
-        acquires: Iterable[_Waiting[Entry, Acquired]],
-        releases: Iterable[_Waiting[Release, Released]],
-    ) -> None:
-        for release in releases:
-            try:
-                await self._call(prefix_id, (), [release])
-            except Exception as error:
-                _fail([release], error)
-        for acquire in acquires:
-            try:
-                await self._call(prefix_id, [acquire], ())
-            except Exception as error:
-                _fail([acquire], error)
+    def _give_back(self, batches: Iterable[_Batch]) -> None:
+        for batch in batches:
+            if self._queues[batch.prefix_id]:
+                self._idle[batch.prefix_id] = None
+            else:
+                del self._queues[batch.prefix_id]
+
+    async def _call(self, batches: Sequence[_Batch]) -> None:
+        """Serve the batches; whatever happens, those who wait learn of it."""
+        batches = [batch for batch in batches if batch.acquires or batch.releases]
+        if not batches:
+            return
+        try:
+            # One statement, which commits: BEGIN and COMMIT would be two more round trips.
+            async with self._db.connection() as connection:
+                served = await addresses.serve(connection, [batch.work() for batch in batches])
+        except asyncpg.UniqueViolationError as error:
+            # One of them is the retry of a request that another prefix is serving right now. Alone, that one fails for
+            # itself and not for all.
+            parts = [part for batch in batches for part in batch.alone()]
+            await self._apart(parts, error, known_apart=len(parts) == 1)
+        except Aborted as error:
+            # What holds up one prefix is not the others' affair.
+            await self._apart([*batches], error, known_apart=len(batches) == 1)
+        except Exception as error:
+            for batch in batches:
+                batch.fail(error)
+        else:
+            for batch, result in zip(batches, served, strict=True):
+                _answer(batch.acquires, result.acquired)
+                _answer(batch.releases, result.released)
+
+    async def _apart(self, parts: Sequence[_Batch], error: Exception, *, known_apart: bool) -> None:
+        """Serve each part by itself, unless it was alone already: then the error is its own."""
+        for part in parts:
+            if known_apart:
+                part.fail(error)
+            else:
+                await self._call([part])
 
 
 def _next(

@@ -46,6 +46,7 @@ class Entry:
             "name": self.name,
             "description": self.description,
             "labels": dict(self.labels),
+            "request_id": self.request_id,
             "request_hash": self.request_hash,
             "actor": self.actor,
         }
@@ -103,41 +104,74 @@ class Released:
     holder: Owner = field(default_factory=Owner)
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is asked of one prefix."""
+
+    prefix_id: int
+    acquires: Sequence[Entry]
+    releases: Sequence[Release]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What became of a prefix's work, in its order."""
+
+    acquired: list[Acquired]
+    released: list[Released]
+
+
 _ACQUIRE = """
-    SELECT 1 AS kind, ord, outcome, address, acquired_at, acquired_at = now() AS fresh, '' AS project,
+    SELECT 1 AS prefix, 1 AS kind, ord, outcome, address, acquired_at, acquired_at = now() AS fresh, '' AS project,
            '' AS holder_kind, '' AS holder_id
     FROM acquire_n($1, $2, $3, '')
 """
 _RELEASE = """
-    SELECT 0 AS kind, ord, outcome, NULL::inet AS address, NULL::timestamptz AS acquired_at, false AS fresh, project,
-           holder_kind, holder_id
+    SELECT 1 AS prefix, 0 AS kind, ord, outcome, NULL::inet AS address, NULL::timestamptz AS acquired_at,
+           false AS fresh, project, holder_kind, holder_id
     FROM release_entries($1, ${})
 """
+_SERVE = "SELECT * FROM serve_prefixes($1, $2, $3)"
 
 
-async def serve(
-    connection: Connection, prefix_id: int, acquires: Sequence[Entry], releases: Sequence[Release]
-) -> tuple[list[Acquired], list[Released]]:
-    """Release addresses of a prefix, and acquire the next free ones, in one statement, which commits when no
-    transaction is open. Acquires beyond what is free get `full`."""
-    parts: list[str] = []
-    arguments: list[object] = [prefix_id]
-    if acquires:
-        parts.append(_ACQUIRE)
-        arguments += [[each.request_id for each in acquires], [each.as_json() for each in acquires]]
-    if releases:
-        # Its functions run one after the other, and the second sees what the first has done: both are VOLATILE.
-        parts.insert(0, _RELEASE.format(len(arguments) + 1))
-        arguments.append([each.as_json() for each in releases])
-    rows = await connection.fetch(" UNION ALL ".join(parts), *arguments)
-    acquired = [Acquired("unknown_prefix")] * len(acquires)
-    released = [Released("unknown")] * len(releases)
-    for kind, ord_, outcome, address, time, fresh, project, holder_kind, holder_id in rows:
+async def serve(connection: Connection, works: Sequence[Work]) -> list[Served]:
+    """Release addresses and acquire the next free ones, of each prefix in this order, in one statement, which commits
+    when no transaction is open. Acquires beyond what is free get `full`. The prefixes are in the order of their ids."""
+    if len(works) == 1:
+        rows = await _serve_one(connection, works[0])
+    else:
+        rows = await connection.fetch(
+            _SERVE,
+            [work.prefix_id for work in works],
+            [[each.as_json() for each in work.acquires] for work in works],
+            [[each.as_json() for each in work.releases] for work in works],
+        )
+    served = [
+        Served([Acquired("unknown_prefix")] * len(work.acquires), [Released("unknown")] * len(work.releases))
+        for work in works
+    ]
+    for number, kind, ord_, outcome, address, time, fresh, project, holder_kind, holder_id in rows:
+        one = served[number - 1]
         if kind:
-            acquired[ord_ - 1] = Acquired(outcome, address, time, fresh=bool(fresh))
+            one.acquired[ord_ - 1] = Acquired(outcome, address, time, fresh=bool(fresh))
         else:
-            released[ord_ - 1] = Released(outcome, project, Owner(holder_kind, holder_id) if holder_id else NOBODY)
-    return acquired, released
+            holder = Owner(holder_kind, holder_id) if holder_id else NOBODY
+            one.released[ord_ - 1] = Released(outcome, project, holder)
+    return served
+
+
+async def _serve_one(connection: Connection, work: Work) -> list[Any]:
+    """The same for one prefix, without the function around the functions."""
+    parts: list[str] = []
+    arguments: list[object] = [work.prefix_id]
+    if work.acquires:
+        parts.append(_ACQUIRE)
+        arguments += [[each.request_id for each in work.acquires], [each.as_json() for each in work.acquires]]
+    if work.releases:
+        # The functions run one after the other, and the second sees what the first has done: both are VOLATILE.
+        parts.insert(0, _RELEASE.format(len(arguments) + 1))
+        arguments.append([each.as_json() for each in work.releases])
+    return list(await connection.fetch(" UNION ALL ".join(parts), *arguments))
 
 
 async def acquire_next(connection: Connection, prefix_id: int, entries: Sequence[Entry]) -> list[Acquired]:

@@ -85,11 +85,13 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The two options that every benchmark has: `json` (a path or None) and `quick`."""
+def arguments(description: str, own: Sequence[str] = ()) -> argparse.Namespace:
+    """The two options that every benchmark has: `json` (a path or None) and `quick`; its `own` take a text."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, help="write the answers there as a JSON array")
     parser.add_argument("--quick", action="store_true", help="a small run that only shows that the benchmark works")
+    for name in own:
+        parser.add_argument(name, help="see the head of the file")
     return parser.parse_args()
 
 

@@ -21,7 +21,9 @@ from metal_ipam.cidr import Address, contains
 from metal_ipam.coalescer import Coalescer
 from metal_ipam.known import Known, KnownNetworks
 from metal_ipam.networks import Network, check_acquire, serves
-from metal_ipam.store import addresses, networks, numbers, owners, prefixes
+from metal_ipam.quotas import Amounts
+from metal_ipam.quotas import check as check_quota
+from metal_ipam.store import addresses, networks, numbers, owners, prefixes, quotas
 from metal_ipam.store.addresses import Acquired, Entry, Release, Released
 
 # How often a plan may be outrun by other calls before the caller is told to come again.
@@ -92,7 +94,8 @@ class Acquisition:
             NotFound: a network that does not exist, or that the project may not know of.
             FailedPrecondition: the network gives no addresses, or none to this project; the address is reserved or
                 rests; the owner was released.
-            OutOfRange, ResourceExhausted, AlreadyExists: the address is outside, there are not enough, it is taken.
+            OutOfRange, ResourceExhausted, AlreadyExists: the address is outside, there are not enough or its quota does
+                not allow them, it is taken.
             InvalidArgument: contradicting wishes, or a request id that came with another request.
             Aborted: outrun ATTEMPTS times.
         """
@@ -109,10 +112,8 @@ class Acquisition:
                 leaves = await prefixes.leaves(connection, list(known))
             shares = spread(units, leaves)
             try:
-                if len(units) == 1 and not shares[0].specific and not owners.ends(call.owner):
-                    results = [await self._coalescer.acquire(shares[0].prefix_id, call.entry(0))]
-                    _check(call, units[0], results[0])
-                else:
+                results = await self._coalesced(call, units, shares)
+                if not results:
                     results = await self._all_or_none(call, units, shares)
             except (_Outrun, asyncpg.UniqueViolationError):  # The latter: a twin of this request is just faster.
                 continue
@@ -181,7 +182,7 @@ class Acquisition:
         """What was remembered of the prefix did not hold; None: it is not known what became of it."""
         if result is not None and result.outcome == "full":
             self.known.note_full(pending.known, pending.leaf)
-        elif result is None or result.outcome != "ok":
+        elif result is None or result.outcome not in {"ok", "limited"}:
             self.known.forget(pending.known.network.id)
 
     async def release_owned(self, owner: Owner, *, actor: str) -> tuple[int, int, int]:
@@ -215,10 +216,21 @@ class Acquisition:
                 return None
         return None
 
+    async def _coalesced(self, call: Call, units: Sequence[Unit], shares: Sequence[Share]) -> list[Acquired]:
+        """What the call gets together with others; empty for one that has to go alone."""
+        if len(units) > 1 or shares[0].specific or owners.ends(call.owner):
+            return []
+        result = await self._coalescer.acquire(shares[0].prefix_id, call.entry(0))
+        if result.outcome == "limited":
+            return []
+        _check(call, units[0], result)
+        return [result]
+
     async def _all_or_none(self, call: Call, units: Sequence[Unit], shares: Sequence[Share]) -> list[Acquired]:
         results: dict[int, Acquired] = {}
         async with self._db.transaction(purpose="acquire addresses") as connection:
             await owners.hold(connection, call.owner)
+            await _keep_quota(connection, call, units)
             for share in shares:
                 for index in share.specific:
                     address = units[index].address
@@ -255,6 +267,24 @@ def _check_networks(call: Call, known: Mapping[str, Network]) -> None:
             problem.field = f"wishes[{index}].network"
             raise problem
         check_acquire(network, call.project, plane=call.plane)
+
+
+async def _keep_quota(connection: Connection, call: Call, units: Sequence[Unit]) -> None:
+    """The project may have what the call wants, and no other call takes the last of the quota meanwhile.
+
+    Raises:
+        ResourceExhausted: QUOTA_EXHAUSTED.
+    """
+    quota = await quotas.hold(connection, call.project)
+    if quota is None:
+        return
+    # A twin of this call that was faster has taken what both want; it is not wanted twice.
+    keys = [call.key(index) for index in range(len(units))]
+    known, _ = await addresses.by_requests(connection, [key for key in keys if key])
+    families = [unit.family for unit, key in zip(units, keys, strict=True) if key is None or key not in known]
+    wanted = Amounts(ipv4_addresses=families.count(4), ipv6_addresses=families.count(6))
+    if quota.limits(wanted):
+        check_quota(quota, await quotas.held(connection, call.project), wanted)
 
 
 async def _earlier(connection: Connection, call: Call, count: int) -> list[Ip]:

@@ -23,7 +23,7 @@ import asyncpg
 from metal_kit.db import Database
 from metal_kit.errors import Aborted, Unavailable
 
-from metal_ipam.store import addresses
+from metal_ipam.store import addresses, quotas
 from metal_ipam.store.addresses import Acquired, Entry, Release, Released, Work
 
 # Of each kind and prefix in one call. More of them would be cheaper still, but all of a call wait for its last one.
@@ -67,6 +67,16 @@ class _Batch:
     def work(self) -> Work:
         return Work(self.prefix_id, [each.entry for each in self.acquires], [each.entry for each in self.releases])
 
+    def without(self, limited: Collection[str]) -> _Batch:
+        """The rest of the batch; those of limited projects are told so."""
+        rest: list[_Waiting[Entry, Acquired]] = []
+        for each in self.acquires:
+            if each.entry.project not in limited:
+                rest.append(each)
+            elif not each.answer.done():
+                each.answer.set_result(Acquired("limited"))
+        return _Batch(self.prefix_id, rest, self.releases)
+
     def fail(self, error: Exception) -> None:
         _fail((*self.acquires, *self.releases), error)
 
@@ -91,7 +101,8 @@ class Coalescer:
         self._workers: set[asyncio.Task[None]] = set()
 
     async def acquire(self, prefix_id: int, entry: Entry) -> Acquired:
-        """The next free address of the prefix; outcomes as `acquire_n` names them.
+        """The next free address of the prefix; outcomes as `acquire_n` names them, and `limited` when the project has a
+        quota, which is not counted here.
 
         A caller that is cancelled while it waits takes nothing. One that is cancelled during the call may have got an
         address without knowing; repeating the request id tells.
@@ -173,12 +184,16 @@ class Coalescer:
 
     async def _call(self, batches: Sequence[_Batch]) -> None:
         """Serve the batches; whatever happens, those who wait learn of it."""
-        batches = [batch for batch in batches if batch.acquires or batch.releases]
-        if not batches:
-            return
         try:
             # One statement, which commits: BEGIN and COMMIT would be two more round trips.
             async with self._db.connection() as connection:
+                # One look for all of them. Those with a quota have to be counted one project after the other, not here.
+                projects = {each.entry.project for batch in batches for each in batch.acquires}
+                if projects and (limited := await quotas.limited(connection, projects)):
+                    batches = [batch.without(limited) for batch in batches]
+                batches = [batch for batch in batches if batch.acquires or batch.releases]
+                if not batches:
+                    return
                 served = await addresses.serve(connection, [batch.work() for batch in batches])
         except asyncpg.UniqueViolationError as error:
             # One of them is the retry of a request that another prefix is serving right now. Alone, that one fails for

@@ -25,7 +25,9 @@ from metal_ipam.networks import (
     child_lengths,
     inherited,
 )
-from metal_ipam.store import networks, numbers, prefixes
+from metal_ipam.quotas import Amounts
+from metal_ipam.quotas import check as check_quota
+from metal_ipam.store import networks, numbers, prefixes, quotas
 
 NETWORK_OWNER = "network"
 
@@ -37,7 +39,7 @@ async def create(connection: Connection, draft: Network, length: Lengths, *, new
         InvalidArgument, FailedPrecondition: the rules of `networks`.
         NotFound: the parent does not exist, or the partition has no super network.
         AlreadyExists: id, name, place, VRF or prefix is taken.
-        ResourceExhausted: no child prefix or no VRF number is free.
+        ResourceExhausted: no child prefix or no VRF number is free, or the project's quota of prefixes is used up.
     """
     check_new(draft, length)
     if draft.type.is_child:
@@ -99,9 +101,12 @@ async def delete(connection: Connection, network_id: str, etag: str, *, actor: s
 
 
 async def _create_child(connection: Connection, draft: Network, length: Lengths, *, actor: str) -> Network:
+    quota = await quotas.hold(connection, draft.project)
     parent = await _parent(connection, draft)
     child = inherited(draft, parent)
     wanted = child_lengths(parent, length)
+    if quota and quota.prefixes is not None:
+        check_quota(quota, await quotas.held(connection, draft.project), Amounts(prefixes=len(wanted)))
     await networks.insert(connection, replace(child, vrf=parent.vrf))
     if not parent.vrf:
         await _take_vrf(connection, child, actor=actor)

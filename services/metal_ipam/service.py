@@ -11,6 +11,7 @@ from metalplane.ipam.v1.ip_pb2_grpc import add_IpServiceServicer_to_server
 from metalplane.ipam.v1.network_pb2_grpc import add_NetworkServiceServicer_to_server
 from metalplane.ipam.v1.pool_pb2_grpc import add_PoolServiceServicer_to_server
 from metalplane.ipam.v1.prefix_pb2_grpc import add_PrefixServiceServicer_to_server
+from metalplane.ipam.v1.quota_pb2_grpc import add_QuotaServiceServicer_to_server
 from pydantic import Field
 
 from metal_ipam import quarantine
@@ -19,6 +20,7 @@ from metal_ipam.api.ips import IpApi
 from metal_ipam.api.networks import NetworkApi
 from metal_ipam.api.pools import PoolApi
 from metal_ipam.api.prefixes import PrefixApi
+from metal_ipam.api.quotas import QuotaApi
 from metal_ipam.coalescer import Coalescer
 from metal_ipam.store import numbers
 
@@ -63,6 +65,7 @@ async def compose(rt: Runtime) -> Parts:
                 "metalplane.ipam.v1.IpService",
             ),
             Servicer(add_PoolServiceServicer_to_server, PoolApi(db, rt.paging), "metalplane.ipam.v1.PoolService"),
+            Servicer(add_QuotaServiceServicer_to_server, QuotaApi(db, rt.paging), "metalplane.ipam.v1.QuotaService"),
         ],
         background=[Background("end quarantines", lambda: quarantine.run(db, rt.stopping))],
         close=[coalescer.close],

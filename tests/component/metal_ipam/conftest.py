@@ -19,6 +19,7 @@ from metalplane.ipam.v1.ip_pb2_grpc import IpServiceStub
 from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceStub
 from metalplane.ipam.v1.pool_pb2_grpc import PoolServiceStub
 from metalplane.ipam.v1.prefix_pb2_grpc import PrefixServiceStub
+from metalplane.ipam.v1.quota_pb2_grpc import QuotaServiceStub
 from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer, add_TokenServiceServicer_to_server
 
@@ -72,6 +73,9 @@ class Ipam:
 
     def pools(self, token: str = OPERATOR) -> Any:
         return self.make_stub(self.replicas[0], PoolServiceStub, token=token)
+
+    def quotas(self, token: str = OPERATOR) -> Any:
+        return self.make_stub(self.replicas[0], QuotaServiceStub, token=token)
 
     async def add_replica(self) -> None:
         self.replicas.append(await self.start_replica())

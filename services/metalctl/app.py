@@ -18,6 +18,7 @@ from metalctl.commands import (
     member,
     network,
     project,
+    quota,
     switch,
     tenant,
     token,
@@ -67,7 +68,7 @@ def _assemble() -> None:
         group = groups[resource.name] = command.group(resource.help)
         reading.add(group, resource)
         app.add_typer(group, name=resource.name)
-    for module in (allocation, bmc, machine, member, network, project, switch, tenant, token):
+    for module in (allocation, bmc, machine, member, network, project, quota, switch, tenant, token):
         module.add(groups)
     command.add(app, "issues", issues.issues, "what is wrong with the plane, as its services tell it; the worst first")
     group = groups["audit"] = command.group("who did what, on every service, and whether that record is whole")

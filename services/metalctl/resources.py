@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
+from typing import Literal
 
 from metalplane.allocation.v1 import allocation_pb2, allocation_pb2_grpc
 from metalplane.bmc.v1 import bmc_pb2, bmc_pb2_grpc
@@ -28,6 +29,8 @@ from metalplane.ipam.v1 import (
     pool_pb2_grpc,
     prefix_pb2,
     prefix_pb2_grpc,
+    quota_pb2,
+    quota_pb2_grpc,
 )
 from metalplane.tenancy.v1 import (
     project_pb2,
@@ -49,6 +52,10 @@ def _token_state(token: token_pb2.Token) -> str:
     if token.HasField("revoke_time"):
         return "revoked"
     return "ended" if token.expire_time.ToDatetime(tzinfo=UTC) <= now() else "valid"
+
+
+def _limit(quota: quota_pb2.Quota, kind: Literal["ipv4_addresses", "ipv6_addresses", "prefixes"]) -> str:
+    return str(getattr(quota, kind)) if quota.HasField(kind) else "-"
 
 
 RESOURCES: tuple[Resource, ...] = (
@@ -192,6 +199,17 @@ RESOURCES: tuple[Resource, ...] = (
                 ("USED", lambda p: count(p.used)), ("FREE", lambda p: count(p.free)),
             ),
         ),
+    ),
+    Resource(
+        "quota", "limits of the addresses that projects may hold", "ipam", quota_pb2_grpc.QuotaServiceStub,
+        Listing(
+            "ListQuotas", quota_pb2.ListQuotasRequest, "quotas",
+            (
+                ("PROJECT", lambda q: q.project), ("IPV4", lambda q: _limit(q, "ipv4_addresses")),
+                ("IPV6", lambda q: _limit(q, "ipv6_addresses")), ("PREFIXES", lambda q: _limit(q, "prefixes")),
+            ),
+        ),
+        Getting("GetQuota", quota_pb2.GetQuotaRequest, "project"),
     ),
     Resource(
         "allocation", "machines in the hands of projects", "allocation", allocation_pb2_grpc.AllocationServiceStub,

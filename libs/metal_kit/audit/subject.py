@@ -73,7 +73,7 @@ def _nested_ids(message: Descriptor) -> list[tuple[str, ...]]:
         for field in message.fields
         if _is_one(field, FieldDescriptor.TYPE_MESSAGE) and field.name not in _OTHERS
     ]
-    return [*((parent, name) for name in _NESTED for parent in carried), ("member", "user")]
+    return [*((parent, name) for name in _NESTED for parent in carried), ("member", "user"), ("quota", "project")]
 
 
 def _known(message: Descriptor, paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -36,7 +36,7 @@ class QuotaApi(QuotaServiceServicer):
 
     async def SetQuota(self, request: pb.SetQuotaRequest, context: Any) -> pb.Quota:
         wanted = request.quota
-        limits = {kind: getattr(wanted, kind) for kind in KINDS if wanted.HasField(kind)}
+        limits = {each.name: value for each, value in wanted.ListFields() if each.name in KINDS}
         async with self.db.transaction(purpose="set a quota") as connection:
             await quotas.ensure(connection, wanted.project)
             before = await quotas.hold(connection, wanted.project)

@@ -17,7 +17,7 @@ from metalplane.allocation.v1 import allocation_pb2
 from metalplane.bmc.v1 import bmc_pb2
 from metalplane.fabric.v1 import cabling_pb2, switch_pb2
 from metalplane.inventory.v1 import image_pb2, layout_pb2, machine_pb2, partition_pb2, size_pb2
-from metalplane.ipam.v1 import ip_pb2, network_pb2, pool_pb2, prefix_pb2
+from metalplane.ipam.v1 import ip_pb2, network_pb2, pool_pb2, prefix_pb2, quota_pb2
 from metalplane.tenancy.v1 import project_pb2, tenant_pb2, token_pb2
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -80,6 +80,9 @@ MESSAGES: dict[str, list[Message]] = {
         ip_pb2.Ip(address="10.0.0.1", network=A, name="web", type=ip_pb2.IP_TYPE_EPHEMERAL, project=B,
                   owner={"kind": ip_pb2.OWNER_KIND_ALLOCATION, "id": A}),
         ip_pb2.Ip(address="2001:db8::1", network=A, type=ip_pb2.IP_TYPE_STATIC, project=B),
+    ],
+    "quota": [
+        quota_pb2.Quota(project=A, ipv4_addresses=0, prefixes=4, used={"ipv4_addresses": 3}), quota_pb2.Quota(project=B)
     ],
     "pool": [pool_pb2.Pool(id="vrf", min=1, max=131072, used=2, free=131070)],
     "allocation": [

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import asyncpg
 from metal_kit.db import Connection, Database
-from metal_kit.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument
+from metal_kit.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
 from metal_kit.identity import missing
 
 from metal_ipam.addresses import Ip, IpType, Leaf, Owner, Share, Unit, Wish, expand, spread
@@ -102,14 +102,16 @@ class Acquisition:
         if (one := await self._next_free(call)) is not None:
             return [one]
         async with self._db.connection() as connection:
-            known = await networks.get_many(connection, list({wish.network for wish in call.wishes}))
+            known = await networks.get_many(connection, list({w.network for w in call.wishes if w.prefix is None}))
             _check_networks(call, known)
+            await _lone_leaves(connection, call)
             units = expand(call.wishes, known)
             if call.request_id and (earlier := await _earlier(connection, call, len(units))):
                 return earlier
         for _ in range(ATTEMPTS):
             async with self._db.connection() as connection:
                 leaves = await prefixes.leaves(connection, list(known))
+                leaves += await _lone_leaves(connection, call)
             shares = spread(units, leaves)
             try:
                 results = await self._coalesced(call, units, shares)
@@ -129,6 +131,9 @@ class Acquisition:
         """
         if ip.owner:
             raise in_use(ip)
+        if not ip.network:
+            await self._release_alone(ip, actor=actor)
+            return
         release = Release(ip.address, [ip.project], seen=ip.create_time, actor=actor)
         known = await self.known.get(ip.network)
         home = known.home(ip.address) if known is not None else None
@@ -139,6 +144,18 @@ class Acquisition:
             raise missing(f"address {ip.address}")
         if known is not None and home is not None:
             known.full.pop(home.id, None)
+
+    async def _release_alone(self, ip: Ip, *, actor: str) -> None:
+        """Release an address of a prefix on its own, which is nothing that is remembered."""
+        async with self._db.transaction(purpose="release an address") as connection:
+            # A twin of this call may have been faster, and the address have gone to the next one who asked.
+            if not await addresses.hold(connection, ip):
+                raise missing(f"address {ip.address}")
+            [outcome] = await addresses.release(connection, [ip], actor=actor, owner=Owner())
+        if outcome == "unknown":
+            raise missing(f"address {ip.address}")
+        if outcome != "ok":
+            raise Aborted("CONCURRENT_CHANGE", f"{ip.address} was given to somebody meanwhile; read it again")
 
     async def release_at_once(self, network: str, release: Release) -> Released:
         """Release an address without reading it first; `unknown` also for what only a look at it can tell."""
@@ -203,6 +220,8 @@ class Acquisition:
     async def _next_free(self, call: Call) -> Ip | None:
         """The common call, for one address that may be any: one statement, shared with others. None: the long way must
         tell, be it that prefixes are full, or that the request came before."""
+        if call.wishes[0].prefix is not None:
+            return None
         known = await self.known.get(call.wishes[0].network)
         while known is not None and (pending := self.enqueue(call, known)) is not None:
             try:
@@ -236,7 +255,11 @@ class Acquisition:
                     address = units[index].address
                     assert address is not None
                     results[index] = await addresses.acquire_specific(
-                        connection, share.prefix_id, address, call.entry(index)
+                        connection,
+                        share.prefix_id,
+                        address,
+                        call.entry(index),
+                        take=("reserved",) if units[index].reserved else (),
                     )
                 if share.next_free:
                     entries = [call.entry(index) for index in share.next_free]
@@ -261,6 +284,12 @@ def in_the_way(address: Address, owner: Owner) -> FailedPrecondition:
 
 def _check_networks(call: Call, known: Mapping[str, Network]) -> None:
     for index, wish in enumerate(call.wishes):
+        if wish.prefix is not None:
+            continue
+        if wish.reserved and not call.plane:
+            raise PermissionDenied(
+                "RESERVED_NOT_ALLOWED", "reserved addresses of networks are the operators' to give", field="wishes"
+            )
         network = known.get(wish.network)
         if network is None or not (call.plane or serves(network, call.project)):
             problem = missing(f"network {wish.network}")
@@ -285,6 +314,21 @@ async def _keep_quota(connection: Connection, call: Call, units: Sequence[Unit])
     wanted = Amounts(ipv4_addresses=families.count(4), ipv6_addresses=families.count(6))
     if quota.limits(wanted):
         check_quota(quota, await quotas.held(connection, call.project), wanted)
+
+
+async def _lone_leaves(connection: Connection, call: Call) -> list[Leaf]:
+    """The prefixes on their own that the call names: the plane's, and of the project of their namespace."""
+    found: dict[int, Leaf] = {}
+    for index, wish in enumerate(call.wishes):
+        if wish.prefix is None:
+            continue
+        leaf = await prefixes.lone_leaf(connection, wish)
+        if leaf is None or not (call.plane or leaf[1] == call.project):
+            problem = missing(wish.source)
+            problem.field = f"wishes[{index}].prefix"
+            raise problem
+        found[leaf[0].id] = leaf[0]
+    return list(found.values())
 
 
 async def _earlier(connection: Connection, call: Call, count: int) -> list[Ip]:
@@ -336,7 +380,8 @@ def _ip_of(call: Call, home: Leaf, result: Acquired) -> Ip:
     return Ip(
         address=address,
         namespace_id=home.namespace_id,
-        network=home.network,
+        namespace=home.namespace,
+        network=home.network if " " not in home.network else "",
         prefix=home.cidr,
         project=call.project,
         type=call.type,

@@ -58,11 +58,13 @@ class Ip:
     labels: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
     create_time: datetime | None = None
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A prefix that gives addresses, as its counters stood when they were read."""
+    """A prefix that gives addresses, as its counters stood when they were read. `network` is the source that it belongs
+    to: a network, or `Wish.source` of a prefix on its own."""
 
     id: int
     network: str
@@ -71,16 +73,26 @@ class Leaf:
     free: int
     used: int
     size: int
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Wish for addresses of one network: a specific one, or `count` in a family (0: in each that the network has)."""
+    """Wish for addresses of one network, or of one prefix that belongs to none: a specific one, or `count` in a family
+    (0: in each that there is). `reserved`: the specific one may lie in a reserved range."""
 
     network: str
     address: Address | None = None
     family: int = 0
     count: int = 1
+    prefix: Prefix | None = None
+    namespace: str = ""
+    reserved: bool = False
+
+    @property
+    def source(self) -> str:
+        """Where the addresses come from: the network's id, or words for the prefix, which no id is like (spaces)."""
+        return self.network if self.prefix is None else f"prefix {self.prefix} of namespace {self.namespace!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class Unit:
     network: str
     family: int
     address: Address | None = None
+    reserved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +130,13 @@ def expand(wishes: Sequence[Wish], networks: Mapping[str, Network]) -> list[Unit
                 raise InvalidArgument(
                     "WISH_CONTRADICTS_ITSELF", "a specific address excludes family and count", field=f"{where}.address"
                 )
-            if (wish.network, wish.address) in asked:
+            if (wish.source, wish.address) in asked:
                 raise InvalidArgument("ADDRESS_TWICE", f"{wish.address} is asked for twice", field=f"{where}.address")
-            asked.add((wish.network, wish.address))
-            units.append(Unit(wish.network, wish.address.version, wish.address))
+            asked.add((wish.source, wish.address))
+            units.append(Unit(wish.source, wish.address.version, wish.address, wish.reserved))
         else:
-            families = _families(wish, networks[wish.network])
-            units += [Unit(wish.network, family) for family in families for _ in range(wish.count)]
+            families = _families(wish, networks)
+            units += [Unit(wish.source, family) for family in families for _ in range(wish.count)]
         if len(units) > MAX_ADDRESSES_A_CALL:
             raise InvalidArgument(
                 "TOO_MANY_ADDRESSES", f"at most {MAX_ADDRESSES_A_CALL} addresses a call", field="wishes"
@@ -151,7 +164,7 @@ def spread(units: Sequence[Unit], leaves: Sequence[Leaf]) -> list[Share]:
         if unit.address is not None:
             home = _home(unit, unit.address, by_network[unit.network, unit.family])
             specific[home.id].append(index)
-            free[home.id] -= 1
+            free[home.id] -= not unit.reserved
     for index, unit in enumerate(units):
         if unit.address is None:
             candidates = by_network[unit.network, unit.family]
@@ -172,7 +185,7 @@ def exhausted(network: str, family: int, leaves: Sequence[Leaf], wanted: int) ->
     fill = ", ".join(f"{leaf.cidr} {leaf.used} used and {leaf.free} free of {leaf.size}" for leaf in leaves)
     return ResourceExhausted(
         "NETWORK_FULL",
-        f"network {network} has not the {wanted} free IPv{family} address(es) that are wanted: {fill or 'no prefix'}",
+        f"{_called(network)} has not the {wanted} free IPv{family} address(es) that are wanted: {fill or 'no prefix'}",
         metadata={
             "network": network,
             "prefixes": ",".join(str(leaf.cidr) for leaf in leaves),
@@ -183,13 +196,13 @@ def exhausted(network: str, family: int, leaves: Sequence[Leaf], wanted: int) ->
     )
 
 
-def _families(wish: Wish, network: Network) -> list[int]:
-    present = network.families
+def _families(wish: Wish, networks: Mapping[str, Network]) -> list[int]:
+    present = networks[wish.network].families if wish.prefix is None else {wish.prefix.version}
     if wish.family and wish.family not in present:
         raise FailedPrecondition(
             "FAMILY_NOT_IN_NETWORK",
-            f"network {network.id} has no IPv{wish.family} prefix",
-            metadata={"network": network.id},
+            f"{_called(wish.source)} has no IPv{wish.family} prefix",
+            metadata={"network": wish.network},
         )
     return [wish.family] if wish.family else [family for family in FAMILIES if family in present]
 
@@ -201,6 +214,10 @@ def _home(unit: Unit, address: Address, leaves: Sequence[Leaf]) -> Leaf:
     has = ", ".join(str(leaf.cidr) for leaf in leaves) or f"no IPv{unit.family} prefix"
     raise OutOfRange(
         "ADDRESS_OUTSIDE_NETWORK",
-        f"{address} lies in no prefix of network {unit.network}, which has {has}",
+        f"{address} lies in no prefix of {_called(unit.network)}, which has {has}",
         metadata={"network": unit.network, "address": str(address)},
     )
+
+
+def _called(source: str) -> str:
+    return source if " " in source else f"network {source}"

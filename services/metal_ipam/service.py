@@ -8,6 +8,7 @@ from metal_kit.db import Database
 from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec, StartError
 from metal_kit.settings import ServiceSettings
 from metalplane.ipam.v1.ip_pb2_grpc import add_IpServiceServicer_to_server
+from metalplane.ipam.v1.namespace_pb2_grpc import add_NamespaceServiceServicer_to_server
 from metalplane.ipam.v1.network_pb2_grpc import add_NetworkServiceServicer_to_server
 from metalplane.ipam.v1.pool_pb2_grpc import add_PoolServiceServicer_to_server
 from metalplane.ipam.v1.prefix_pb2_grpc import add_PrefixServiceServicer_to_server
@@ -17,6 +18,7 @@ from pydantic import Field
 from metal_ipam import quarantine
 from metal_ipam.acquisition import Acquisition
 from metal_ipam.api.ips import IpApi
+from metal_ipam.api.namespaces import NamespaceApi
 from metal_ipam.api.networks import NetworkApi
 from metal_ipam.api.pools import PoolApi
 from metal_ipam.api.prefixes import PrefixApi
@@ -57,6 +59,11 @@ async def compose(rt: Runtime) -> Parts:
                 add_NetworkServiceServicer_to_server,
                 NetworkApi(db, rt.paging, rest),
                 "metalplane.ipam.v1.NetworkService",
+            ),
+            Servicer(
+                add_NamespaceServiceServicer_to_server,
+                NamespaceApi(db, rt.paging),
+                "metalplane.ipam.v1.NamespaceService",
             ),
             Servicer(add_PrefixServiceServicer_to_server, PrefixApi(db, rt.paging), "metalplane.ipam.v1.PrefixService"),
             Servicer(

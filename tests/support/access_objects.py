@@ -24,9 +24,11 @@ from metalplane.inventory.v1.layout_pb2_grpc import FilesystemLayoutServiceStub
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
 from metalplane.inventory.v1.partition_pb2_grpc import PartitionServiceStub
 from metalplane.inventory.v1.size_pb2_grpc import SizeServiceStub
-from metalplane.ipam.v1 import ip_pb2, network_pb2
+from metalplane.ipam.v1 import ip_pb2, namespace_pb2, network_pb2, prefix_pb2
 from metalplane.ipam.v1.ip_pb2_grpc import IpServiceStub
+from metalplane.ipam.v1.namespace_pb2_grpc import NamespaceServiceStub
 from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceStub
+from metalplane.ipam.v1.prefix_pb2_grpc import PrefixServiceStub
 from metalplane.tenancy.v1 import project_pb2, tenant_pb2, token_pb2
 from metalplane.tenancy.v1.project_pb2_grpc import ProjectServiceStub
 from metalplane.tenancy.v1.tenant_pb2_grpc import TenantServiceStub
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 SIZE, IMAGE, LAYOUT, SUPER = "c1-medium", "debian-13.0.20260101", "plain", "tenant-super"
+CONTAINER, LEAF, SMALL = "172.27.0.0/16", "172.28.0.0/24", "172.26.0.0/24"
 LEAVES = ("leaf01", "leaf02")
 DEVICE = "/dev/nvme0n1"
 # For each of those who may delete, something of its own to delete.
@@ -148,6 +151,17 @@ async def _catalogue(plane: AccessPlane, partitions: tuple[str, ...]) -> None:
             )
         )
     )  # fmt: skip
+    namespaces: Any = peers.stub(NamespaceServiceStub, "ipam")
+    for each in ("empty", *(f"spare-{number}" for number in range(SPARES))):
+        wanted_space = namespace_pb2.Namespace(id=each)
+        await namespaces.CreateNamespace(namespace_pb2.CreateNamespaceRequest(namespace=wanted_space))
+    prefixes: Any = peers.stub(PrefixServiceStub, "ipam")
+    container = prefix_pb2.Prefix(cidr=CONTAINER, kind=prefix_pb2.PREFIX_KIND_CONTAINER)
+    leaves = [
+        prefix_pb2.Prefix(cidr=each) for each in (LEAF, SMALL, *(f"172.29.{number}.0/24" for number in range(SPARES)))
+    ]
+    for prefix in (container, *leaves):
+        await prefixes.CreatePrefix(prefix_pb2.CreatePrefixRequest(prefix=prefix))
 
 
 def size(id_: str, *, cores: int) -> size_pb2.Size:

@@ -32,7 +32,7 @@ from metalplane.bmc.v1 import bmc_pb2
 from metalplane.common.v1.access_pb2 import Role
 from metalplane.fabric.v1 import switch_pb2
 from metalplane.inventory.v1 import machine_pb2, partition_pb2
-from metalplane.ipam.v1 import ip_pb2, network_pb2
+from metalplane.ipam.v1 import ip_pb2, namespace_pb2, network_pb2, prefix_pb2
 from metalplane.tenancy.v1 import project_pb2, tenant_pb2, token_pb2
 
 SESSION = "5e55104e-0000-4000-8000-000000000001"
@@ -91,6 +91,8 @@ class View:
 _SPARE_IDS = ("spare_projects", "spare_tenants", "spare_networks", "spare_tokens")
 _NEW = "new"
 Override = Callable[[View], Mapping[str, Any]]
+_CONTAINER, _LEAF = made.CONTAINER, made.LEAF
+_DUMP = ('{"kind": "head", "version": 1}', '{"kind": "end", "lines": 0}')
 _OTHER = ip_pb2.Owner(kind=ip_pb2.OWNER_KIND_OTHER, id="a thing")
 
 
@@ -136,11 +138,27 @@ OVERRIDES: Mapping[str, Override] = {
     "IpService.ReleaseOwned": lambda _: {"owner": _OTHER},
     "MachineService.RegisterMachine": lambda view: {"hardware": made.hardware(view.owned.machine, "Ethernet0")},
     "MachineService.SetMachineState": lambda _: {"state": machine_pb2.MACHINE_STATE_AVAILABLE},
+    "NamespaceService.CreateNamespace": lambda _: {"namespace": namespace_pb2.Namespace(id=_NEW)},
+    "NamespaceService.DeleteNamespace": lambda view: {"id": f"spare-{view.turn}"},
+    "NamespaceService.DumpNamespace": lambda _: {"id": "default"},
+    "NamespaceService.GetNamespace": lambda _: {"id": "default"},
+    "NamespaceService.LoadNamespace": lambda _: {"id": "empty", "lines": _DUMP},
     "NetworkService.CreateNetwork": lambda view: {"network": _new_network(view)},
     "NetworkService.DeleteNetwork": lambda view: {"id": view.spare("spare_networks")},
     "PartitionService.CreatePartition": lambda _: {"partition": partition_pb2.Partition(id=_NEW)},
     "PartitionService.DeletePartition": lambda view: {"id": f"spare-{view.turn}"},
     "PoolService.AcquireNumber": lambda _: {"owner": _OTHER},
+    "PoolService.GrowPool": lambda _: {"id": "asn", "first": 4_220_000_000, "last": 4_220_000_009},
+    "PrefixService.AcquireChildPrefix": lambda _: {"parent": _CONTAINER, "length": 28},
+    "PrefixService.CreatePrefix": lambda view: {"prefix": prefix_pb2.Prefix(cidr=f"172.30.{view.turn}.0/24")},
+    "PrefixService.DeletePrefix": lambda view: {"cidr": f"172.29.{view.turn}.0/24"},
+    "PrefixService.GetPrefix": lambda _: {"cidr": _CONTAINER},
+    "PrefixService.GrowPrefix": lambda _: {"cidr": made.SMALL, "length": 23},
+    "PrefixService.UpdatePrefix": lambda _: {"prefix.cidr": _LEAF},
+    "PrefixService.ListHistory": lambda _: {"object": _CONTAINER},
+    "PrefixService.ListReservedRanges": lambda _: {"cidr": _LEAF},
+    "PrefixService.ReserveRange": lambda _: {"cidr": _LEAF, "first": "172.28.0.9", "last": "", "label": "a"},
+    "PrefixService.UnreserveRange": lambda _: {"cidr": _LEAF, "first": "172.28.0.9"},
     "ProjectService.CreateProject": lambda view: {
         "project": project_pb2.Project(tenant=view.owned.tenant, name=_NEW)
     },

@@ -17,8 +17,8 @@ from metal_kit.audit.entry import MOST_FIELDS, clean
 
 Read = Callable[[Any], str]
 
-_IDS = ("id", "machine", "address", "switch_id", "user")
-_NESTED = ("id", "machine", "address")
+_IDS = ("id", "machine", "address", "cidr", "switch_id", "user")
+_NESTED = ("id", "machine", "address", "cidr")
 # Messages within a request that are values of the object, or name somebody else.
 _OTHERS = ("spec", "hardware", "bios", "boot_info")
 _SPEAKERS = {ScopeKind.SCOPE_KIND_MACHINE, ScopeKind.SCOPE_KIND_LEAF}

@@ -77,7 +77,7 @@ class IpApi(IpServiceServicer):
 
     async def GetIp(self, request: pb.GetIpRequest, context: Any) -> pb.Ip:
         async with self.db.connection() as connection:
-            ip = await _find(connection, request.address, request.network, Role.ROLE_VIEWER)
+            ip = await _find(connection, request.address, request.network, Role.ROLE_VIEWER, request.namespace)
         return ip_message(ip)
 
     async def ListIps(self, request: pb.ListIpsRequest, context: Any) -> pb.ListIpsResponse:
@@ -103,11 +103,11 @@ class IpApi(IpServiceServicer):
     async def UpdateIp(self, request: pb.UpdateIpRequest, context: Any) -> pb.Ip:
         wanted = request.ip
         async with self.db.transaction(purpose="update an address") as connection:
-            before = await _find(connection, wanted.address, wanted.network, Role.ROLE_EDITOR)
+            before = await _find(connection, wanted.address, wanted.network, Role.ROLE_EDITOR, wanted.namespace)
             check_etag(wanted.etag, before.version, what=f"address {before.address}")
             target = ip_message(before)
             # The address as the caller spells it chooses it, and is no change.
-            wanted.address, wanted.network = target.address, target.network
+            wanted.address, wanted.network, wanted.namespace = target.address, target.network, target.namespace
             apply_update(target, wanted, request.update_mask, mutable=MUTABLE)
             check(target, field="ip")
             after = replace(
@@ -128,7 +128,7 @@ class IpApi(IpServiceServicer):
         if request.network and await self._release_at_once(request):
             return Empty()
         async with self.db.connection() as connection:
-            ip = await _find(connection, request.address, request.network, Role.ROLE_EDITOR)
+            ip = await _find(connection, request.address, request.network, Role.ROLE_EDITOR, request.namespace)
         await self.acquisition.release(ip, actor=current_caller().label)
         return Empty()
 
@@ -174,16 +174,17 @@ async def _after(
         yield request
 
 
-async def _find(connection: Connection, address: str, network: str, role: Role.ValueType) -> Ip:
+async def _find(connection: Connection, address: str, network: str, role: Role.ValueType, namespace: str = "") -> Ip:
     """The one address in use that is meant, if the caller may see it and has the role."""
     what = f"address {address}" + (f" in network {network}" if network else "")
-    found = await addresses.find(connection, parse_address(address, field="address"), network)
+    what += f" in namespace {namespace!r}" if namespace else ""
+    found = await addresses.find(connection, parse_address(address, field="address"), network, namespace)
     if not found:
         raise missing(what)
     for ip in found:
         require_project(ip.project, Role.ROLE_VIEWER, what=what)
     if len(found) > 1:
-        raise FailedPrecondition("ADDRESS_AMBIGUOUS", f"{address} exists more than once; name the network")
+        raise FailedPrecondition("ADDRESS_AMBIGUOUS", f"{address} exists more than once; name its network or namespace")
     require_project(found[0].project, role, what=what)
     return found[0]
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from metal_kit.errors import InvalidArgument
 from metal_kit.timestamps import to_timestamp
 from metalplane.common.v1.condition_pb2 import AddressFamily
-from metalplane.ipam.v1 import ip_pb2, network_pb2, pool_pb2, prefix_pb2
+from metalplane.ipam.v1 import ip_pb2, network_pb2, pool_pb2
 
 from metal_ipam.addresses import Ip, IpType, Owner, Wish
-from metal_ipam.cidr import parse_address, parse_prefixes
+from metal_ipam.cidr import parse_address, parse_prefix, parse_prefixes
 from metal_ipam.networks import FAMILIES, WIDTH, Lengths, Nat, Network, NetworkType
+from metal_ipam.store.namespaces import DEFAULT
 from metal_ipam.store.numbers import PoolRow
 from metal_ipam.store.prefixes import PrefixRow
 
@@ -112,20 +113,6 @@ def network_message(
     return message
 
 
-def prefix_message(row: PrefixRow) -> prefix_pb2.Prefix:
-    """The message of a prefix."""
-    return prefix_pb2.Prefix(
-        cidr=str(row.cidr),
-        network=row.network,
-        parent=str(row.parent or ""),
-        size=_saturated(row.size),
-        used=row.used,
-        reserved=_saturated(row.reserved),
-        free=_saturated(row.free),
-        children=row.children,
-    )
-
-
 def ip_message(ip: Ip) -> ip_pb2.Ip:
     """The message of an address."""
     message = ip_pb2.Ip(
@@ -139,6 +126,7 @@ def ip_message(ip: Ip) -> ip_pb2.Ip:
         labels=dict(ip.labels),
         etag=str(ip.version),
         create_time=to_timestamp(ip.create_time),
+        namespace=ip.namespace,
     )
     if ip.owner:
         message.owner.CopyFrom(owner_message(ip.owner))
@@ -174,8 +162,24 @@ def owner_message(owner: Owner) -> ip_pb2.Owner:
 
 def wish_of(message: ip_pb2.IpWish, index: int) -> Wish:
     """What one entry of AcquireIps wishes for."""
-    address = parse_address(message.address, field=f"wishes[{index}].address") if message.address else None
-    return Wish(message.network, address, _FAMILIES.get(message.family, 0), message.count or 1)
+    where = f"wishes[{index}]"
+    address = parse_address(message.address, field=f"{where}.address") if message.address else None
+    prefix = parse_prefix(message.prefix, field=f"{where}.prefix") if message.prefix else None
+    if bool(message.network) == bool(prefix):
+        raise InvalidArgument("NETWORK_OR_PREFIX", "say either the network or the prefix", field=f"{where}.network")
+    if message.namespace and not prefix:
+        raise InvalidArgument("NAMESPACE_WITHOUT_PREFIX", "goes with a prefix only", field=f"{where}.namespace")
+    if message.from_reserved and not address:
+        raise InvalidArgument("WISH_CONTRADICTS_ITSELF", "needs a specific address", field=f"{where}.from_reserved")
+    return Wish(
+        network=message.network,
+        address=address,
+        family=_FAMILIES.get(message.family, 0),
+        count=message.count or 1,
+        prefix=prefix,
+        namespace=message.namespace or DEFAULT if prefix else "",
+        reserved=message.from_reserved,
+    )
 
 
 def pool_message(row: PoolRow) -> pool_pb2.Pool:

@@ -57,15 +57,15 @@ class NetworkApi(NetworkServiceServicer):
             network = await network_changes.create(
                 connection, draft, lengths_of(request.length), new_id=uuid7(), actor=caller.label
             )
-            [message] = await _messages(connection, [network])
-            await _changed(connection, message, network)
+            [message] = await network_messages(connection, [network])
+            await tell_changed(connection, message, network)
             await idempotency.remember(connection, **call, request=request, response=message)
         return message
 
     async def GetNetwork(self, request: pb.GetNetworkRequest, context: Any) -> pb.Network:
         async with self.db.connection() as connection:
             network = _visible(await networks.get(connection, request.id), request.id)
-            [message] = await _messages(connection, [network])
+            [message] = await network_messages(connection, [network])
         return message
 
     async def ListNetworks(self, request: pb.ListNetworksRequest, context: Any) -> pb.ListNetworksResponse:
@@ -87,7 +87,7 @@ class NetworkApi(NetworkServiceServicer):
                 limit=page.limit,
             )
             shown, token = page.cut(rows, lambda row: (row.id,))
-            messages = await _messages(connection, shown)
+            messages = await network_messages(connection, shown)
         return pb.ListNetworksResponse(networks=messages, next_page_token=token)
 
     async def UpdateNetwork(self, request: pb.UpdateNetworkRequest, context: Any) -> pb.Network:
@@ -102,8 +102,8 @@ class NetworkApi(NetworkServiceServicer):
             check(target, field="network")
             after = replace(network_of(target), vrf_owned=before.vrf_owned, quarantine=before.quarantine)
             network = await network_changes.update(connection, before, after, actor=caller.label)
-            [message] = await _messages(connection, [network])
-            await _changed(connection, message, network)
+            [message] = await network_messages(connection, [network])
+            await tell_changed(connection, message, network)
         return message
 
     async def DeleteNetwork(self, request: pb.DeleteNetworkRequest, context: Any) -> Empty:
@@ -159,7 +159,7 @@ def _require_operator(caller: Caller, what: str) -> None:
         raise PermissionDenied("OPERATOR_NEEDED", f"{what} is for operators of the plane")
 
 
-async def _messages(connection: Connection, rows: Sequence[Network]) -> list[pb.Network]:
+async def network_messages(connection: Connection, rows: Sequence[Network]) -> list[pb.Network]:
     """Messages with how full each network is: two statements however many networks."""
     ids = [row.id for row in rows]
     of_network = await prefixes.of_networks(connection, ids)
@@ -168,7 +168,8 @@ async def _messages(connection: Connection, rows: Sequence[Network]) -> list[pb.
     return [network_message(row, of_network.get(row.id, ()), blocks) for row in rows]
 
 
-async def _changed(connection: Connection, message: pb.Network, network: Network) -> None:
+async def tell_changed(connection: Connection, message: pb.Network, network: Network) -> None:
+    """Emit the event of a change, in its transaction."""
     await emit(
         connection,
         subject="metalplane.ipam.network.changed",

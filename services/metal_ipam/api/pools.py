@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metal_kit.db import Database
-from metal_kit.errors import NotFound
+from metal_kit.errors import InvalidArgument, NotFound
 from metal_kit.identity import current_caller
 from metal_kit.paging import Paging
 from metalplane.ipam.v1 import pool_pb2 as pb
@@ -29,6 +29,20 @@ class PoolApi(PoolServiceServicer):
             rows = await numbers.pools(connection, after=page.after_text(), limit=page.limit)
         shown, token = page.cut(rows, lambda row: (row.name,))
         return pb.ListPoolsResponse(pools=[pool_message(row) for row in shown], next_page_token=token)
+
+    async def GrowPool(self, request: pb.GrowPoolRequest, context: Any) -> pb.Pool:
+        if request.last < request.first:
+            raise InvalidArgument("RANGE_INVALID", "must not be less than first", field="last")
+        async with self.db.transaction(purpose="grow a pool") as connection:
+            row = await numbers.grow(
+                connection,
+                request.id,
+                request.first,
+                request.last,
+                on_request=request.on_request,
+                actor=current_caller().label,
+            )
+        return pool_message(row)
 
     async def AcquireNumber(self, request: pb.AcquireNumberRequest, context: Any) -> pb.PoolNumber:
         owner = owner_of(request.owner, field="owner", required=True)

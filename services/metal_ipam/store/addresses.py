@@ -16,7 +16,8 @@ NOBODY = Owner()
 
 _SELECT = """
     SELECT i.addr, i.namespace_id, i.prefix_id, i.project_id, i.owner_kind, i.owner_id, i.kind, i.name, i.description,
-           i.labels, i.version, i.created_at, i.request_id, p.cidr, p.network_id
+           i.labels, i.version, i.created_at, i.request_id, p.cidr, coalesce(p.network_id, '') AS network_id,
+           (SELECT s.name FROM namespace s WHERE s.id = i.namespace_id) AS namespace
     FROM ip i JOIN prefix p ON p.id = i.prefix_id
 """
 
@@ -218,6 +219,23 @@ async def by_requests(connection: Connection, request_ids: Sequence[str]) -> tup
     return {row["request_id"]: (_ip(row), row["request_hash"]) for row in rows}, bool(spent)
 
 
+async def hold(connection: Connection, ip: Ip) -> bool:
+    """Whether the address is still held as `ip` was read, and nobody got it since; it stays so until the transaction
+    ends, because addresses are taken and given back under the lock of their prefix."""
+    await connection.execute(
+        """SELECT FROM prefix WHERE id = (SELECT prefix_id FROM ip WHERE namespace_id = $1 AND addr = $2)
+           FOR NO KEY UPDATE""",
+        *(ip.namespace_id, ip.address),
+    )
+    # A statement of its own: this one sees what was committed while the one before waited.
+    held: bool = await connection.fetchval(
+        """SELECT EXISTS (SELECT FROM ip WHERE namespace_id = $1 AND addr = $2 AND project_id = $3 AND created_at = $4
+                                            AND state <> 'quarantine')""",
+        *(ip.namespace_id, ip.address, ip.project, ip.create_time),
+    )
+    return held
+
+
 async def release(connection: Connection, ips: Sequence[Ip], *, actor: str, owner: Owner | None = None) -> list[str]:
     """Release addresses; per address `ok`, `unknown`, `foreign` or `moved`. `owner`: what all must belong to."""
     rows = await connection.fetch(
@@ -231,14 +249,17 @@ async def release(connection: Connection, ips: Sequence[Ip], *, actor: str, owne
     return [row["outcome"] for row in rows]
 
 
-async def find(connection: Connection, address: Address, network: str) -> list[Ip]:
-    """The address in use, in the network or (empty) in each namespace."""
+async def find(
+    connection: Connection, address: Address, network: str, namespace: str = "", *, limit: int | None = 2
+) -> list[Ip]:
+    """The address in use, in the network and the namespace or (empty) in any."""
     rows = await connection.fetch(
         f"""{_SELECT}
             JOIN namespace n ON n.id = i.namespace_id
             WHERE i.addr = $1 AND i.state <> 'quarantine' AND ($2 = '' OR p.network_id = $2)
-            ORDER BY n.id LIMIT 2""",
-        *(address, network),
+              AND ($3 = '' OR n.name = $3)
+            ORDER BY n.id LIMIT $4""",
+        *(address, network, namespace, limit),
     )
     return [_ip(row) for row in rows]
 
@@ -377,4 +398,5 @@ def _ip(row: Any) -> Ip:
         labels=row["labels"],
         version=row["version"],
         create_time=row["created_at"],
+        namespace=row["namespace"],
     )

@@ -11,6 +11,8 @@ from metal_ipam.addresses import Owner
 
 VRF_POOL = "vrf"
 ASN_POOL = "asn"
+# A VRF number is the VNI too, which has 24 bits (RFC 7348).
+_LAST = {VRF_POOL: 2**24 - 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,30 @@ async def ensure(connection: Connection, name: str, *, base: int, lo: int, hi: i
     start = lo if top is None else top + 1
     if start <= hi:
         await connection.execute("SELECT pool_grow($1, $2, $3, true, $4)", pool["id"], start, hi, actor)
+
+
+async def grow(connection: Connection, pool: str, first: int, last: int, *, on_request: bool, actor: str) -> PoolRow:
+    """Add the numbers to the pool, base included.
+
+    Raises:
+        NotFound: POOL_NOT_FOUND. AlreadyExists: NUMBERS_IN_POOL.
+        OutOfRange: NUMBER_OUTSIDE_POOL, below the base or above what a VNI can be.
+    """
+    known = await connection.fetchrow("SELECT id, base FROM id_pool WHERE name = $1", pool)
+    if known is None:
+        raise NotFound("POOL_NOT_FOUND", f"there is no pool {pool}", field="id")
+    base: int = known["base"]
+    if first < base:
+        raise OutOfRange("NUMBER_OUTSIDE_POOL", f"numbers of pool {pool} begin at {base}", field="first")
+    if last > (most := _LAST.get(pool, last)):
+        raise OutOfRange("NUMBER_OUTSIDE_POOL", f"numbers of pool {pool} end at {most}", field="last")
+    outcome = await connection.fetchval(
+        "SELECT pool_grow($1, $2, $3, $4, $5)", known["id"], first - base, last - base, not on_request, actor
+    )
+    if outcome != "ok":
+        raise AlreadyExists("NUMBERS_IN_POOL", f"pool {pool} has some of {first} to {last} already", field="first")
+    [row] = await pools(connection, after="", limit=1, name=pool)
+    return row
 
 
 async def acquire(
@@ -99,13 +125,13 @@ async def release(connection: Connection, owner: Owner, *, pool: str = "", actor
     return count
 
 
-async def pools(connection: Connection, *, after: str, limit: int) -> list[PoolRow]:
-    """Pools by name."""
+async def pools(connection: Connection, *, after: str, limit: int, name: str = "") -> list[PoolRow]:
+    """Pools by name; only the one of this name when it is given."""
     rows = await connection.fetch(
         """SELECT p.name, p.base + min(r.lo) AS min, p.base + max(r.hi) AS max, p.used, p.size
            FROM id_pool p JOIN id_range r ON r.pool_id = p.id
-           WHERE p.name > $1 GROUP BY p.id ORDER BY p.name LIMIT $2""",
-        *(after, limit),
+           WHERE p.name > $1 AND ($3 = '' OR p.name = $3) GROUP BY p.id ORDER BY p.name LIMIT $2""",
+        *(after, limit, name),
     )
     return [PoolRow(**dict(row)) for row in rows]
 

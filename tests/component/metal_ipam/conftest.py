@@ -14,8 +14,9 @@ from metal_kit.errors import Unauthenticated
 from metal_kit.identity import service_id
 from metal_kit.runtime import RunningService
 from metalplane.common.v1.access_pb2 import PlaneRole, Role
-from metalplane.ipam.v1 import ip_pb2, network_pb2, prefix_pb2
+from metalplane.ipam.v1 import ip_pb2, namespace_pb2, network_pb2, prefix_pb2
 from metalplane.ipam.v1.ip_pb2_grpc import IpServiceStub
+from metalplane.ipam.v1.namespace_pb2_grpc import NamespaceServiceStub
 from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceStub
 from metalplane.ipam.v1.pool_pb2_grpc import PoolServiceStub
 from metalplane.ipam.v1.prefix_pb2_grpc import PrefixServiceStub
@@ -76,6 +77,52 @@ class Ipam:
 
     def quotas(self, token: str = OPERATOR) -> Any:
         return self.make_stub(self.replicas[0], QuotaServiceStub, token=token)
+
+    def namespaces(self, token: str = OPERATOR) -> Any:
+        return self.make_stub(self.replicas[0], NamespaceServiceStub, token=token)
+
+    async def namespace(self, name: str, project: str = "") -> str:
+        """A namespace of this name."""
+        wanted = namespace_pb2.Namespace(id=name, project=project)
+        await self.namespaces().CreateNamespace(namespace_pb2.CreateNamespaceRequest(namespace=wanted))
+        return name
+
+    async def prefix(self, cidr: str, namespace: str = "", **fields: Any) -> prefix_pb2.Prefix:
+        """A root prefix on its own, a leaf unless told otherwise."""
+        request = prefix_pb2.CreatePrefixRequest(request_id=fields.pop("request_id", ""))
+        request.prefix.CopyFrom(prefix_pb2.Prefix(cidr=cidr, namespace=namespace, **fields))
+        answer: prefix_pb2.Prefix = await self.prefixes().CreatePrefix(request)
+        return answer
+
+    async def container(self, cidr: str, namespace: str = "", **fields: Any) -> prefix_pb2.Prefix:
+        """A root prefix on its own that children are cut from."""
+        return await self.prefix(cidr, namespace, kind=prefix_pb2.PREFIX_KIND_CONTAINER, **fields)
+
+    async def cut(self, parent: str, length: int = 0, namespace: str = "", **fields: Any) -> prefix_pb2.Prefix:
+        """A child of a container."""
+        request = prefix_pb2.AcquireChildPrefixRequest(parent=parent, length=length, namespace=namespace, **fields)
+        answer: prefix_pb2.Prefix = await self.prefixes().AcquireChildPrefix(request)
+        return answer
+
+    async def get_prefix(self, cidr: str, namespace: str = "") -> prefix_pb2.Prefix:
+        request = prefix_pb2.GetPrefixRequest(cidr=cidr, namespace=namespace)
+        answer: prefix_pb2.Prefix = await self.prefixes().GetPrefix(request)
+        return answer
+
+    async def list_prefixes(self, **filters: Any) -> list[str]:
+        answer = await self.prefixes().ListPrefixes(prefix_pb2.ListPrefixesRequest(page_size=500, **filters))
+        return [each.cidr for each in answer.prefixes]
+
+    async def drop(self, cidr: str, namespace: str = "") -> None:
+        await self.prefixes().DeletePrefix(prefix_pb2.DeletePrefixRequest(cidr=cidr, namespace=namespace))
+
+    async def take(self, prefix: str, namespace: str = "", *, count: int = 1, **wish: Any) -> list[str]:
+        """Addresses of a prefix on its own, for PROJECT, by the operator."""
+        wanted = ip_pb2.IpWish(prefix=prefix, namespace=namespace, count=count, **wish)
+        return [ip.address for ip in await self.acquire(wanted, stub=self.ips(OPERATOR))]
+
+    async def give_back(self, address: str, namespace: str = "") -> None:
+        await self.ips(OPERATOR).ReleaseIp(ip_pb2.ReleaseIpRequest(address=address, namespace=namespace))
 
     async def add_replica(self) -> None:
         self.replicas.append(await self.start_replica())

@@ -137,6 +137,7 @@ class Ip(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The address without a mask."""
     network: _builtins.str
@@ -153,6 +154,8 @@ class Ip(_message.Message):
     """Free text for people."""
     etag: _builtins.str
     """Version of the address."""
+    namespace: _builtins.str
+    """Namespace of the prefix. Output only."""
     @_builtins.property
     def owner(self) -> Global___Owner:
         """Who uses it; not set when only the project holds it."""
@@ -179,10 +182,11 @@ class Ip(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "network", b"network", "owner", b"owner", "prefix", b"prefix", "project", b"project", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "namespace", b"namespace", "network", b"network", "owner", b"owner", "prefix", b"prefix", "project", b"project", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,14 +274,23 @@ class IpWish(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    FROM_RESERVED_FIELD_NUMBER: _builtins.int
     network: _builtins.str
-    """Network."""
+    """Network; or else `prefix`."""
     address: _builtins.str
     """This very address; excludes family and count."""
     family: _condition_pb2.AddressFamily.ValueType
     """Address family; unspecified takes one address in each family that the network has."""
     count: _builtins.int
     """How many in the family; 0 means one, at most 1024."""
+    prefix: _builtins.str
+    """Prefix that belongs to no network, canonical CIDR: for the plane, and for the project of its namespace."""
+    namespace: _builtins.str
+    """Namespace of `prefix`; empty for `default`."""
+    from_reserved: _builtins.bool
+    """The address may lie in a reserved range. Needs `address`; for the plane, and for the project of the namespace."""
     def __init__(
         self,
         *,
@@ -285,10 +298,13 @@ class IpWish(_message.Message):
         address: _builtins.str = ...,
         family: _condition_pb2.AddressFamily.ValueType = ...,
         count: _builtins.int = ...,
+        prefix: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        from_reserved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "count", b"count", "family", b"family", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "count", b"count", "family", b"family", "from_reserved", b"from_reserved", "namespace", b"namespace", "network", b"network", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -618,19 +634,23 @@ class GetIpRequest(_message.Message):
 
     ADDRESS_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The address."""
     network: _builtins.str
     """Network; may be left out where the address exists once."""
+    namespace: _builtins.str
+    """Namespace; may be left out where the address exists once."""
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
         network: _builtins.str = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "namespace", b"namespace", "network", b"network"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -744,19 +764,23 @@ class ReleaseIpRequest(_message.Message):
 
     ADDRESS_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The address."""
     network: _builtins.str
     """Network; may be left out where the address exists once."""
+    namespace: _builtins.str
+    """Namespace; may be left out where the address exists once."""
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
         network: _builtins.str = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "namespace", b"namespace", "network", b"network"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

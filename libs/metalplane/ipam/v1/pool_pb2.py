@@ -27,7 +27,7 @@ from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_
 from metalplane.ipam.v1 import ip_pb2 as metalplane_dot_ipam_dot_v1_dot_ip__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmetalplane/ipam/v1/pool.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!metalplane/common/v1/access.proto\x1a\x1bmetalplane/ipam/v1/ip.proto\"H\n\x04Pool\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\x03\x12\x0b\n\x03max\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x0c\n\x04\x66ree\x18\x05 \x01(\x03\"T\n\nPoolNumber\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\"L\n\x10ListPoolsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"U\n\x11ListPoolsResponse\x12\'\n\x05pools\x18\x01 \x03(\x0b\x32\x18.metalplane.ipam.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x14\x41\x63quireNumberRequest\x12\x17\n\x04pool\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x30\n\x05owner\x18\x02 \x01(\x0b\x32\x19.metalplane.ipam.v1.OwnerB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x06number\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"k\n\x16ListPoolNumbersRequest\x12\x17\n\x04pool\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"c\n\x17ListPoolNumbersResponse\x12/\n\x07numbers\x18\x01 \x03(\x0b\x32\x1e.metalplane.ipam.v1.PoolNumber\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd6\x02\n\x0bPoolService\x12\x62\n\tListPools\x12$.metalplane.ipam.v1.ListPoolsRequest\x1a%.metalplane.ipam.v1.ListPoolsResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x12m\n\rAcquireNumber\x12(.metalplane.ipam.v1.AcquireNumberRequest\x1a\x1e.metalplane.ipam.v1.PoolNumber\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12t\n\x0fListPoolNumbers\x12*.metalplane.ipam.v1.ListPoolNumbersRequest\x1a+.metalplane.ipam.v1.ListPoolNumbersResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmetalplane/ipam/v1/pool.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!metalplane/common/v1/access.proto\x1a\x1bmetalplane/ipam/v1/ip.proto\"H\n\x04Pool\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\x03\x12\x0b\n\x03max\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x0c\n\x04\x66ree\x18\x05 \x01(\x03\"T\n\nPoolNumber\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12(\n\x05owner\x18\x03 \x01(\x0b\x32\x19.metalplane.ipam.v1.Owner\"L\n\x10ListPoolsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"U\n\x11ListPoolsResponse\x12\'\n\x05pools\x18\x01 \x03(\x0b\x32\x18.metalplane.ipam.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x14\x41\x63quireNumberRequest\x12\x17\n\x04pool\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x30\n\x05owner\x18\x02 \x01(\x0b\x32\x19.metalplane.ipam.v1.OwnerB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x06number\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"w\n\x0fGrowPoolRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1c\n\x05\x66irst\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\xfe\xff\xff\xff\x0f(\x01\x12\x1b\n\x04last\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\xfe\xff\xff\xff\x0f(\x01\x12\x12\n\non_request\x18\x04 \x01(\x08\"k\n\x16ListPoolNumbersRequest\x12\x17\n\x04pool\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"c\n\x17ListPoolNumbersResponse\x12/\n\x07numbers\x18\x01 \x03(\x0b\x32\x1e.metalplane.ipam.v1.PoolNumber\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xab\x03\n\x0bPoolService\x12\x62\n\tListPools\x12$.metalplane.ipam.v1.ListPoolsRequest\x1a%.metalplane.ipam.v1.ListPoolsResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x12m\n\rAcquireNumber\x12(.metalplane.ipam.v1.AcquireNumberRequest\x1a\x1e.metalplane.ipam.v1.PoolNumber\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12S\n\x08GrowPool\x12#.metalplane.ipam.v1.GrowPoolRequest\x1a\x18.metalplane.ipam.v1.Pool\"\x08\x8a\xb5\x18\x04 \x02P\x02\x12t\n\x0fListPoolNumbers\x12*.metalplane.ipam.v1.ListPoolNumbersRequest\x1a+.metalplane.ipam.v1.ListPoolNumbersResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACQUIRENUMBERREQUEST'].fields_by_name['owner']._serialized_options = b'\272H\003\310\001\001'
   _globals['_ACQUIRENUMBERREQUEST'].fields_by_name['number']._loaded_options = None
   _globals['_ACQUIRENUMBERREQUEST'].fields_by_name['number']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_GROWPOOLREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_GROWPOOLREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\020\001\030?'
+  _globals['_GROWPOOLREQUEST'].fields_by_name['first']._loaded_options = None
+  _globals['_GROWPOOLREQUEST'].fields_by_name['first']._serialized_options = b'\272H\n\"\010\030\376\377\377\377\017(\001'
+  _globals['_GROWPOOLREQUEST'].fields_by_name['last']._loaded_options = None
+  _globals['_GROWPOOLREQUEST'].fields_by_name['last']._serialized_options = b'\272H\n\"\010\030\376\377\377\377\017(\001'
   _globals['_LISTPOOLNUMBERSREQUEST'].fields_by_name['pool']._loaded_options = None
   _globals['_LISTPOOLNUMBERSREQUEST'].fields_by_name['pool']._serialized_options = b'\272H\006r\004\020\001\030?'
   _globals['_LISTPOOLNUMBERSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -54,6 +60,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POOLSERVICE'].methods_by_name['ListPools']._serialized_options = b'\212\265\030\004 \001P\001'
   _globals['_POOLSERVICE'].methods_by_name['AcquireNumber']._loaded_options = None
   _globals['_POOLSERVICE'].methods_by_name['AcquireNumber']._serialized_options = b'\212\265\030\016*\nallocationP\002'
+  _globals['_POOLSERVICE'].methods_by_name['GrowPool']._loaded_options = None
+  _globals['_POOLSERVICE'].methods_by_name['GrowPool']._serialized_options = b'\212\265\030\004 \002P\002'
   _globals['_POOLSERVICE'].methods_by_name['ListPoolNumbers']._loaded_options = None
   _globals['_POOLSERVICE'].methods_by_name['ListPoolNumbers']._serialized_options = b'\212\265\030\004 \001P\001'
   _globals['_POOL']._serialized_start=146
@@ -66,10 +74,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPOOLSRESPONSE']._serialized_end=469
   _globals['_ACQUIRENUMBERREQUEST']._serialized_start=471
   _globals['_ACQUIRENUMBERREQUEST']._serialized_end=593
-  _globals['_LISTPOOLNUMBERSREQUEST']._serialized_start=595
-  _globals['_LISTPOOLNUMBERSREQUEST']._serialized_end=702
-  _globals['_LISTPOOLNUMBERSRESPONSE']._serialized_start=704
-  _globals['_LISTPOOLNUMBERSRESPONSE']._serialized_end=803
-  _globals['_POOLSERVICE']._serialized_start=806
-  _globals['_POOLSERVICE']._serialized_end=1148
+  _globals['_GROWPOOLREQUEST']._serialized_start=595
+  _globals['_GROWPOOLREQUEST']._serialized_end=714
+  _globals['_LISTPOOLNUMBERSREQUEST']._serialized_start=716
+  _globals['_LISTPOOLNUMBERSREQUEST']._serialized_end=823
+  _globals['_LISTPOOLNUMBERSRESPONSE']._serialized_start=825
+  _globals['_LISTPOOLNUMBERSRESPONSE']._serialized_end=924
+  _globals['_POOLSERVICE']._serialized_start=927
+  _globals['_POOLSERVICE']._serialized_end=1354
 # @@protoc_insertion_point(module_scope)

@@ -176,6 +176,40 @@ class AcquireNumberRequest(_message.Message):
 Global___AcquireNumberRequest: _TypeAlias = AcquireNumberRequest  # noqa: Y015
 
 @_typing.final
+class GrowPoolRequest(_message.Message):
+    """Request of GrowPool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    ON_REQUEST_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Pool."""
+    first: _builtins.int
+    """Least of the numbers, the offset included."""
+    last: _builtins.int
+    """Greatest of the numbers, the offset included; not less than `first`."""
+    on_request: _builtins.bool
+    """Hand them out only when they are asked for by their number."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+        on_request: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "id", b"id", "last", b"last", "on_request", b"on_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrowPoolRequest: _TypeAlias = GrowPoolRequest  # noqa: Y015
+
+@_typing.final
 class ListPoolNumbersRequest(_message.Message):
     """Request of ListPoolNumbers."""
 

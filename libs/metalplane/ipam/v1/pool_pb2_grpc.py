@@ -45,6 +45,11 @@ class PoolServiceStub:
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.AcquireNumberRequest.SerializeToString,
                 response_deserializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.PoolNumber.FromString,
                 _registered_method=True)
+        self.GrowPool = channel.unary_unary(
+                '/metalplane.ipam.v1.PoolService/GrowPool',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.GrowPoolRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.Pool.FromString,
+                _registered_method=True)
         self.ListPoolNumbers = channel.unary_unary(
                 '/metalplane.ipam.v1.PoolService/ListPoolNumbers',
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.ListPoolNumbersRequest.SerializeToString,
@@ -71,6 +76,14 @@ class PoolServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GrowPool(self, request, context):
+        """Adds numbers to a pool, also while it is in use. ALREADY_EXISTS when it has some of them already. What the settings
+        say of its greatest number counts from there on: pools never shrink.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPoolNumbers(self, request, context):
         """Lists the numbers of a pool that are in use, by number.
         """
@@ -90,6 +103,11 @@ def add_PoolServiceServicer_to_server(servicer, server):
                     servicer.AcquireNumber,
                     request_deserializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.AcquireNumberRequest.FromString,
                     response_serializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.PoolNumber.SerializeToString,
+            ),
+            'GrowPool': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrowPool,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.GrowPoolRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_pool__pb2.Pool.SerializeToString,
             ),
             'ListPoolNumbers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPoolNumbers,
@@ -152,6 +170,33 @@ class PoolService:
             '/metalplane.ipam.v1.PoolService/AcquireNumber',
             metalplane_dot_ipam_dot_v1_dot_pool__pb2.AcquireNumberRequest.SerializeToString,
             metalplane_dot_ipam_dot_v1_dot_pool__pb2.PoolNumber.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrowPool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PoolService/GrowPool',
+            metalplane_dot_ipam_dot_v1_dot_pool__pb2.GrowPoolRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_pool__pb2.Pool.FromString,
             options,
             channel_credentials,
             insecure,

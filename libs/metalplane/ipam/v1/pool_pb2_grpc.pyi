@@ -39,6 +39,10 @@ class PoolServiceStub:
     """Acquires a number for an owner: a specific one or the lowest free one. An owner holds one number a pool; asking
     again returns it.
     """
+    GrowPool: _grpc.UnaryUnaryMultiCallable[_pool_pb2.GrowPoolRequest, _pool_pb2.Pool]
+    """Adds numbers to a pool, also while it is in use. ALREADY_EXISTS when it has some of them already. What the settings
+    say of its greatest number counts from there on: pools never shrink.
+    """
     ListPoolNumbers: _grpc.UnaryUnaryMultiCallable[_pool_pb2.ListPoolNumbersRequest, _pool_pb2.ListPoolNumbersResponse]
     """Lists the numbers of a pool that are in use, by number."""
 
@@ -52,6 +56,10 @@ class PoolServiceAsyncStub(PoolServiceStub):
     AcquireNumber: _aio.UnaryUnaryMultiCallable[_pool_pb2.AcquireNumberRequest, _pool_pb2.PoolNumber]  # type: ignore[assignment]
     """Acquires a number for an owner: a specific one or the lowest free one. An owner holds one number a pool; asking
     again returns it.
+    """
+    GrowPool: _aio.UnaryUnaryMultiCallable[_pool_pb2.GrowPoolRequest, _pool_pb2.Pool]  # type: ignore[assignment]
+    """Adds numbers to a pool, also while it is in use. ALREADY_EXISTS when it has some of them already. What the settings
+    say of its greatest number counts from there on: pools never shrink.
     """
     ListPoolNumbers: _aio.UnaryUnaryMultiCallable[_pool_pb2.ListPoolNumbersRequest, _pool_pb2.ListPoolNumbersResponse]  # type: ignore[assignment]
     """Lists the numbers of a pool that are in use, by number."""
@@ -75,6 +83,16 @@ class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pool_pb2.PoolNumber, _abc.Awaitable[_pool_pb2.PoolNumber]]:
         """Acquires a number for an owner: a specific one or the lowest free one. An owner holds one number a pool; asking
         again returns it.
+        """
+
+    @_abc_1.abstractmethod
+    def GrowPool(
+        self,
+        request: _pool_pb2.GrowPoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.Pool, _abc.Awaitable[_pool_pb2.Pool]]:
+        """Adds numbers to a pool, also while it is in use. ALREADY_EXISTS when it has some of them already. What the settings
+        say of its greatest number counts from there on: pools never shrink.
         """
 
     @_abc_1.abstractmethod

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from metalplane.ipam.v1 import prefix_pb2 as metalplane_dot_ipam_dot_v1_dot_prefix__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -35,10 +36,70 @@ class PrefixServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.CreatePrefix = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/CreatePrefix',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.CreatePrefixRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+                _registered_method=True)
+        self.GetPrefix = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/GetPrefix',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.GetPrefixRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+                _registered_method=True)
         self.ListPrefixes = channel.unary_unary(
                 '/metalplane.ipam.v1.PrefixService/ListPrefixes',
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixesRequest.SerializeToString,
                 response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixesResponse.FromString,
+                _registered_method=True)
+        self.UpdatePrefix = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/UpdatePrefix',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.UpdatePrefixRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+                _registered_method=True)
+        self.DeletePrefix = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/DeletePrefix',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.DeletePrefixRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.AcquireChildPrefix = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/AcquireChildPrefix',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.AcquireChildPrefixRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+                _registered_method=True)
+        self.GrowPrefix = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/GrowPrefix',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.GrowPrefixRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+                _registered_method=True)
+        self.ReserveRange = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/ReserveRange',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ReserveRangeRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ReservedRange.FromString,
+                _registered_method=True)
+        self.UnreserveRange = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/UnreserveRange',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.UnreserveRangeRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ListReservedRanges = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/ListReservedRanges',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListReservedRangesRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListReservedRangesResponse.FromString,
+                _registered_method=True)
+        self.ListAddressPlaces = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/ListAddressPlaces',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListAddressPlacesRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListAddressPlacesResponse.FromString,
+                _registered_method=True)
+        self.ListPrefixOverlaps = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/ListPrefixOverlaps',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixOverlapsRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixOverlapsResponse.FromString,
+                _registered_method=True)
+        self.ListHistory = channel.unary_unary(
+                '/metalplane.ipam.v1.PrefixService/ListHistory',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListHistoryRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListHistoryResponse.FromString,
                 _registered_method=True)
         self.VerifyPrefixes = channel.unary_unary(
                 '/metalplane.ipam.v1.PrefixService/VerifyPrefixes',
@@ -51,8 +112,98 @@ class PrefixServiceServicer:
     """Prefixes.
     """
 
+    def CreatePrefix(self, request, context):
+        """Creates a root prefix of a namespace, or with `network` one of that network (as UpdateNetwork would). ALREADY_EXISTS
+        names the prefix that it overlaps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPrefix(self, request, context):
+        """Returns one prefix.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPrefixes(self, request, context):
-        """Lists prefixes with their accounts, by network and CIDR.
+        """Lists prefixes with their accounts: of one network or one parent by CIDR, otherwise by namespace and CIDR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePrefix(self, request, context):
+        """Changes labels, description, status and quarantine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePrefix(self, request, context):
+        """Deletes a prefix; a child gives its block back to its parent in the same step. FAILED_PRECONDITION while it has
+        child prefixes or addresses, naming some of them, and when it belongs to a network, which gives it back itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcquireChildPrefix(self, request, context):
+        """Cuts a child out of a container: the lowest of the smallest free blocks that fit, or the given one. The parent is
+        named, or found by its labels: of several, the oldest with room. RESOURCE_EXHAUSTED names the parents, their fill and
+        the largest free blocks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrowPrefix(self, request, context):
+        """Makes a prefix larger by the free space beside it: of its parent, or for a root of its namespace. Its addresses and
+        children stay as they are. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReserveRange(self, request, context):
+        """Sets free addresses of a leaf aside: they are handed out only when asked for by their number and as reserved ones.
+        Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnreserveRange(self, request, context):
+        """Takes a reservation back. FAILED_PRECONDITION while an address of it is in use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReservedRanges(self, request, context):
+        """Lists the reserved ranges of a prefix by address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAddressPlaces(self, request, context):
+        """Lists where an address belongs, by namespace: its longest prefix, who has it, whether it is reserved or rests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPrefixOverlaps(self, request, context):
+        """Lists root prefixes of different namespaces that overlap, the oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHistory(self, request, context):
+        """Lists what happened to an address or prefix, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,10 +219,70 @@ class PrefixServiceServicer:
 
 def add_PrefixServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreatePrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePrefix,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.CreatePrefixRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.SerializeToString,
+            ),
+            'GetPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrefix,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.GetPrefixRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.SerializeToString,
+            ),
             'ListPrefixes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPrefixes,
                     request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixesRequest.FromString,
                     response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixesResponse.SerializeToString,
+            ),
+            'UpdatePrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePrefix,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.UpdatePrefixRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.SerializeToString,
+            ),
+            'DeletePrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePrefix,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.DeletePrefixRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'AcquireChildPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcquireChildPrefix,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.AcquireChildPrefixRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.SerializeToString,
+            ),
+            'GrowPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrowPrefix,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.GrowPrefixRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.SerializeToString,
+            ),
+            'ReserveRange': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReserveRange,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ReserveRangeRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ReservedRange.SerializeToString,
+            ),
+            'UnreserveRange': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnreserveRange,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.UnreserveRangeRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ListReservedRanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReservedRanges,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListReservedRangesRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListReservedRangesResponse.SerializeToString,
+            ),
+            'ListAddressPlaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAddressPlaces,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListAddressPlacesRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListAddressPlacesResponse.SerializeToString,
+            ),
+            'ListPrefixOverlaps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrefixOverlaps,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixOverlapsRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixOverlapsResponse.SerializeToString,
+            ),
+            'ListHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHistory,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListHistoryRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListHistoryResponse.SerializeToString,
             ),
             'VerifyPrefixes': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyPrefixes,
@@ -91,6 +302,60 @@ class PrefixService:
     """
 
     @staticmethod
+    def CreatePrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/CreatePrefix',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.CreatePrefixRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/GetPrefix',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.GetPrefixRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListPrefixes(request,
             target,
             options=(),
@@ -107,6 +372,276 @@ class PrefixService:
             '/metalplane.ipam.v1.PrefixService/ListPrefixes',
             metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixesRequest.SerializeToString,
             metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/UpdatePrefix',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.UpdatePrefixRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/DeletePrefix',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.DeletePrefixRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcquireChildPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/AcquireChildPrefix',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.AcquireChildPrefixRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrowPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/GrowPrefix',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.GrowPrefixRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.Prefix.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReserveRange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/ReserveRange',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ReserveRangeRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ReservedRange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnreserveRange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/UnreserveRange',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.UnreserveRangeRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReservedRanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/ListReservedRanges',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListReservedRangesRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListReservedRangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAddressPlaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/ListAddressPlaces',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListAddressPlacesRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListAddressPlacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrefixOverlaps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/ListPrefixOverlaps',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixOverlapsRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListPrefixOverlapsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.ipam.v1.PrefixService/ListHistory',
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListHistoryRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_prefix__pb2.ListHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,7 +16,9 @@ from metalctl.commands import (
     login,
     machine,
     member,
+    namespace,
     network,
+    prefix,
     project,
     quota,
     switch,
@@ -68,7 +70,20 @@ def _assemble() -> None:
         group = groups[resource.name] = command.group(resource.help)
         reading.add(group, resource)
         app.add_typer(group, name=resource.name)
-    for module in (allocation, bmc, machine, member, network, project, quota, switch, tenant, token):
+    for module in (
+        allocation,
+        bmc,
+        machine,
+        member,
+        namespace,
+        network,
+        prefix,
+        project,
+        quota,
+        switch,
+        tenant,
+        token,
+    ):
         module.add(groups)
     command.add(app, "issues", issues.issues, "what is wrong with the plane, as its services tell it; the worst first")
     group = groups["audit"] = command.group("who did what, on every service, and whether that record is whole")

@@ -23,6 +23,8 @@ from metalplane.inventory.v1 import (
 from metalplane.ipam.v1 import (
     ip_pb2,
     ip_pb2_grpc,
+    namespace_pb2,
+    namespace_pb2_grpc,
     network_pb2,
     network_pb2_grpc,
     pool_pb2,
@@ -166,15 +168,32 @@ RESOURCES: tuple[Resource, ...] = (
         Getting("GetNetwork", network_pb2.GetNetworkRequest),
     ),
     Resource(
+        "namespace", "spaces of addresses that know nothing of each other", "ipam",
+        namespace_pb2_grpc.NamespaceServiceStub,
+        Listing(
+            "ListNamespaces", namespace_pb2.ListNamespacesRequest, "namespaces",
+            (
+                ("ID", lambda n: n.id), ("PROJECT", lambda n: n.project or "-"),
+                ("DESCRIPTION", lambda n: n.description), ("AGE", lambda n: age(n.create_time)),
+            ),
+        ),
+        Getting("GetNamespace", namespace_pb2.GetNamespaceRequest),
+    ),
+    Resource(
         "prefix", "prefixes and how full they are", "ipam", prefix_pb2_grpc.PrefixServiceStub,
         Listing(
             "ListPrefixes", prefix_pb2.ListPrefixesRequest, "prefixes",
             (
-                ("CIDR", lambda p: p.cidr), ("NETWORK", lambda p: p.network), ("SIZE", lambda p: count(p.size)),
+                ("CIDR", lambda p: p.cidr), ("NAMESPACE", lambda p: p.namespace or "default"),
+                ("NETWORK", lambda p: p.network or "-"), ("SIZE", lambda p: count(p.size)),
                 ("USED", lambda p: count(p.used)), ("RESERVED", lambda p: str(p.reserved)),
                 ("FREE", lambda p: count(p.free)), ("CHILDREN", lambda p: str(p.children)),
             ),
-            {"network": ("network", "only of this network (id or name)")},
+            {
+                "network": ("network", "only of this network (id or name)"),
+                "namespace": ("namespace", "only of this namespace"),
+                "parent": ("parent", "only what was cut from this prefix (CIDR)"),
+            },
         ),
     ),
     Resource(

@@ -48,16 +48,19 @@ def test_every_command_has_help_that_names_its_arguments_and_options(call: Any, 
 def test_the_whole_tree_is_there() -> None:
     groups = {path[0] for path in LEAVES if len(path) > 1}
     assert groups == {
-        "tenant", "project", "token", "partition", "machine", "size", "image", "layout", "network", "prefix", "ip",
-        "pool", "quota", "allocation", "switch", "cable", "bmc", "command", "audit",
+        "tenant", "project", "token", "partition", "machine", "size", "image", "layout", "namespace", "network",
+        "prefix", "ip", "pool", "quota", "allocation", "switch", "cable", "bmc", "command", "audit",
     }  # fmt: skip
     assert all((group, "list") in TREE for group in groups)
-    assert {group for group in groups if (group, "get") not in TREE} == {"token", "prefix", "pool", "cable", "audit"}
+    assert {group for group in groups if (group, "get") not in TREE} == {"token", "pool", "cable", "audit"}
     assert {path for path in LEAVES if path[-1] not in {"list", "get"}} == {
         ("login",), ("logout",), ("whoami",), ("issues",),
         ("tenant", "create"), ("tenant", "delete"), ("project", "create"), ("project", "delete"),
-        ("network", "create"), ("network", "delete"), ("quota", "set"), ("token", "create"), ("token", "revoke"),
-        ("machine", "power"),
+        ("namespace", "create"), ("namespace", "delete"), ("namespace", "dump"), ("namespace", "load"),
+        ("prefix", "create"), ("prefix", "child"), ("prefix", "grow"), ("prefix", "delete"), ("prefix", "reserve"),
+        ("prefix", "unreserve"), ("prefix", "reserved"), ("prefix", "lookup"), ("prefix", "history"),
+        ("prefix", "overlaps"), ("network", "create"), ("network", "delete"), ("quota", "set"), ("token", "create"),
+        ("token", "revoke"), ("machine", "power"),
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
         ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"),
         ("bmc", "keys"), ("bmc", "reseal"), ("audit", "verify"),

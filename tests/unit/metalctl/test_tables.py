@@ -17,7 +17,7 @@ from metalplane.allocation.v1 import allocation_pb2
 from metalplane.bmc.v1 import bmc_pb2
 from metalplane.fabric.v1 import cabling_pb2, switch_pb2
 from metalplane.inventory.v1 import image_pb2, layout_pb2, machine_pb2, partition_pb2, size_pb2
-from metalplane.ipam.v1 import ip_pb2, network_pb2, pool_pb2, prefix_pb2, quota_pb2
+from metalplane.ipam.v1 import ip_pb2, namespace_pb2, network_pb2, pool_pb2, prefix_pb2, quota_pb2
 from metalplane.tenancy.v1 import project_pb2, tenant_pb2, token_pb2
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -72,9 +72,13 @@ MESSAGES: dict[str, list[Message]] = {
         ),
         network_pb2.Network(id="internet", type=network_pb2.NETWORK_TYPE_EXTERNAL),
     ],
+    "namespace": [
+        namespace_pb2.Namespace(id="two words", project=A, description="a lab", create_time=ago(days=1)),
+        namespace_pb2.Namespace(id="default", create_time=ago(days=2)),
+    ],
     "prefix": [
         prefix_pb2.Prefix(cidr="10.0.0.0/22", network=A, size=1024, used=3, reserved=2, free=1019, children=1),
-        prefix_pb2.Prefix(cidr="2001:db8::/48", network=A, size=2**63 - 1, free=2**63 - 1),
+        prefix_pb2.Prefix(cidr="2001:db8::/48", namespace="two words", size=2**63 - 1, free=2**63 - 1),
     ],
     "ip": [
         ip_pb2.Ip(address="10.0.0.1", network=A, name="web", type=ip_pb2.IP_TYPE_EPHEMERAL, project=B,

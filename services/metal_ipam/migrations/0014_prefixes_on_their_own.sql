@@ -19,6 +19,10 @@ CREATE INDEX prefix_parent ON prefix (parent_id, cidr) WHERE parent_id IS NOT NU
 CREATE INDEX prefix_labels ON prefix USING gin (labels jsonb_path_ops) WHERE kind = 'container';
 -- Which namespaces know of an address, and which roots overlap over namespaces.
 CREATE INDEX prefix_roots ON prefix USING gist (cidr inet_ops) WHERE parent_id IS NULL;
+CREATE INDEX prefix_root_order ON prefix (id) WHERE parent_id IS NULL;
+
+-- For the foreign key, when a namespace is deleted.
+CREATE INDEX network_namespace ON network (namespace_id);
 
 -- As before, but a prefix in the way may belong to no network.
 CREATE OR REPLACE FUNCTION create_root(

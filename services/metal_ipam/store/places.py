@@ -54,9 +54,11 @@ async def of_address(
                         {"AND namespace_id = $4" if namespace_id is not None else ""}
                   ORDER BY namespace_id LIMIT $3) AS home
             CROSS JOIN LATERAL (
-                SELECT p.id, p.cidr FROM generate_series(width($1), 0, -1) AS l
-                JOIN prefix p ON p.namespace_id = home.namespace_id AND p.cidr = network(set_masklen($1, l))
-                ORDER BY l DESC LIMIT 1) AS p
+                SELECT p.id, p.cidr FROM prefix p
+                WHERE p.namespace_id = home.namespace_id
+                  AND p.cidr = ANY (ARRAY(SELECT network(set_masklen($1, l)) FROM generate_series(0, width($1)) AS l))
+                -- Of prefixes within each other the longest is the last in this order.
+                ORDER BY p.namespace_id DESC, p.cidr DESC LIMIT 1) AS p
             LEFT JOIN ip i ON i.namespace_id = home.namespace_id AND i.addr = $1
             LEFT JOIN LATERAL (
                 SELECT * FROM (SELECT * FROM reserved_range r WHERE r.prefix_id = p.id AND r.hi >= $1

@@ -20,8 +20,9 @@ DEFAULT_NAMESPACE = 1
 _SELECT = """
     SELECT p.id, p.namespace_id, p.network_id, p.cidr, p.kind, p.size, p.used, p.quarantined, p.reserved, p.children,
            p.child_used, p.status, p.labels, p.description, p.all_usable, p.quarantine, p.version, p.created_at,
-           q.cidr AS parent_cidr, (SELECT n.name FROM namespace n WHERE n.id = p.namespace_id) AS namespace
-    FROM prefix p LEFT JOIN prefix q ON q.id = p.parent_id
+           (SELECT q.cidr FROM prefix q WHERE q.id = p.parent_id) AS parent_cidr,
+           (SELECT n.name FROM namespace n WHERE n.id = p.namespace_id) AS namespace
+    FROM prefix p
 """
 _LEAF = """
     SELECT p.id, p.network_id, p.cidr, p.namespace_id, p.used, p.size, p.kind, n.name AS namespace,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
-from metal_ipam.addresses import Owner
+from metal_ipam.addresses import Owner, Wish
 from metal_ipam.networks import NetworkType
-from metal_ipam.store import addresses, networks, numbers, owners, prefixes
+from metal_ipam.store import addresses, dumps, namespaces, networks, numbers, owners, places, prefixes, ranges
 from metal_kit.db import Connection
 from metal_lab.servers import Postgres
 from plans import Call, Plans, measured
@@ -32,6 +33,7 @@ FILL = (
     "SELECT create_root(1, 'n00001', '11.0.0.0/16', 'leaf', false, '0', '')",
     "SELECT create_root(1, 'n00002', '12.0.0.0/16', 'leaf', false, '0', '')",
     "SELECT create_root(1, 'n00004', '13.0.0.0/16', 'leaf', false, '1 hour', '')",
+    "UPDATE prefix SET labels = '{\"use\": \"racks\"}' WHERE cidr = '10.0.0.0/8'",
     """
     INSERT INTO prefix (namespace_id, network_id, parent_id, cidr, kind)
     SELECT 1, 'n' || lpad(n::text, 5, '0'), (SELECT id FROM prefix WHERE cidr = '10.0.0.0/8'),
@@ -61,6 +63,11 @@ FILL = (
         now() + CASE WHEN n % 1000 = 0 THEN '-1 h' ELSE '1 h' END::interval FROM generate_series(1, 20000) AS n
     """,
     "UPDATE prefix SET used = 20000, quarantined = 20000 WHERE cidr = '13.0.0.0/16'",
+    # A thousand other namespaces, each with one root of the same CIDR; and what happened to 20,000 addresses.
+    "INSERT INTO namespace (name) SELECT 's' || n FROM generate_series(1, 1000) AS n UNION ALL SELECT 'empty'",
+    "SELECT create_root(id, NULL, '172.16.0.0/24', 'leaf', false, '0', '') FROM namespace WHERE name ~ '^s[0-9]'",
+    "INSERT INTO history (actor, operation, namespace_id, object) "
+    "SELECT 'x', 'acquire', 1, '11.0.0.0'::inet + n FROM generate_series(1, 20000) AS n",
     "INSERT INTO spent_request SELECT 't' || n, now() - n * interval '1 min' FROM generate_series(1, 20000) AS n",
     "INSERT INTO released_owner SELECT 'allocation', 'c' || n, now() - n * interval '1 min' "
     "FROM generate_series(1, 20000) AS n",
@@ -119,6 +126,53 @@ async def test_networks_and_prefixes_are_read_by_page(plans: Plans) -> None:
                 prefixes.ids, network=network, after=10000 if after else 0, limit=51
             )
     await plans.check(cases)
+
+
+async def test_prefixes_are_found_at_once_among_many_namespaces(plans: Plans) -> None:
+    async with plans.db.connection() as conn:
+        space = await conn.fetchval("SELECT id FROM namespace WHERE name = 's500'")
+        parent = await conn.fetchval("SELECT id FROM prefix WHERE cidr = '10.0.0.0/8' AND namespace_id = 1")
+    held, cidr = IPv4Address("11.0.0.7"), IPv4Network("10.39.16.0/24")
+    cases: dict[str, Call] = {}
+    for namespace_id in (1, space):
+        for place, after in (("first", None), ("later", (namespace_id, "10.39.16.0/24"))):
+            cases[f"of namespace {namespace_id}, {place} page"] = partial(
+                prefixes.page, namespace_id=namespace_id, after=after, limit=51
+            )
+    await plans.check(
+        cases
+        | {
+            "children, first page": partial(prefixes.page, parent_id=parent, after=None, limit=51),
+            "children, later page": partial(prefixes.page, parent_id=parent, after=(1, "10.39.16.0/24"), limit=51),
+            "one": partial(prefixes.get, namespace_id=1, cidr=cidr, lock=True),
+            "of one place": partial(prefixes.at, places=[(1, cidr), (space, IPv4Network("172.16.0.0/24"))]),
+            "labelled": partial(prefixes.labelled, namespace_id=1, selector={"use": "racks"}, family=4, limit=100),
+            "lone leaf": partial(
+                prefixes.lone_leaf, wish=Wish("", prefix=IPv4Network("172.16.0.0/24"), namespace="s500")
+            ),
+            "namespace": partial(namespaces.get, name="s500"),
+            "namespaces": partial(namespaces.page, after="s3", limit=51),
+            "empty namespace": partial(namespaces.delete, name="empty"),
+            "any prefix": partial(dumps.has_prefixes, namespace_id=space),
+            "dump": partial(dumps.lines, namespace_id=space, limit=1000),
+            "places": partial(places.of_address, address=held, namespace_id=None, after=0, limit=51),
+            "places in one namespace": partial(places.of_address, address=held, namespace_id=1, after=0, limit=51),
+            "history": partial(places.history, namespace_id=1, thing=held, as_of=None, before=None, limit=51),
+            "later history": partial(
+                places.history, namespace_id=1, thing=held, as_of=datetime.now(UTC), before=10**6, limit=51
+            ),
+            "what holds a prefix": partial(ranges.in_the_way, prefix_id=parent, children=True),
+            "what holds a given child": partial(ranges.children_overlapping, prefix_id=parent, cidr=cidr),
+        }
+    )
+
+
+async def test_a_page_of_overlaps_reads_what_overlaps_and_not_all_prefixes(plans: Plans) -> None:
+    """A thousand namespaces have the same root: the partners of one root are sorted, and those of one more."""
+    for after in ((0, 0), (20_500, 20_700)):
+        page = partial(places.overlaps, after=after, limit=51)
+        _, cost = await plans.cost(page), await plans.cost(page)
+        assert cost.rows <= 2 * 1000 + 500, cost
 
 
 async def test_addresses_are_read_by_page(plans: Plans) -> None:

@@ -164,7 +164,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def ipam(*, profile: Path | None = None, channels: int = 2) -> AsyncIterator[Bench]:
+async def ipam(*, profile: Path | None = None, without_audit: bool = False, channels: int = 2) -> AsyncIterator[Bench]:
     """The service, running."""
     directory = _make_directory()
     async with AsyncExitStack() as stack:
@@ -178,6 +178,7 @@ async def ipam(*, profile: Path | None = None, channels: int = 2) -> AsyncIterat
             "tls": {name: [str(each.ca), str(each.cert), str(each.key)] for name, each in tls.items()},
             "log": str(directory / "log"),
             "profile": str(profile) if profile else "",
+            "without_audit": without_audit,
             "ipam": {"database_url": postgres.url, "limit_users": NO_LIMIT},
         }
         (directory / "settings.json").write_text(json.dumps(settings))

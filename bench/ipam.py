@@ -236,6 +236,15 @@ QUESTIONS: dict[str, Question] = {
 }  # fmt: skip
 
 
+async def audit_share(quick: bool) -> list[Answer]:
+    """What the audit log takes of single calls: the same load on a server that drops its entries."""
+    async with ipam(without_audit=True) as bench:
+        network = [await bench.external("plain", "10.0.0.0/16", vrf=1)]
+        seconds = 0.5 if quick else 2.5
+        load = calm([await bench.load(AT_ONCE, seconds, mixed(bench, network, Doubles())) for _ in range(2)])
+    return [rate(f"without the audit log: acquire and release, one prefix, {AT_ONCE} at once", load, "calls/s")]
+
+
 async def measure(quick: bool, only: Sequence[str], profile: Path | None) -> list[Answer]:
     """The questions, on one plane."""
     answers: list[Answer] = []
@@ -246,6 +255,8 @@ async def measure(quick: bool, only: Sequence[str], profile: Path | None) -> lis
                 for answer in await question(bench, quick, doubles):
                     print(answer.line(), file=sys.stderr, flush=True)
                     answers.append(answer)
+        if not only or "audit" in only:
+            answers += await audit_share(quick)
         answers.append(Answer("addresses given twice", doubles.count, "addresses", "= 0"))
         if "million" not in (only or QUESTIONS) or quick:
             answers.append(Answer("findings of VerifyPrefixes", await bench.verify(), "findings", "= 0"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 
 import asyncpg
 from metal_kit.db import Connection, Database
@@ -121,6 +122,40 @@ class Acquisition:
                 continue
             return [_ip(call, unit, result, leaves) for unit, result in zip(units, results, strict=True)]
         raise Aborted("CONCURRENT_CHANGE", "other calls were faster each time; try again")
+
+    async def acquire_alike(self, call: Call) -> tuple[Ip, list[str]] | None:
+        """Several addresses that may be any of one prefix: one of them, and all as text, which is less work than so
+        many objects that differ in nothing else.
+
+        None: `acquire` must tell, be it that the prefix has not enough, or that the request came before. Raises
+        NotFound or FailedPrecondition as `acquire` does.
+        """
+        [wish, *others] = call.wishes
+        if others or wish.prefix is not None or wish.address is not None or wish.count < 2 or owners.ends(call.owner):
+            return None
+        known = await self.known.get(wish.network)
+        if known is None:
+            return None
+        _check_networks(call, {wish.network: known.network})
+        families = {unit.family for unit in expand(call.wishes, {wish.network: known.network})}
+        home = next((leaf for leaf in known.leaves if {leaf.cidr.version} == families), None)
+        if home is None or self.known.is_full(known, home):
+            return None
+        request = f"{call.project}/{call.request_id}" if call.request_id else None
+        try:
+            async with self._db.connection() as connection:
+                if await quotas.limited(connection, [call.project]):
+                    return None
+                outcome, texts, time = await addresses.acquire_many(
+                    connection, home.id, wish.count, call.entry(0), request
+                )
+        except asyncpg.UniqueViolationError:  # A twin of this request is just faster.
+            return None
+        if outcome == "gone":
+            self.known.forget(wish.network)
+        if outcome != "ok":
+            return None
+        return _ip_of(call, home, Acquired(outcome, ip_address(texts[0]), time)), texts
 
     async def release(self, ip: Ip, *, actor: str) -> None:
         """Release an address that nobody uses, as it was read: not if somebody got it since.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,21 +48,21 @@ class IpApi(IpServiceServicer):
         owner = owner_of(request.owner, field="owner")
         if owner and not caller.is_service:
             raise PermissionDenied("OWNER_NOT_ALLOWED", "only services acquire for an owner; leave it out")
-        ips = await self.acquisition.acquire(
-            Call(
-                project=request.project,
-                wishes=[wish_of(wish, index) for index, wish in enumerate(request.wishes)],
-                owner=owner,
-                type=ip_type_of(request.type),
-                name=request.name,
-                labels=dict(request.labels),
-                request_id=request.request_id,
-                request_hash=_hash(request) if request.request_id else "",
-                plane=caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR),
-                actor=caller.label,
-            )
+        call = Call(
+            project=request.project,
+            wishes=[wish_of(wish, index) for index, wish in enumerate(request.wishes)],
+            owner=owner,
+            type=ip_type_of(request.type),
+            name=request.name,
+            labels=dict(request.labels),
+            request_id=request.request_id,
+            request_hash=_hash(request) if request.request_id else "",
+            plane=caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR),
+            actor=caller.label,
         )
-        return pb.AcquireIpsResponse(ips=[ip_message(ip) for ip in ips])
+        if (alike := await self.acquisition.acquire_alike(call)) is not None:
+            return _alike(*alike)
+        return pb.AcquireIpsResponse(ips=[ip_message(ip) for ip in await self.acquisition.acquire(call)])
 
     async def ExchangeIps(
         self, requests: AsyncIterator[pb.ExchangeIpsRequest], context: Any
@@ -164,6 +164,17 @@ class IpApi(IpServiceServicer):
         owner = owner_of(request.owner, field="owner", required=True)
         released, detached, numbers = await self.acquisition.release_owned(owner, actor=current_caller().label)
         return pb.ReleaseOwnedResponse(released_ips=released, detached_ips=detached, released_numbers=numbers)
+
+
+def _alike(ip: Ip, texts: Sequence[str]) -> pb.AcquireIpsResponse:
+    """The answer with addresses that differ in nothing else."""
+    response, first = pb.AcquireIpsResponse(), ip_message(ip)
+    add = response.ips.add
+    for text in texts:
+        message = add()
+        message.MergeFrom(first)
+        message.address = text
+    return response
 
 
 async def _after(

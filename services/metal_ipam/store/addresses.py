@@ -188,6 +188,18 @@ async def acquire_next(connection: Connection, prefix_id: int, entries: Sequence
     ]
 
 
+async def acquire_many(
+    connection: Connection, prefix_id: int, count: int, entry: Entry, request: str | None
+) -> tuple[str, list[str], datetime | None]:
+    """Outcome of `acquire_many`, the addresses as text, and when; `request` is what the request ids begin with."""
+    row = await connection.fetchrow(
+        "SELECT outcome, addresses, acquired_at FROM acquire_many($1, $2, $3, $4)",
+        *(prefix_id, count, entry.as_json(), request),
+    )
+    assert row is not None
+    return row["outcome"], row["addresses"] or [], row["acquired_at"]
+
+
 async def acquire_specific(
     connection: Connection, prefix_id: int, address: Address, entry: Entry, *, take: Sequence[str] = ()
 ) -> Acquired:

@@ -167,3 +167,36 @@ async def test_a_service_that_stops_answers_what_it_has_read_and_ends_the_stream
     ipam.replicas[0].runtime.stopping.set()
     with pytest.raises(Exception, match="STOPPING"):
         await call.read()
+
+
+async def test_many_alike_come_once_for_a_request_and_over_several_prefixes_all_or_none(ipam: Any) -> None:
+    await ipam.external("net", "198.51.100.0/28", "203.0.113.0/28")
+    request_id = str(uuid4())
+    wish = ip_pb2.IpWish(network="net", count=10)
+    first = await ipam.acquire(wish, request_id=request_id, name="web", labels={"a": "b"})
+    assert [ip.address for ip in first] == [f"198.51.100.{n}" for n in range(1, 11)]
+    assert {(ip.name, ip.labels["a"], ip.prefix) for ip in first} == {("web", "b", "198.51.100.0/28")}
+    assert await ipam.acquire(wish, request_id=request_id, name="web", labels={"a": "b"}) == first
+    with pytest.raises(Exception, match="REQUEST_ID_REUSED"):
+        await ipam.acquire(wish, request_id=request_id, name="other")
+    both = await ipam.acquire(wish)
+    assert {ip.prefix for ip in both} == {"198.51.100.0/28", "203.0.113.0/28"}
+    with pytest.raises(Exception, match="NETWORK_FULL"):
+        await ipam.acquire(wish)
+    assert len(await ipam.list_ips()) == 20
+    await ipam.ips().ReleaseIp(ip_pb2.ReleaseIpRequest(address=first[3].address, network="net"))
+    with pytest.raises(Exception, match="REQUEST_SPENT"):
+        await ipam.acquire(wish, request_id=request_id, name="web", labels={"a": "b"})
+
+
+async def test_twins_of_a_request_for_many_get_the_same_addresses(ipam: Any) -> None:
+    await ipam.external("net", "198.51.100.0/24")
+    await ipam.add_replica()
+    request_id, wish = str(uuid4()), ip_pb2.IpWish(network="net", count=20)
+    answers = await asyncio.gather(
+        *(ipam.acquire(wish, request_id=request_id, stub=ipam.ips(replica=n % 2)) for n in range(6))
+    )
+    assert {tuple(ip.address for ip in answer) for answer in answers} == {
+        tuple(f"198.51.100.{n}" for n in range(1, 21))
+    }
+    assert len(await ipam.list_ips()) == 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import Any
 
 import pytest
@@ -263,6 +263,28 @@ async def test_taking_and_giving_back_cost_the_same_at_any_fill(plans: Plans) ->
 
         return call
 
+    def at_once(network: str, address: str, owner: str, *others: addresses.Work) -> Call:
+        """Release one, acquire three, together with what is asked of other prefixes."""
+        going = addresses.Release(ip_address(address), None, owner=Owner("allocation", owner), request_id="x")
+        wanted = [addresses.Entry(request_id=f"new{n}") for n in range(3)]
+        works = sorted((addresses.Work(home[network], wanted, [going]), *others), key=lambda work: work.prefix_id)
+
+        async def call(conn: Connection) -> None:
+            served = await addresses.serve(conn, works)
+            mine = served[[work.prefix_id for work in works].index(home[network])]
+            assert [each.outcome for each in (*mine.released, *mine.acquired)] == ["ok"] * 4
+
+        return call
+
+    def many(network: str) -> Call:
+        async def call(conn: Connection) -> None:
+            outcome, texts, _ = await addresses.acquire_many(conn, home[network], 3, addresses.Entry(), "new")
+            assert (outcome, len(texts)) == ("ok", 3)
+
+        return call
+
+    resting = addresses.Work(home["n00004"], [addresses.Entry()], [])
+
     def number(pool: str) -> Call:
         return partial(numbers.acquire, pool=pool, owner=Owner("network", "new"), actor="")
 
@@ -272,6 +294,9 @@ async def test_taking_and_giving_back_cost_the_same_at_any_fill(plans: Plans) ->
     for full, empty in (
         (acquire("n00001"), acquire("n00002")),
         (release("a7"), release("b7")),
+        (at_once("n00001", "11.0.0.7", "a1"), at_once("n00002", "12.0.0.7", "b7")),
+        (at_once("n00001", "11.0.0.7", "a1", resting), at_once("n00002", "12.0.0.7", "b7", resting)),
+        (many("n00001"), many("n00002")),
         (number("vrf"), number("asn")),
         (give("vrf"), give("asn")),
     ):

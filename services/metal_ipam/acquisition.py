@@ -14,9 +14,17 @@ from ipaddress import ip_address
 
 import asyncpg
 from metal_kit.db import Connection, Database
-from metal_kit.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
+from metal_kit.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    ResourceExhausted,
+)
 from metal_kit.identity import missing
 
+from metal_ipam import selection
 from metal_ipam.addresses import Ip, IpType, Leaf, Owner, Share, Unit, Wish, expand, spread
 from metal_ipam.cidr import Address, contains
 from metal_ipam.coalescer import Coalescer
@@ -35,18 +43,23 @@ _RELEASE_BATCH = 500
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call for addresses. `plane` tells services and plane operators from projects; `request_hash` tells two requests
-    with one id apart."""
+    with one id apart; without `keep` it only finds out what would be had; `chosen` tells that labels chose a network, so
+    that a twin of the call may have got more or fewer addresses from another one."""
 
     project: str
     wishes: Sequence[Wish]
     owner: Owner = field(default_factory=Owner)
     type: IpType = IpType.EPHEMERAL
     name: str = ""
+    description: str = ""
+    dns_name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
     request_hash: str = ""
     plane: bool = False
     actor: str = ""
+    keep: bool = True
+    chosen: bool = False
 
     def key(self, index: int) -> str | None:
         """Request id of the unit with this index; of the project's, so that no project can ask for another's."""
@@ -59,6 +72,8 @@ class Call:
             owner=self.owner,
             type=self.type,
             name=self.name,
+            description=self.description,
+            dns_name=self.dns_name,
             labels=self.labels,
             request_id=self.key(index),
             request_hash=self.request_hash,
@@ -80,6 +95,13 @@ class _Outrun(Exception):
     """The plan did not hold: prefixes filled up or went while it was carried out."""
 
 
+class _Tried(Exception):
+    """What a call would get that keeps nothing; it ends the transaction without effect."""
+
+    def __init__(self, results: list[Acquired]) -> None:
+        self.results = results
+
+
 class Acquisition:
     """Addresses for calls, and back."""
 
@@ -91,6 +113,26 @@ class Acquisition:
     async def acquire(self, call: Call) -> list[Ip]:
         """The addresses that the call wishes for, in the order of `addresses.expand`.
 
+        Raises: as `_acquire`, and as `selection.choose` for networks that are chosen by labels.
+        """
+        if not any(wish.labels for wish in call.wishes):
+            return await self._acquire(call)
+        for attempt in range(ATTEMPTS):
+            async with self._db.connection() as connection:
+                # Before the choice: now that what it got is taken, it could be another one.
+                if call.request_id and (earlier := await _earlier_of_any(connection, call)):
+                    return earlier
+                wishes = await selection.choose(connection, call.project, call.wishes)
+            try:
+                return await self._acquire(replace(call, wishes=wishes, chosen=True))
+            except (ResourceExhausted, Aborted) as problem:
+                if problem.reason not in {"NETWORK_FULL", "CONCURRENT_CHANGE"} or attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt answers or raises")
+
+    async def _acquire(self, call: Call) -> list[Ip]:
+        """The addresses of a call whose networks are known.
+
         Raises:
             NotFound: a network that does not exist, or that the project may not know of.
             FailedPrecondition: the network gives no addresses, or none to this project; the address is reserved or
@@ -100,15 +142,19 @@ class Acquisition:
             InvalidArgument: contradicting wishes, or a request id that came with another request.
             Aborted: outrun ATTEMPTS times.
         """
-        if (one := await self._next_free(call)) is not None:
+        if call.keep and (one := await self._next_free(call)) is not None:
             return [one]
         async with self._db.connection() as connection:
             known = await networks.get_many(connection, list({w.network for w in call.wishes if w.prefix is None}))
             _check_networks(call, known)
             await _lone_leaves(connection, call)
             units = expand(call.wishes, known)
-            if call.request_id and (earlier := await _earlier(connection, call, len(units))):
-                return earlier
+            if call.request_id:
+                earlier = await (
+                    _earlier_of_any(connection, call) if call.chosen else _earlier(connection, call, len(units))
+                )
+                if earlier:
+                    return earlier
         for _ in range(ATTEMPTS):
             async with self._db.connection() as connection:
                 leaves = await prefixes.leaves(connection, list(known))
@@ -117,7 +163,7 @@ class Acquisition:
             try:
                 results = await self._coalesced(call, units, shares)
                 if not results:
-                    results = await self._all_or_none(call, units, shares)
+                    results = await self._all_or_none(call, units, shares, leaves)
             except (_Outrun, asyncpg.UniqueViolationError):  # The latter: a twin of this request is just faster.
                 continue
             return [_ip(call, unit, result, leaves) for unit, result in zip(units, results, strict=True)]
@@ -131,7 +177,9 @@ class Acquisition:
         NotFound or FailedPrecondition as `acquire` does.
         """
         [wish, *others] = call.wishes
-        if others or wish.prefix is not None or wish.address is not None or wish.count < 2 or owners.ends(call.owner):
+        if others or wish.prefix is not None or wish.address is not None or wish.count < 2 or wish.labels:
+            return None
+        if not call.keep or owners.ends(call.owner):
             return None
         known = await self.known.get(wish.network)
         if known is None:
@@ -272,7 +320,7 @@ class Acquisition:
 
     async def _coalesced(self, call: Call, units: Sequence[Unit], shares: Sequence[Share]) -> list[Acquired]:
         """What the call gets together with others; empty for one that has to go alone."""
-        if len(units) > 1 or shares[0].specific or owners.ends(call.owner):
+        if len(units) > 1 or shares[0].specific or owners.ends(call.owner) or not call.keep:
             return []
         result = await self._coalescer.acquire(shares[0].prefix_id, call.entry(0))
         if result.outcome == "limited":
@@ -280,28 +328,43 @@ class Acquisition:
         _check(call, units[0], result)
         return [result]
 
-    async def _all_or_none(self, call: Call, units: Sequence[Unit], shares: Sequence[Share]) -> list[Acquired]:
+    async def _all_or_none(
+        self, call: Call, units: Sequence[Unit], shares: Sequence[Share], leaves: Sequence[Leaf]
+    ) -> list[Acquired]:
+        try:
+            async with self._db.transaction(purpose="acquire addresses") as connection:
+                results = await self._take(connection, call, units, shares)
+                for unit, result in zip(units, results, strict=True):
+                    _home(unit, result, leaves)
+                if not call.keep:
+                    raise _Tried(results)
+        except _Tried as tried:
+            return tried.results
+        return results
+
+    async def _take(
+        self, connection: Connection, call: Call, units: Sequence[Unit], shares: Sequence[Share]
+    ) -> list[Acquired]:
         results: dict[int, Acquired] = {}
-        async with self._db.transaction(purpose="acquire addresses") as connection:
-            await owners.hold(connection, call.owner)
-            await _keep_quota(connection, call, units)
-            for share in shares:
-                for index in share.specific:
-                    address = units[index].address
-                    assert address is not None
-                    results[index] = await addresses.acquire_specific(
-                        connection,
-                        share.prefix_id,
-                        address,
-                        call.entry(index),
-                        take=("reserved",) if units[index].reserved else (),
-                    )
-                if share.next_free:
-                    entries = [call.entry(index) for index in share.next_free]
-                    got = await addresses.acquire_next(connection, share.prefix_id, entries)
-                    results.update(zip(share.next_free, got, strict=True))
-                for index in (*share.specific, *share.next_free):
-                    _check(call, units[index], results[index])  # Raises, and with that nothing of the call is kept.
+        await owners.hold(connection, call.owner)
+        await _keep_quota(connection, call, units)
+        for share in shares:
+            for index in share.specific:
+                address = units[index].address
+                assert address is not None
+                results[index] = await addresses.acquire_specific(
+                    connection,
+                    share.prefix_id,
+                    address,
+                    call.entry(index),
+                    take=("reserved",) if units[index].reserved else (),
+                )
+            if share.next_free:
+                entries = [call.entry(index) for index in share.next_free]
+                got = await addresses.acquire_next(connection, share.prefix_id, entries)
+                results.update(zip(share.next_free, got, strict=True))
+            for index in (*share.specific, *share.next_free):
+                _check(call, units[index], results[index])  # Raises, and with that nothing of the call is kept.
         return [results[index] for index in range(len(units))]
 
 
@@ -377,6 +440,19 @@ async def _earlier(connection: Connection, call: Call, count: int) -> list[Ip]:
     return [found[key][0] for key in keys] if found else []
 
 
+async def _earlier_of_any(connection: Connection, call: Call) -> list[Ip]:
+    """As `_earlier`, while it is not known how many addresses the networks come to. All were got at once, so what is
+    there is all, unless some were released since."""
+    most = sum(wish.most for wish in call.wishes)
+    keys = [key for index in range(most) if (key := call.key(index))]
+    found, spent = await addresses.by_requests(connection, keys)
+    if any(request_hash != call.request_hash for _, request_hash in found.values()):
+        raise _reused()
+    if spent:
+        raise _spent()
+    return [found[key][0] for key in keys if key in found]
+
+
 def _check(call: Call, unit: Unit, result: Acquired) -> None:
     match result.outcome:
         case "ok":
@@ -403,10 +479,7 @@ def _check(call: Call, unit: Unit, result: Acquired) -> None:
 
 
 def _ip(call: Call, unit: Unit, result: Acquired, leaves: Sequence[Leaf]) -> Ip:
-    address: Address | None = result.address
-    assert address is not None
-    home = next(leaf for leaf in leaves if leaf.network == unit.network and contains(leaf.cidr, address))
-    return _ip_of(call, home, result)
+    return _ip_of(call, _home(unit, result, leaves), result)
 
 
 def _ip_of(call: Call, home: Leaf, result: Acquired) -> Ip:
@@ -422,9 +495,25 @@ def _ip_of(call: Call, home: Leaf, result: Acquired) -> Ip:
         type=call.type,
         owner=call.owner,
         name=call.name,
+        description=call.description,
+        dns_name=call.dns_name,
         labels=call.labels,
         create_time=result.time,
     )
+
+
+def _home(unit: Unit, result: Acquired, leaves: Sequence[Leaf]) -> Leaf:
+    """The prefix of an address that was got.
+
+    Raises:
+        Aborted: CONCURRENT_CHANGE; a twin of the request was faster, for which another network was chosen.
+    """
+    address: Address | None = result.address
+    assert address is not None
+    for leaf in leaves:
+        if leaf.network == unit.network and contains(leaf.cidr, address):
+            return leaf
+    raise Aborted("CONCURRENT_CHANGE", "the same request is being served with another network; try again")
 
 
 def _reused() -> InvalidArgument:

@@ -55,6 +55,7 @@ class Ip:
     owner: Owner = field(default_factory=Owner)
     name: str = ""
     description: str = ""
+    dns_name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
     create_time: datetime | None = None
@@ -79,7 +80,10 @@ class Leaf:
 @dataclass(frozen=True, slots=True)
 class Wish:
     """Wish for addresses of one network, or of one prefix that belongs to none: a specific one, or `count` in a family
-    (0: in each that there is). `reserved`: the specific one may lie in a reserved range."""
+    (0: in each that there is). `reserved`: the specific one may lie in a reserved range.
+
+    The network is named, or (then `network` is empty) chosen by its `labels`.
+    """
 
     network: str
     address: Address | None = None
@@ -88,11 +92,17 @@ class Wish:
     prefix: Prefix | None = None
     namespace: str = ""
     reserved: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
         """Where the addresses come from: the network's id, or words for the prefix, which no id is like (spaces)."""
         return self.network if self.prefix is None else f"prefix {self.prefix} of namespace {self.namespace!r}"
+
+    @property
+    def most(self) -> int:
+        """How many addresses it can come to, whatever the network."""
+        return self.count if self.family or self.address else len(FAMILIES) * self.count
 
 
 @dataclass(frozen=True, slots=True)

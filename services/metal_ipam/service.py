@@ -57,7 +57,7 @@ async def compose(rt: Runtime) -> Parts:
         servicers=[
             Servicer(
                 add_NetworkServiceServicer_to_server,
-                NetworkApi(db, rt.paging, rest),
+                NetworkApi(db, rt.paging, rt.stopping, rest),
                 "metalplane.ipam.v1.NetworkService",
             ),
             Servicer(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
+from metal_kit import watch
 from metal_kit.db import Connection, Database
 from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied
 from metal_kit.etag import check_etag
@@ -23,13 +24,14 @@ from metalplane.ipam.v1.ip_pb2_grpc import IpServiceServicer
 
 from metal_ipam.acquisition import Acquisition, Call, in_use
 from metal_ipam.addresses import Ip, IpType
+from metal_ipam.api import watching
 from metal_ipam.api.exchange import Exchange
 from metal_ipam.api.messages import ip_message, ip_type_of, owner_of, wish_of
 from metal_ipam.cidr import parse_address
 from metal_ipam.store import addresses, owners
 from metal_ipam.store.addresses import Release
 
-MUTABLE = ("name", "description", "labels", "type")
+MUTABLE = ("name", "description", "dns_name", "labels", "type")
 # A release that names more projects is dearer than a look at the address.
 MOST_PROJECTS = 16
 
@@ -54,9 +56,12 @@ class IpApi(IpServiceServicer):
             owner=owner,
             type=ip_type_of(request.type),
             name=request.name,
+            description=request.description,
+            dns_name=request.dns_name,
             labels=dict(request.labels),
-            request_id=request.request_id,
+            request_id="" if request.validate_only else request.request_id,
             request_hash=_hash(request) if request.request_id else "",
+            keep=not request.validate_only,
             plane=caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR),
             actor=caller.label,
         )
@@ -100,6 +105,19 @@ class IpApi(IpServiceServicer):
         shown, token = page.cut(rows, lambda row: row[0])
         return pb.ListIpsResponse(ips=[ip_message(ip) for _, ip in shown], next_page_token=token)
 
+    async def WatchIps(self, request: pb.WatchIpsRequest, context: Any) -> AsyncIterator[pb.WatchIpsResponse]:
+        interest = watching.IpInterest(current_caller(), request.project, request.network)
+        position = request.position
+        if not position:
+            async with self.db.connection() as connection:
+                position = await watch.current_position(connection)
+            async for page in watching.present_ips(self.db, interest):
+                yield pb.WatchIpsResponse(changes=page)
+            # Read after the position was taken: nothing falls between the two.
+            yield pb.WatchIpsResponse(position=position)
+        async for response in watching.follow_ips(self.db, self.stopping, interest, position=position):
+            yield response
+
     async def UpdateIp(self, request: pb.UpdateIpRequest, context: Any) -> pb.Ip:
         wanted = request.ip
         async with self.db.transaction(purpose="update an address") as connection:
@@ -114,12 +132,13 @@ class IpApi(IpServiceServicer):
                 before,
                 name=target.name,
                 description=target.description,
+                dns_name=target.dns_name,
                 labels=dict(target.labels),
                 type=ip_type_of(target.type),
             )
             if before.type is IpType.STATIC and after.type is not IpType.STATIC:
                 raise FailedPrecondition("IP_IS_STATIC", f"{before.address} is static and stays so; release it instead")
-            written = await addresses.update(connection, after, seen=before.version)
+            written = await addresses.update(connection, after, seen=before.version, actor=current_caller().label)
             if written is None:
                 raise Aborted("CONCURRENT_CHANGE", f"{before.address} changed meanwhile; read it again")
         return ip_message(written)

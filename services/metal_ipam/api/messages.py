@@ -123,6 +123,7 @@ def ip_message(ip: Ip) -> ip_pb2.Ip:
         type=ip_pb2.IP_TYPE_STATIC if ip.type is IpType.STATIC else ip_pb2.IP_TYPE_EPHEMERAL,
         name=ip.name,
         description=ip.description,
+        dns_name=ip.dns_name,
         labels=dict(ip.labels),
         etag=str(ip.version),
         create_time=to_timestamp(ip.create_time),
@@ -165,8 +166,12 @@ def wish_of(message: ip_pb2.IpWish, index: int) -> Wish:
     where = f"wishes[{index}]"
     address = parse_address(message.address, field=f"{where}.address") if message.address else None
     prefix = parse_prefix(message.prefix, field=f"{where}.prefix") if message.prefix else None
-    if bool(message.network) == bool(prefix):
-        raise InvalidArgument("NETWORK_OR_PREFIX", "say either the network or the prefix", field=f"{where}.network")
+    if [bool(message.network), bool(prefix), bool(message.network_labels)].count(True) != 1:
+        raise InvalidArgument(
+            "NETWORK_OR_PREFIX",
+            "say either the network, or labels to choose it by, or the prefix",
+            field=f"{where}.network",
+        )
     if message.namespace and not prefix:
         raise InvalidArgument("NAMESPACE_WITHOUT_PREFIX", "goes with a prefix only", field=f"{where}.namespace")
     if message.from_reserved and not address:
@@ -179,6 +184,7 @@ def wish_of(message: ip_pb2.IpWish, index: int) -> Wish:
         prefix=prefix,
         namespace=message.namespace or DEFAULT if prefix else "",
         reserved=message.from_reserved,
+        labels=dict(message.network_labels),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from metal_kit import idempotency
+from metal_kit import idempotency, watch
 from metal_kit.db import Connection, Database
 from metal_kit.errors import PermissionDenied
 from metal_kit.etag import check_etag
@@ -24,6 +25,7 @@ from metalplane.ipam.v1 import network_pb2 as pb
 from metalplane.ipam.v1.network_pb2_grpc import NetworkServiceServicer
 
 from metal_ipam import network_changes
+from metal_ipam.api import watching
 from metal_ipam.api.messages import lengths_of, network_message, network_of, network_type
 from metal_ipam.networks import Network, NetworkType
 from metal_ipam.store import networks, prefixes
@@ -41,6 +43,7 @@ class NetworkApi(NetworkServiceServicer):
 
     db: Database
     paging: Paging
+    stopping: asyncio.Event
     # How long released addresses of new networks rest; children take it from their parent.
     rest: timedelta = timedelta(0)
 
@@ -70,7 +73,7 @@ class NetworkApi(NetworkServiceServicer):
 
     async def ListNetworks(self, request: pb.ListNetworksRequest, context: Any) -> pb.ListNetworksResponse:
         caller = current_caller()
-        visible_to = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
+        visible_to = _visible_to(caller)
         kind = network_type(request.type)
         filters = (request.project, kind or "", request.partition, request.parent)
         filter_key = f"networks:{filters}:{'' if visible_to is None else caller.label}"
@@ -89,6 +92,45 @@ class NetworkApi(NetworkServiceServicer):
             shown, token = page.cut(rows, lambda row: (row.id,))
             messages = await network_messages(connection, shown)
         return pb.ListNetworksResponse(networks=messages, next_page_token=token)
+
+    async def WatchNetworks(
+        self, request: pb.WatchNetworksRequest, context: Any
+    ) -> AsyncIterator[pb.WatchNetworksResponse]:
+        caller = current_caller()
+
+        def told(message: pb.Network) -> bool:
+            return (
+                request.project in {"", message.project}
+                and request.network in {"", message.id}
+                and (may_see(caller, network_of(message)))
+            )
+
+        position = request.position
+        if not position:
+            async with self.db.connection() as connection:
+                position = await watch.current_position(connection)
+            async for page in self._present(caller):
+                changes = [watching.network_change(message) for message in page if told(message)]
+                yield pb.WatchNetworksResponse(changes=changes)
+            # Read after the position was taken: nothing falls between the two.
+            yield pb.WatchNetworksResponse(position=position)
+        async for response in watching.follow_networks(self.db, self.stopping, told, position=position):
+            yield response
+
+    async def _present(self, caller: Caller) -> AsyncIterator[list[pb.Network]]:
+        after = ""
+        while True:
+            async with self.db.connection() as connection:
+                rows = await networks.page(
+                    connection, visible_to=_visible_to(caller), project="", kind=None, partition="", parent="",
+                    after=after, limit=watching.BATCH,
+                )  # fmt: skip
+                messages = await network_messages(connection, rows)
+            if rows:
+                yield messages
+            if len(rows) < watching.BATCH:
+                return
+            after = rows[-1].id
 
     async def UpdateNetwork(self, request: pb.UpdateNetworkRequest, context: Any) -> pb.Network:
         caller = current_caller()
@@ -135,6 +177,11 @@ def may_see(caller: Caller, network: Network) -> bool:
     if network.project:
         return caller.may_project(network.project, Role.ROLE_VIEWER)
     return caller.authenticated and network.type in {NetworkType.SUPER, NetworkType.EXTERNAL}
+
+
+def _visible_to(caller: Caller) -> list[str] | None:
+    """Projects whose networks the caller sees, None for all of them."""
+    return None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
 
 
 def _visible(network: Network | None, network_id: str) -> Network:

@@ -16,7 +16,8 @@ NOBODY = Owner()
 
 _SELECT = """
     SELECT i.addr, i.namespace_id, i.prefix_id, i.project_id, i.owner_kind, i.owner_id, i.kind, i.name, i.description,
-           i.labels, i.version, i.created_at, i.request_id, p.cidr, coalesce(p.network_id, '') AS network_id,
+           i.dns_name, i.labels, i.version, i.created_at, i.request_id, p.cidr,
+           coalesce(p.network_id, '') AS network_id,
            (SELECT s.name FROM namespace s WHERE s.id = i.namespace_id) AS namespace
     FROM ip i JOIN prefix p ON p.id = i.prefix_id
 """
@@ -32,6 +33,7 @@ class Entry:
     type: IpType = IpType.EPHEMERAL
     name: str = ""
     description: str = ""
+    dns_name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     request_id: str | None = None
     request_hash: str = ""
@@ -46,6 +48,7 @@ class Entry:
             "kind": self.type.value,
             "name": self.name,
             "description": self.description,
+            "dns_name": self.dns_name,
             "labels": dict(self.labels),
             "request_id": self.request_id,
             "request_hash": self.request_hash,
@@ -276,6 +279,17 @@ async def find(
     return [_ip(row) for row in rows]
 
 
+async def by_places(connection: Connection, places: Sequence[tuple[int, Address]]) -> dict[tuple[int, Address], Ip]:
+    """The addresses of these (namespace, address) that are in use."""
+    rows = await connection.fetch(
+        f"""{_SELECT} JOIN unnest($1::int[], $2::inet[]) AS a (namespace_id, addr)
+                ON a.namespace_id = i.namespace_id AND a.addr = i.addr
+            WHERE i.state <> 'quarantine'""",
+        *([place[0] for place in places], [place[1] for place in places]),
+    )
+    return {(row["namespace_id"], row["addr"]): _ip(row) for row in rows}
+
+
 async def lock_homes(connection: Connection, owner: Owner) -> None:
     """Lock the prefixes of all that the owner uses, in the order of their ids."""
     await connection.execute(
@@ -334,14 +348,22 @@ async def page(
     return [((row["prefix_id"], str(row["addr"])), _ip(row)) for row in rows]
 
 
-async def update(connection: Connection, ip: Ip, *, seen: int) -> Ip | None:
-    """Write name, description, labels and type; None when the version is not `seen` any more, or somebody else's."""
+async def update(connection: Connection, ip: Ip, *, seen: int, actor: str) -> Ip | None:
+    """Write name, description, DNS name, labels and type; None when the version is not `seen` any more, or somebody
+    else's. `actor` is for the history."""
     version = await connection.fetchval(
-        """UPDATE ip SET name = $4, description = $5, labels = $6, kind = $7, version = version + 1, updated_at = now()
-           WHERE namespace_id = $1 AND addr = $2 AND version = $3 AND state <> 'quarantine'
-             AND project_id = $8 AND created_at = $9 RETURNING version""",
+        """WITH changed AS (
+               UPDATE ip SET name = $4, description = $5, labels = $6, kind = $7, dns_name = $10, version = version + 1,
+                             updated_at = now()
+               WHERE namespace_id = $1 AND addr = $2 AND version = $3 AND state <> 'quarantine'
+                 AND project_id = $8 AND created_at = $9
+               RETURNING namespace_id, addr, owner_kind, owner_id, project_id, version),
+           told AS (
+               INSERT INTO history (actor, operation, namespace_id, object, owner_kind, owner_id, project_id)
+               SELECT $11, 'update', namespace_id, addr, owner_kind, owner_id, project_id FROM changed)
+           SELECT version FROM changed""",
         *(ip.namespace_id, ip.address, seen, ip.name, ip.description, dict(ip.labels), ip.type.value),
-        *(ip.project, ip.create_time),
+        *(ip.project, ip.create_time, ip.dns_name, actor),
     )
     return None if version is None else _with(ip, version=version)
 
@@ -407,6 +429,7 @@ def _ip(row: Any) -> Ip:
         owner=Owner(row["owner_kind"], row["owner_id"]),
         name=row["name"],
         description=row["description"],
+        dns_name=row["dns_name"],
         labels=row["labels"],
         version=row["version"],
         create_time=row["created_at"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -52,6 +52,18 @@ async def get_many(connection: Connection, network_ids: Sequence[str]) -> dict[s
     """The networks that exist, by id."""
     rows = await connection.fetch(f"{_SELECT} WHERE n.id = ANY ($1::text[])", list(network_ids))
     return {row["id"]: _network(row) for row in rows}
+
+
+async def with_labels(connection: Connection, project: str, labels: Mapping[str, str], *, limit: int) -> list[Network]:
+    """Networks that have all the labels and give addresses to the project (`networks.serves`), by id."""
+    rows = await connection.fetch(
+        f"""{_SELECT} WHERE n.labels @> $1
+                AND (n.type = 'child_shared' OR (n.type = 'child' AND n.project_id = $2)
+                     OR (n.type = 'external' AND n.project_id IN ('', $2)))
+            ORDER BY n.id LIMIT $3""",
+        *(dict(labels), project, limit),
+    )
+    return [_network(row) for row in rows]
 
 
 async def super_of_partition(connection: Connection, partition: str) -> str | None:

@@ -375,7 +375,7 @@ async def test_what_comes_late_for_an_address_leaves_its_next_holder_alone(ipam:
     with pytest.raises(NotFound):
         await Acquisition(db, Coalescer(db)).release(read, actor="test")
     async with db.transaction(purpose="test: update") as connection:
-        assert await addresses.update(connection, replace(read, name="mine"), seen=read.version) is None
+        assert await addresses.update(connection, replace(read, name="mine"), seen=read.version, actor="test") is None
     [left] = await ipam.list_ips()
     assert (left.project, left.name) == (other, "")
 

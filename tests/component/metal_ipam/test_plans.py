@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 from metal_ipam.addresses import Owner, Wish
 from metal_ipam.networks import NetworkType
-from metal_ipam.store import addresses, dumps, namespaces, networks, numbers, owners, places, prefixes, ranges
+from metal_ipam.store import (
+    address_changes,
+    addresses,
+    dumps,
+    namespaces,
+    networks,
+    numbers,
+    owners,
+    places,
+    prefixes,
+    quotas,
+    ranges,
+)
 from metal_kit.db import Connection
 from metal_lab.servers import Postgres
 from plans import Call, Plans, measured
@@ -71,6 +83,11 @@ FILL = (
     "INSERT INTO spent_request SELECT 't' || n, now() - n * interval '1 min' FROM generate_series(1, 20000) AS n",
     "INSERT INTO released_owner SELECT 'allocation', 'c' || n, now() - n * interval '1 min' "
     "FROM generate_series(1, 20000) AS n",
+    "UPDATE network SET labels = jsonb_build_object('zone', id) WHERE type = 'child'",
+    "UPDATE network SET labels = '{\"zone\": \"7\"}' WHERE id IN ('n00007', 'n01003', 'n02003')",
+    "INSERT INTO history (actor, operation, namespace_id, object) "
+    "SELECT '', 'acquire', 1, '14.0.0.0'::inet + n FROM generate_series(1, 20000) AS n",
+    "INSERT INTO quota (project_id, prefixes) SELECT 'q' || n, 5 FROM generate_series(1, 20000) AS n",
     "INSERT INTO id_pool (name) VALUES ('vrf'), ('asn')",
     "SELECT pool_grow(id, 1, 1000000, true, '') FROM id_pool",
     "INSERT INTO id_used (pool_id, value, owner_kind, owner_id) SELECT p.id, n, 'network', 'n' || n "
@@ -211,6 +228,9 @@ async def test_what_one_owner_does_costs_the_same_in_a_large_plane(plans: Plans)
         entry = addresses.Entry(owner=owner, request_id="new")
         assert (await addresses.acquire_specific(conn, home, IPv4Address("11.0.200.1"), entry)).outcome == "ok"
 
+    async with plans.db.transaction(purpose="test") as conn:
+        changed = await conn.fetchval("SELECT max(xid)::text::bigint FROM history WHERE object <<= '14.0.0.0/8'")
+
     await plans.check(
         {
             "network": partial(networks.get, network_id="n00007", lock="FOR UPDATE"),
@@ -229,6 +249,12 @@ async def test_what_one_owner_does_costs_the_same_in_a_large_plane(plans: Plans)
             "release numbers": partial(numbers.release, owner=Owner("network", "n7"), actor=""),
             "numbers": partial(numbers.numbers, pool="vrf", after=5000, limit=51),
             "pools": partial(numbers.pools, after="", limit=51),
+            "by labels": partial(networks.with_labels, project="q7", labels={"zone": "7"}, limit=20),
+            "changes": partial(address_changes.after, place=(changed, 0), limit=100),
+            "quota": partial(quotas.hold, project="q7"),
+            "limited": partial(quotas.limited, projects=["q7", "big"]),
+            "held of few": partial(quotas.held, project="q7"),
+            "quotas": partial(quotas.page, after="n", limit=51),
         }
     )
 

@@ -137,6 +137,7 @@ class Ip(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DNS_NAME_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The address without a mask."""
@@ -154,6 +155,8 @@ class Ip(_message.Message):
     """Free text for people."""
     etag: _builtins.str
     """Version of the address."""
+    dns_name: _builtins.str
+    """Host name that stands for the address in the DNS (RFC 1123); ipam keeps it and publishes nothing."""
     namespace: _builtins.str
     """Namespace of the prefix. Output only."""
     @_builtins.property
@@ -182,11 +185,12 @@ class Ip(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        dns_name: _builtins.str = ...,
         namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "namespace", b"namespace", "network", b"network", "owner", b"owner", "prefix", b"prefix", "project", b"project", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "description", b"description", "dns_name", b"dns_name", "etag", b"etag", "labels", b"labels", "name", b"name", "namespace", b"namespace", "network", b"network", "owner", b"owner", "prefix", b"prefix", "project", b"project", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,6 +229,9 @@ class AcquireIpsRequest(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DNS_NAME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe: the same id returns the first answer. Empty, or a UUID."""
     project: _builtins.str
@@ -233,6 +240,12 @@ class AcquireIpsRequest(_message.Message):
     """Ephemeral or static."""
     name: _builtins.str
     """Name for people, on each of them."""
+    description: _builtins.str
+    """Free text for people, on each of them."""
+    dns_name: _builtins.str
+    """Host name, on each of them: the addresses of one host, IPv4 and IPv6, have the same."""
+    validate_only: _builtins.bool
+    """Answer what would be acquired and keep nothing. Another call may be faster before the real one."""
     @_builtins.property
     def owner(self) -> Global___Owner:
         """Who will use them; services only."""
@@ -255,10 +268,13 @@ class AcquireIpsRequest(_message.Message):
         type: Global___IpType.ValueType = ...,
         name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        description: _builtins.str = ...,
+        dns_name: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name", "owner", b"owner", "project", b"project", "request_id", b"request_id", "type", b"type", "wishes", b"wishes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "dns_name", b"dns_name", "labels", b"labels", "name", b"name", "owner", b"owner", "project", b"project", "request_id", b"request_id", "type", b"type", "validate_only", b"validate_only", "wishes", b"wishes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,15 +286,36 @@ class IpWish(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class NetworkLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NETWORK_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    NETWORK_LABELS_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     FROM_RESERVED_FIELD_NUMBER: _builtins.int
     network: _builtins.str
-    """Network; or else `prefix`."""
+    """Network; or else `prefix` or `network_labels`."""
     address: _builtins.str
     """This very address; excludes family and count."""
     family: _condition_pb2.AddressFamily.ValueType
@@ -291,6 +328,12 @@ class IpWish(_message.Message):
     """Namespace of `prefix`; empty for `default`."""
     from_reserved: _builtins.bool
     """The address may lie in a reserved range. Needs `address`; for the plane, and for the project of the namespace."""
+    @_builtins.property
+    def network_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels of the network, instead of its id: of those that have all of them, that serve the project and that have room
+        for this wish, the first by id.
+        """
+
     def __init__(
         self,
         *,
@@ -298,13 +341,14 @@ class IpWish(_message.Message):
         address: _builtins.str = ...,
         family: _condition_pb2.AddressFamily.ValueType = ...,
         count: _builtins.int = ...,
+        network_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         prefix: _builtins.str = ...,
         namespace: _builtins.str = ...,
         from_reserved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "count", b"count", "family", b"family", "from_reserved", b"from_reserved", "namespace", b"namespace", "network", b"network", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "count", b"count", "family", b"family", "from_reserved", b"from_reserved", "namespace", b"namespace", "network", b"network", "network_labels", b"network_labels", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -875,3 +919,89 @@ class ReleaseOwnedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseOwnedResponse: _TypeAlias = ReleaseOwnedResponse  # noqa: Y015
+
+@_typing.final
+class WatchIpsRequest(_message.Message):
+    """Request of WatchIps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Position of the last batch that was seen; empty begins with all that is there now."""
+    project: _builtins.str
+    """Only this project's, when set."""
+    network: _builtins.str
+    """Only of this network, when set."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        project: _builtins.str = ...,
+        network: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "position", b"position", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchIpsRequest: _TypeAlias = WatchIpsRequest  # noqa: Y015
+
+@_typing.final
+class WatchIpsResponse(_message.Message):
+    """Response of WatchIps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Position to resume from after this batch; empty while the present addresses are still being told."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchedIp]:
+        """What changed; empty for a sign of life."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___WatchedIp] | None = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchIpsResponse: _TypeAlias = WatchIpsResponse  # noqa: Y015
+
+@_typing.final
+class WatchedIp(_message.Message):
+    """One change that a watch tells of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    type: _condition_pb2.ChangeType.ValueType
+    """Whether the project has it, or has it no more."""
+    @_builtins.property
+    def ip(self) -> Global___Ip:
+        """The address as it is now; of one that is gone, only address, network (while its prefix exists) and project."""
+
+    def __init__(
+        self,
+        *,
+        type: _condition_pb2.ChangeType.ValueType = ...,
+        ip: Global___Ip | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchedIp: _TypeAlias = WatchedIp  # noqa: Y015

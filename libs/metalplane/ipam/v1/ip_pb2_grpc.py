@@ -56,6 +56,11 @@ class IpServiceStub:
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.ListIpsRequest.SerializeToString,
                 response_deserializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.ListIpsResponse.FromString,
                 _registered_method=True)
+        self.WatchIps = channel.unary_stream(
+                '/metalplane.ipam.v1.IpService/WatchIps',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.WatchIpsRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.WatchIpsResponse.FromString,
+                _registered_method=True)
         self.UpdateIp = channel.unary_unary(
                 '/metalplane.ipam.v1.IpService/UpdateIp',
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.UpdateIpRequest.SerializeToString,
@@ -114,8 +119,17 @@ class IpServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchIps(self, request, context):
+        """Follows the addresses that the caller may see. Without a position the present ones come first, in batches without a
+        position; the batch that has one ends them. What is told is how the address is now, so several changes may come as
+        one. OUT_OF_RANGE when the position is older than what is kept: watch anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateIp(self, request, context):
-        """Changes name, description, labels, or type from ephemeral to static.
+        """Changes name, description, DNS name, labels, or type from ephemeral to static.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,6 +181,11 @@ def add_IpServiceServicer_to_server(servicer, server):
                     servicer.ListIps,
                     request_deserializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.ListIpsRequest.FromString,
                     response_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.ListIpsResponse.SerializeToString,
+            ),
+            'WatchIps': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchIps,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.WatchIpsRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_ip__pb2.WatchIpsResponse.SerializeToString,
             ),
             'UpdateIp': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateIp,
@@ -298,6 +317,33 @@ class IpService:
             '/metalplane.ipam.v1.IpService/ListIps',
             metalplane_dot_ipam_dot_v1_dot_ip__pb2.ListIpsRequest.SerializeToString,
             metalplane_dot_ipam_dot_v1_dot_ip__pb2.ListIpsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchIps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metalplane.ipam.v1.IpService/WatchIps',
+            metalplane_dot_ipam_dot_v1_dot_ip__pb2.WatchIpsRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_ip__pb2.WatchIpsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,8 +48,13 @@ class IpServiceStub:
     """Returns one address in use."""
     ListIps: _grpc.UnaryUnaryMultiCallable[_ip_pb2.ListIpsRequest, _ip_pb2.ListIpsResponse]
     """Lists the addresses in use that the caller may see, by prefix (the oldest first) and address."""
+    WatchIps: _grpc.UnaryStreamMultiCallable[_ip_pb2.WatchIpsRequest, _ip_pb2.WatchIpsResponse]
+    """Follows the addresses that the caller may see. Without a position the present ones come first, in batches without a
+    position; the batch that has one ends them. What is told is how the address is now, so several changes may come as
+    one. OUT_OF_RANGE when the position is older than what is kept: watch anew.
+    """
     UpdateIp: _grpc.UnaryUnaryMultiCallable[_ip_pb2.UpdateIpRequest, _ip_pb2.Ip]
-    """Changes name, description, labels, or type from ephemeral to static."""
+    """Changes name, description, DNS name, labels, or type from ephemeral to static."""
     ReleaseIp: _grpc.UnaryUnaryMultiCallable[_ip_pb2.ReleaseIpRequest, _empty_pb2.Empty]
     """Lets one address go. FAILED_PRECONDITION while something uses it."""
     AttachIp: _grpc.UnaryUnaryMultiCallable[_ip_pb2.AttachIpRequest, _ip_pb2.Ip]
@@ -81,8 +86,13 @@ class IpServiceAsyncStub(IpServiceStub):
     """Returns one address in use."""
     ListIps: _aio.UnaryUnaryMultiCallable[_ip_pb2.ListIpsRequest, _ip_pb2.ListIpsResponse]  # type: ignore[assignment]
     """Lists the addresses in use that the caller may see, by prefix (the oldest first) and address."""
+    WatchIps: _aio.UnaryStreamMultiCallable[_ip_pb2.WatchIpsRequest, _ip_pb2.WatchIpsResponse]  # type: ignore[assignment]
+    """Follows the addresses that the caller may see. Without a position the present ones come first, in batches without a
+    position; the batch that has one ends them. What is told is how the address is now, so several changes may come as
+    one. OUT_OF_RANGE when the position is older than what is kept: watch anew.
+    """
     UpdateIp: _aio.UnaryUnaryMultiCallable[_ip_pb2.UpdateIpRequest, _ip_pb2.Ip]  # type: ignore[assignment]
-    """Changes name, description, labels, or type from ephemeral to static."""
+    """Changes name, description, DNS name, labels, or type from ephemeral to static."""
     ReleaseIp: _aio.UnaryUnaryMultiCallable[_ip_pb2.ReleaseIpRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Lets one address go. FAILED_PRECONDITION while something uses it."""
     AttachIp: _aio.UnaryUnaryMultiCallable[_ip_pb2.AttachIpRequest, _ip_pb2.Ip]  # type: ignore[assignment]
@@ -137,12 +147,23 @@ class IpServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the addresses in use that the caller may see, by prefix (the oldest first) and address."""
 
     @_abc_1.abstractmethod
+    def WatchIps(
+        self,
+        request: _ip_pb2.WatchIpsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ip_pb2.WatchIpsResponse], _abc.AsyncIterator[_ip_pb2.WatchIpsResponse]]:
+        """Follows the addresses that the caller may see. Without a position the present ones come first, in batches without a
+        position; the batch that has one ends them. What is told is how the address is now, so several changes may come as
+        one. OUT_OF_RANGE when the position is older than what is kept: watch anew.
+        """
+
+    @_abc_1.abstractmethod
     def UpdateIp(
         self,
         request: _ip_pb2.UpdateIpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ip_pb2.Ip, _abc.Awaitable[_ip_pb2.Ip]]:
-        """Changes name, description, labels, or type from ephemeral to static."""
+        """Changes name, description, DNS name, labels, or type from ephemeral to static."""
 
     @_abc_1.abstractmethod
     def ReleaseIp(

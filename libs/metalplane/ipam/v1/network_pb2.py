@@ -27,9 +27,10 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_access__pb2
+from metalplane.common.v1 import condition_pb2 as metalplane_dot_common_dot_v1_dot_condition__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n metalplane/ipam/v1/network.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\"B\n\rPrefixLengths\x12\x17\n\x04ipv4\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18 (\x00\x12\x18\n\x04ipv6\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x01(\x00\"r\n\x0b\x43onsumption\x12\x11\n\ttotal_ips\x18\x01 \x01(\x03\x12\x10\n\x08used_ips\x18\x02 \x01(\x03\x12\x10\n\x08\x66ree_ips\x18\x03 \x01(\x03\x12\x15\n\rused_prefixes\x18\x04 \x01(\x03\x12\x15\n\rfree_prefixes\x18\x05 \x01(\x03\"\x8c\x07\n\x07Network\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x39\n\x04type\x18\x02 \x01(\x0e\x32\x1f.metalplane.ipam.v1.NetworkTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\x07project\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1a\n\tpartition\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x17\n\x06parent\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\"\n\x08prefixes\x18\x06 \x03(\tB\x10\xbaH\r\x92\x01\n\x10@\"\x06r\x04\x10\x01\x18@\x12/\n\x14\x64\x65stination_prefixes\x18\x07 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x80\x02\"\x06r\x04\x10\x01\x18@\x12\x46\n\x1b\x64\x65\x66\x61ult_child_prefix_length\x18\x08 \x01(\x0b\x32!.metalplane.ipam.v1.PrefixLengths\x12\x42\n\x17min_child_prefix_length\x18\t \x01(\x0b\x32!.metalplane.ipam.v1.PrefixLengths\x12\x17\n\x03vrf\x18\n \x01(\rB\n\xbaH\x07*\x05\x18\xff\xff\xff\x07\x12\x32\n\x03nat\x18\x0b \x01(\x0e\x32\x1b.metalplane.ipam.v1.NatTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12:\n\x1f\x61\x64\x64itional_announcable_prefixes\x18\x0c \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x80\x02\"\x06r\x04\x10\x01\x18@\x12\x15\n\x04name\x18\r \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1d\n\x0b\x64\x65scription\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x41\n\x06labels\x18\x0f \x03(\x0b\x32\'.metalplane.ipam.v1.Network.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12-\n\x04ipv4\x18\x10 \x01(\x0b\x32\x1f.metalplane.ipam.v1.Consumption\x12-\n\x04ipv6\x18\x11 \x01(\x0b\x32\x1f.metalplane.ipam.v1.Consumption\x12\x0c\n\x04\x65tag\x18\x12 \x01(\t\x12/\n\x0b\x63reate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa0\x01\n\x14\x43reateNetworkRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x34\n\x07network\x18\x02 \x01(\x0b\x32\x1b.metalplane.ipam.v1.NetworkB\x06\xbaH\x03\xc8\x01\x01\x12\x31\n\x06length\x18\x03 \x01(\x0b\x32!.metalplane.ipam.v1.PrefixLengths\"*\n\x11GetNetworkRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"\xdb\x01\n\x13ListNetworksRequest\x12\x1c\n\x07project\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x37\n\x04type\x18\x02 \x01(\x0e\x32\x1f.metalplane.ipam.v1.NetworkTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\tpartition\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x17\n\x06parent\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1a\n\tpage_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"^\n\x14ListNetworksResponse\x12-\n\x08networks\x18\x01 \x03(\x0b\x32\x1b.metalplane.ipam.v1.Network\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x14UpdateNetworkRequest\x12\x34\n\x07network\x18\x01 \x01(\x0b\x32\x1b.metalplane.ipam.v1.NetworkB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"D\n\x14\x44\x65leteNetworkRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@*\xb0\x01\n\x0bNetworkType\x12\x1c\n\x18NETWORK_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12NETWORK_TYPE_SUPER\x10\x01\x12\x16\n\x12NETWORK_TYPE_CHILD\x10\x02\x12\x1d\n\x19NETWORK_TYPE_CHILD_SHARED\x10\x03\x12\x19\n\x15NETWORK_TYPE_EXTERNAL\x10\x04\x12\x19\n\x15NETWORK_TYPE_UNDERLAY\x10\x05*T\n\x07NatType\x12\x18\n\x14NAT_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rNAT_TYPE_NONE\x10\x01\x12\x1c\n\x18NAT_TYPE_IPV4_MASQUERADE\x10\x02\x32\xb1\x04\n\x0eNetworkService\x12u\n\rCreateNetwork\x12(.metalplane.ipam.v1.CreateNetworkRequest\x1a\x1b.metalplane.ipam.v1.Network\"\x1d\x8a\xb5\x18\x19\x18\x02 \x02\x38\x01\x42\x0fnetwork.projectP\x02\x12h\n\nGetNetwork\x12%.metalplane.ipam.v1.GetNetworkRequest\x1a\x1b.metalplane.ipam.v1.Network\"\x16\x8a\xb5\x18\x12*\nallocation8\x06H\x01P\x01\x12w\n\x0cListNetworks\x12\'.metalplane.ipam.v1.ListNetworksRequest\x1a(.metalplane.ipam.v1.ListNetworksResponse\"\x14\x8a\xb5\x18\x10*\nallocationH\x01P\x01\x12\x64\n\rUpdateNetwork\x12(.metalplane.ipam.v1.UpdateNetworkRequest\x1a\x1b.metalplane.ipam.v1.Network\"\x0c\x8a\xb5\x18\x08\x18\x02 \x02\x38\x06P\x02\x12_\n\rDeleteNetwork\x12(.metalplane.ipam.v1.DeleteNetworkRequest\x1a\x16.google.protobuf.Empty\"\x0c\x8a\xb5\x18\x08\x18\x02 \x02\x38\x06P\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n metalplane/ipam/v1/network.proto\x12\x12metalplane.ipam.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\x1a$metalplane/common/v1/condition.proto\"B\n\rPrefixLengths\x12\x17\n\x04ipv4\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18 (\x00\x12\x18\n\x04ipv6\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x01(\x00\"r\n\x0b\x43onsumption\x12\x11\n\ttotal_ips\x18\x01 \x01(\x03\x12\x10\n\x08used_ips\x18\x02 \x01(\x03\x12\x10\n\x08\x66ree_ips\x18\x03 \x01(\x03\x12\x15\n\rused_prefixes\x18\x04 \x01(\x03\x12\x15\n\rfree_prefixes\x18\x05 \x01(\x03\"\x8c\x07\n\x07Network\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x39\n\x04type\x18\x02 \x01(\x0e\x32\x1f.metalplane.ipam.v1.NetworkTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\x07project\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1a\n\tpartition\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x17\n\x06parent\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\"\n\x08prefixes\x18\x06 \x03(\tB\x10\xbaH\r\x92\x01\n\x10@\"\x06r\x04\x10\x01\x18@\x12/\n\x14\x64\x65stination_prefixes\x18\x07 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x80\x02\"\x06r\x04\x10\x01\x18@\x12\x46\n\x1b\x64\x65\x66\x61ult_child_prefix_length\x18\x08 \x01(\x0b\x32!.metalplane.ipam.v1.PrefixLengths\x12\x42\n\x17min_child_prefix_length\x18\t \x01(\x0b\x32!.metalplane.ipam.v1.PrefixLengths\x12\x17\n\x03vrf\x18\n \x01(\rB\n\xbaH\x07*\x05\x18\xff\xff\xff\x07\x12\x32\n\x03nat\x18\x0b \x01(\x0e\x32\x1b.metalplane.ipam.v1.NatTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12:\n\x1f\x61\x64\x64itional_announcable_prefixes\x18\x0c \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x80\x02\"\x06r\x04\x10\x01\x18@\x12\x15\n\x04name\x18\r \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1d\n\x0b\x64\x65scription\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x41\n\x06labels\x18\x0f \x03(\x0b\x32\'.metalplane.ipam.v1.Network.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12-\n\x04ipv4\x18\x10 \x01(\x0b\x32\x1f.metalplane.ipam.v1.Consumption\x12-\n\x04ipv6\x18\x11 \x01(\x0b\x32\x1f.metalplane.ipam.v1.Consumption\x12\x0c\n\x04\x65tag\x18\x12 \x01(\t\x12/\n\x0b\x63reate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa0\x01\n\x14\x43reateNetworkRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x34\n\x07network\x18\x02 \x01(\x0b\x32\x1b.metalplane.ipam.v1.NetworkB\x06\xbaH\x03\xc8\x01\x01\x12\x31\n\x06length\x18\x03 \x01(\x0b\x32!.metalplane.ipam.v1.PrefixLengths\"*\n\x11GetNetworkRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"\xdb\x01\n\x13ListNetworksRequest\x12\x1c\n\x07project\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x37\n\x04type\x18\x02 \x01(\x0e\x32\x1f.metalplane.ipam.v1.NetworkTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\tpartition\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x17\n\x06parent\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1a\n\tpage_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"^\n\x14ListNetworksResponse\x12-\n\x08networks\x18\x01 \x03(\x0b\x32\x1b.metalplane.ipam.v1.Network\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x14UpdateNetworkRequest\x12\x34\n\x07network\x18\x01 \x01(\x0b\x32\x1b.metalplane.ipam.v1.NetworkB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"D\n\x14\x44\x65leteNetworkRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"i\n\x14WatchNetworksRequest\x12\x19\n\x08position\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\x07project\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x07network\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18?\"]\n\x15WatchNetworksResponse\x12\x32\n\x07\x63hanges\x18\x01 \x03(\x0b\x32!.metalplane.ipam.v1.NetworkChange\x12\x10\n\x08position\x18\x02 \x01(\t\"m\n\rNetworkChange\x12.\n\x04type\x18\x01 \x01(\x0e\x32 .metalplane.common.v1.ChangeType\x12,\n\x07network\x18\x02 \x01(\x0b\x32\x1b.metalplane.ipam.v1.Network*\xb0\x01\n\x0bNetworkType\x12\x1c\n\x18NETWORK_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12NETWORK_TYPE_SUPER\x10\x01\x12\x16\n\x12NETWORK_TYPE_CHILD\x10\x02\x12\x1d\n\x19NETWORK_TYPE_CHILD_SHARED\x10\x03\x12\x19\n\x15NETWORK_TYPE_EXTERNAL\x10\x04\x12\x19\n\x15NETWORK_TYPE_UNDERLAY\x10\x05*T\n\x07NatType\x12\x18\n\x14NAT_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rNAT_TYPE_NONE\x10\x01\x12\x1c\n\x18NAT_TYPE_IPV4_MASQUERADE\x10\x02\x32\xaf\x05\n\x0eNetworkService\x12u\n\rCreateNetwork\x12(.metalplane.ipam.v1.CreateNetworkRequest\x1a\x1b.metalplane.ipam.v1.Network\"\x1d\x8a\xb5\x18\x19\x18\x02 \x02\x38\x01\x42\x0fnetwork.projectP\x02\x12h\n\nGetNetwork\x12%.metalplane.ipam.v1.GetNetworkRequest\x1a\x1b.metalplane.ipam.v1.Network\"\x16\x8a\xb5\x18\x12*\nallocation8\x06H\x01P\x01\x12w\n\x0cListNetworks\x12\'.metalplane.ipam.v1.ListNetworksRequest\x1a(.metalplane.ipam.v1.ListNetworksResponse\"\x14\x8a\xb5\x18\x10*\nallocationH\x01P\x01\x12|\n\rWatchNetworks\x12(.metalplane.ipam.v1.WatchNetworksRequest\x1a).metalplane.ipam.v1.WatchNetworksResponse\"\x14\x8a\xb5\x18\x10*\nallocationH\x01P\x01\x30\x01\x12\x64\n\rUpdateNetwork\x12(.metalplane.ipam.v1.UpdateNetworkRequest\x1a\x1b.metalplane.ipam.v1.Network\"\x0c\x8a\xb5\x18\x08\x18\x02 \x02\x38\x06P\x02\x12_\n\rDeleteNetwork\x12(.metalplane.ipam.v1.DeleteNetworkRequest\x1a\x16.google.protobuf.Empty\"\x0c\x8a\xb5\x18\x08\x18\x02 \x02\x38\x06P\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -92,40 +93,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETENETWORKREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\020\001\030?'
   _globals['_DELETENETWORKREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DELETENETWORKREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_WATCHNETWORKSREQUEST'].fields_by_name['position']._loaded_options = None
+  _globals['_WATCHNETWORKSREQUEST'].fields_by_name['position']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_WATCHNETWORKSREQUEST'].fields_by_name['project']._loaded_options = None
+  _globals['_WATCHNETWORKSREQUEST'].fields_by_name['project']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_WATCHNETWORKSREQUEST'].fields_by_name['network']._loaded_options = None
+  _globals['_WATCHNETWORKSREQUEST'].fields_by_name['network']._serialized_options = b'\272H\004r\002\030?'
   _globals['_NETWORKSERVICE'].methods_by_name['CreateNetwork']._loaded_options = None
   _globals['_NETWORKSERVICE'].methods_by_name['CreateNetwork']._serialized_options = b'\212\265\030\031\030\002 \0028\001B\017network.projectP\002'
   _globals['_NETWORKSERVICE'].methods_by_name['GetNetwork']._loaded_options = None
   _globals['_NETWORKSERVICE'].methods_by_name['GetNetwork']._serialized_options = b'\212\265\030\022*\nallocation8\006H\001P\001'
   _globals['_NETWORKSERVICE'].methods_by_name['ListNetworks']._loaded_options = None
   _globals['_NETWORKSERVICE'].methods_by_name['ListNetworks']._serialized_options = b'\212\265\030\020*\nallocationH\001P\001'
+  _globals['_NETWORKSERVICE'].methods_by_name['WatchNetworks']._loaded_options = None
+  _globals['_NETWORKSERVICE'].methods_by_name['WatchNetworks']._serialized_options = b'\212\265\030\020*\nallocationH\001P\001'
   _globals['_NETWORKSERVICE'].methods_by_name['UpdateNetwork']._loaded_options = None
   _globals['_NETWORKSERVICE'].methods_by_name['UpdateNetwork']._serialized_options = b'\212\265\030\010\030\002 \0028\006P\002'
   _globals['_NETWORKSERVICE'].methods_by_name['DeleteNetwork']._loaded_options = None
   _globals['_NETWORKSERVICE'].methods_by_name['DeleteNetwork']._serialized_options = b'\212\265\030\010\030\002 \0028\006P\002'
-  _globals['_NETWORKTYPE']._serialized_start=2034
-  _globals['_NETWORKTYPE']._serialized_end=2210
-  _globals['_NATTYPE']._serialized_start=2212
-  _globals['_NATTYPE']._serialized_end=2296
-  _globals['_PREFIXLENGTHS']._serialized_start=216
-  _globals['_PREFIXLENGTHS']._serialized_end=282
-  _globals['_CONSUMPTION']._serialized_start=284
-  _globals['_CONSUMPTION']._serialized_end=398
-  _globals['_NETWORK']._serialized_start=401
-  _globals['_NETWORK']._serialized_end=1309
-  _globals['_NETWORK_LABELSENTRY']._serialized_start=1264
-  _globals['_NETWORK_LABELSENTRY']._serialized_end=1309
-  _globals['_CREATENETWORKREQUEST']._serialized_start=1312
-  _globals['_CREATENETWORKREQUEST']._serialized_end=1472
-  _globals['_GETNETWORKREQUEST']._serialized_start=1474
-  _globals['_GETNETWORKREQUEST']._serialized_end=1516
-  _globals['_LISTNETWORKSREQUEST']._serialized_start=1519
-  _globals['_LISTNETWORKSREQUEST']._serialized_end=1738
-  _globals['_LISTNETWORKSRESPONSE']._serialized_start=1740
-  _globals['_LISTNETWORKSRESPONSE']._serialized_end=1834
-  _globals['_UPDATENETWORKREQUEST']._serialized_start=1836
-  _globals['_UPDATENETWORKREQUEST']._serialized_end=1961
-  _globals['_DELETENETWORKREQUEST']._serialized_start=1963
-  _globals['_DELETENETWORKREQUEST']._serialized_end=2031
-  _globals['_NETWORKSERVICE']._serialized_start=2299
-  _globals['_NETWORKSERVICE']._serialized_end=2860
+  _globals['_NETWORKTYPE']._serialized_start=2385
+  _globals['_NETWORKTYPE']._serialized_end=2561
+  _globals['_NATTYPE']._serialized_start=2563
+  _globals['_NATTYPE']._serialized_end=2647
+  _globals['_PREFIXLENGTHS']._serialized_start=254
+  _globals['_PREFIXLENGTHS']._serialized_end=320
+  _globals['_CONSUMPTION']._serialized_start=322
+  _globals['_CONSUMPTION']._serialized_end=436
+  _globals['_NETWORK']._serialized_start=439
+  _globals['_NETWORK']._serialized_end=1347
+  _globals['_NETWORK_LABELSENTRY']._serialized_start=1302
+  _globals['_NETWORK_LABELSENTRY']._serialized_end=1347
+  _globals['_CREATENETWORKREQUEST']._serialized_start=1350
+  _globals['_CREATENETWORKREQUEST']._serialized_end=1510
+  _globals['_GETNETWORKREQUEST']._serialized_start=1512
+  _globals['_GETNETWORKREQUEST']._serialized_end=1554
+  _globals['_LISTNETWORKSREQUEST']._serialized_start=1557
+  _globals['_LISTNETWORKSREQUEST']._serialized_end=1776
+  _globals['_LISTNETWORKSRESPONSE']._serialized_start=1778
+  _globals['_LISTNETWORKSRESPONSE']._serialized_end=1872
+  _globals['_UPDATENETWORKREQUEST']._serialized_start=1874
+  _globals['_UPDATENETWORKREQUEST']._serialized_end=1999
+  _globals['_DELETENETWORKREQUEST']._serialized_start=2001
+  _globals['_DELETENETWORKREQUEST']._serialized_end=2069
+  _globals['_WATCHNETWORKSREQUEST']._serialized_start=2071
+  _globals['_WATCHNETWORKSREQUEST']._serialized_end=2176
+  _globals['_WATCHNETWORKSRESPONSE']._serialized_start=2178
+  _globals['_WATCHNETWORKSRESPONSE']._serialized_end=2271
+  _globals['_NETWORKCHANGE']._serialized_start=2273
+  _globals['_NETWORKCHANGE']._serialized_end=2382
+  _globals['_NETWORKSERVICE']._serialized_start=2650
+  _globals['_NETWORKSERVICE']._serialized_end=3337
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from metalplane.common.v1 import condition_pb2 as _condition_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -470,3 +471,89 @@ class DeleteNetworkRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteNetworkRequest: _TypeAlias = DeleteNetworkRequest  # noqa: Y015
+
+@_typing.final
+class WatchNetworksRequest(_message.Message):
+    """Request of WatchNetworks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Position of the last batch that was seen; empty begins with all that is there now."""
+    project: _builtins.str
+    """Only this project's own, when set."""
+    network: _builtins.str
+    """Only this network, when set."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        project: _builtins.str = ...,
+        network: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "position", b"position", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchNetworksRequest: _TypeAlias = WatchNetworksRequest  # noqa: Y015
+
+@_typing.final
+class WatchNetworksResponse(_message.Message):
+    """Response of WatchNetworks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Position to resume from after this batch; empty while the present networks are still being told."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkChange]:
+        """Changes in the order they happened; empty for a sign of life."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___NetworkChange] | None = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchNetworksResponse: _TypeAlias = WatchNetworksResponse  # noqa: Y015
+
+@_typing.final
+class NetworkChange(_message.Message):
+    """One change of a network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    type: _condition_pb2.ChangeType.ValueType
+    """Whether it is there or gone."""
+    @_builtins.property
+    def network(self) -> Global___Network:
+        """The network after the change, or its last state."""
+
+    def __init__(
+        self,
+        *,
+        type: _condition_pb2.ChangeType.ValueType = ...,
+        network: Global___Network | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkChange: _TypeAlias = NetworkChange  # noqa: Y015

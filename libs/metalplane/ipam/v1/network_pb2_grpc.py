@@ -51,6 +51,11 @@ class NetworkServiceStub:
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.ListNetworksRequest.SerializeToString,
                 response_deserializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.ListNetworksResponse.FromString,
                 _registered_method=True)
+        self.WatchNetworks = channel.unary_stream(
+                '/metalplane.ipam.v1.NetworkService/WatchNetworks',
+                request_serializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.WatchNetworksRequest.SerializeToString,
+                response_deserializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.WatchNetworksResponse.FromString,
+                _registered_method=True)
         self.UpdateNetwork = channel.unary_unary(
                 '/metalplane.ipam.v1.NetworkService/UpdateNetwork',
                 request_serializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.UpdateNetworkRequest.SerializeToString,
@@ -88,6 +93,15 @@ class NetworkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchNetworks(self, request, context):
+        """Follows the networks that the caller may see or use. Without a position the present ones come first, in batches
+        without a position; the batch that has one ends them. How full they are is as it was at the change. OUT_OF_RANGE when
+        the position is older than what is kept: watch anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateNetwork(self, request, context):
         """Changes name, description, labels, destination_prefixes, or adds and removes prefixes (not of children).
         """
@@ -120,6 +134,11 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     servicer.ListNetworks,
                     request_deserializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.ListNetworksRequest.FromString,
                     response_serializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.ListNetworksResponse.SerializeToString,
+            ),
+            'WatchNetworks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchNetworks,
+                    request_deserializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.WatchNetworksRequest.FromString,
+                    response_serializer=metalplane_dot_ipam_dot_v1_dot_network__pb2.WatchNetworksResponse.SerializeToString,
             ),
             'UpdateNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateNetwork,
@@ -214,6 +233,33 @@ class NetworkService:
             '/metalplane.ipam.v1.NetworkService/ListNetworks',
             metalplane_dot_ipam_dot_v1_dot_network__pb2.ListNetworksRequest.SerializeToString,
             metalplane_dot_ipam_dot_v1_dot_network__pb2.ListNetworksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchNetworks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metalplane.ipam.v1.NetworkService/WatchNetworks',
+            metalplane_dot_ipam_dot_v1_dot_network__pb2.WatchNetworksRequest.SerializeToString,
+            metalplane_dot_ipam_dot_v1_dot_network__pb2.WatchNetworksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,11 @@ class NetworkServiceStub:
     """Returns one network."""
     ListNetworks: _grpc.UnaryUnaryMultiCallable[_network_pb2.ListNetworksRequest, _network_pb2.ListNetworksResponse]
     """Lists the networks that the caller may see or use, by id."""
+    WatchNetworks: _grpc.UnaryStreamMultiCallable[_network_pb2.WatchNetworksRequest, _network_pb2.WatchNetworksResponse]
+    """Follows the networks that the caller may see or use. Without a position the present ones come first, in batches
+    without a position; the batch that has one ends them. How full they are is as it was at the change. OUT_OF_RANGE when
+    the position is older than what is kept: watch anew.
+    """
     UpdateNetwork: _grpc.UnaryUnaryMultiCallable[_network_pb2.UpdateNetworkRequest, _network_pb2.Network]
     """Changes name, description, labels, destination_prefixes, or adds and removes prefixes (not of children)."""
     DeleteNetwork: _grpc.UnaryUnaryMultiCallable[_network_pb2.DeleteNetworkRequest, _empty_pb2.Empty]
@@ -58,6 +63,11 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     """Returns one network."""
     ListNetworks: _aio.UnaryUnaryMultiCallable[_network_pb2.ListNetworksRequest, _network_pb2.ListNetworksResponse]  # type: ignore[assignment]
     """Lists the networks that the caller may see or use, by id."""
+    WatchNetworks: _aio.UnaryStreamMultiCallable[_network_pb2.WatchNetworksRequest, _network_pb2.WatchNetworksResponse]  # type: ignore[assignment]
+    """Follows the networks that the caller may see or use. Without a position the present ones come first, in batches
+    without a position; the batch that has one ends them. How full they are is as it was at the change. OUT_OF_RANGE when
+    the position is older than what is kept: watch anew.
+    """
     UpdateNetwork: _aio.UnaryUnaryMultiCallable[_network_pb2.UpdateNetworkRequest, _network_pb2.Network]  # type: ignore[assignment]
     """Changes name, description, labels, destination_prefixes, or adds and removes prefixes (not of children)."""
     DeleteNetwork: _aio.UnaryUnaryMultiCallable[_network_pb2.DeleteNetworkRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -91,6 +101,17 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_network_pb2.ListNetworksResponse, _abc.Awaitable[_network_pb2.ListNetworksResponse]]:
         """Lists the networks that the caller may see or use, by id."""
+
+    @_abc_1.abstractmethod
+    def WatchNetworks(
+        self,
+        request: _network_pb2.WatchNetworksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_network_pb2.WatchNetworksResponse], _abc.AsyncIterator[_network_pb2.WatchNetworksResponse]]:
+        """Follows the networks that the caller may see or use. Without a position the present ones come first, in batches
+        without a position; the batch that has one ends them. How full they are is as it was at the change. OUT_OF_RANGE when
+        the position is older than what is kept: watch anew.
+        """
 
     @_abc_1.abstractmethod
     def UpdateNetwork(

@@ -43,7 +43,7 @@ _RELEASE_BATCH = 500
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call for addresses. `plane` tells services and plane operators from projects; `request_hash` tells two requests
-    with one id apart; without `keep` it only finds out what would be had; `chosen` tells that labels chose a network, so
+    with one id apart; without `keep` it only finds out what would be had; `chosen`: labels chose a network, so
     that a twin of the call may have got more or fewer addresses from another one."""
 
     project: str

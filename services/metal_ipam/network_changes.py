@@ -52,8 +52,10 @@ async def create(connection: Connection, draft: Network, length: Lengths, *, new
     return await _read(connection, draft.id)
 
 
-async def update(connection: Connection, before: Network, after: Network, *, actor: str) -> Network:
-    """Write what differs between the two; `before` is what the caller saw.
+async def update(
+    connection: Connection, before: Network, after: Network, *, actor: str, force: bool = False
+) -> Network:
+    """Write what differs between the two; `before` is what the caller saw, `force` is for `check_announcable_update`.
 
     Raises:
         InvalidArgument, FailedPrecondition: the rules of `networks`, a removed prefix that is in use.
@@ -66,7 +68,7 @@ async def update(connection: Connection, before: Network, after: Network, *, act
         raise missing(f"network {before.id}")
     check_etag(str(before.version), current.version, what=f"network {before.id}")
     children = await networks.children(connection, before.id, limit=1)
-    check_announcable_update(current, after, has_children=bool(children))
+    check_announcable_update(current, after, has_children=bool(children), force=force)
     removed = [cidr for cidr in current.prefixes if cidr not in after.prefixes]
     if removed:
         await prefixes.delete_all(connection, before.id, removed, actor=actor)

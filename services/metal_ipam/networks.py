@@ -226,16 +226,16 @@ def check_deletable(network: Network, *, children: Sequence[str], addresses: int
         )
 
 
-def check_announcable_update(before: Network, after: Network, *, has_children: bool) -> None:
-    """Prefixes that children may be announcing are not taken back under their feet.
+def check_announcable_update(before: Network, after: Network, *, has_children: bool, force: bool = False) -> None:
+    """Prefixes that children may be announcing are not taken back under their feet, unless it is forced.
 
     Raises:
         FailedPrecondition: ANNOUNCABLE_PREFIXES_IN_USE.
     """
     removed = set(before.additional_announcable_prefixes) - set(after.additional_announcable_prefixes)
-    if removed and has_children:
+    if removed and has_children and not force:
         gone = ", ".join(sorted(map(str, removed)))
         raise FailedPrecondition(
             "ANNOUNCABLE_PREFIXES_IN_USE",
-            f"{gone} may be announced by machines in children of {before.id}; delete the children first",
+            f"{gone} may be announced by machines in children of {before.id}; delete the children first, or force it",
         )

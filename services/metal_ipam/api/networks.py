@@ -143,7 +143,7 @@ class NetworkApi(NetworkServiceServicer):
             apply_update(target, wanted, request.update_mask, mutable=MUTABLE)
             check(target, field="network")
             after = replace(network_of(target), vrf_owned=before.vrf_owned, quarantine=before.quarantine)
-            network = await network_changes.update(connection, before, after, actor=caller.label)
+            network = await network_changes.update(connection, before, after, actor=caller.label, force=request.force)
             [message] = await network_messages(connection, [network])
             await tell_changed(connection, message, network)
         return message

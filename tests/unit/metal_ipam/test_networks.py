@@ -262,6 +262,7 @@ def test_what_children_may_announce_is_not_removed_under_them() -> None:
     check_announcable_update(after, before, has_children=True)
     with pytest.raises(FailedPrecondition, match=r"192\.0\.2\.0/24"):
         check_announcable_update(before, after, has_children=True)
+    check_announcable_update(before, after, has_children=True, force=True)
 
 
 def test_an_update_is_judged_by_what_results() -> None:

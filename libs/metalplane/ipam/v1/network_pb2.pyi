@@ -422,6 +422,9 @@ class UpdateNetworkRequest(_message.Message):
 
     NETWORK_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    force: _builtins.bool
+    """Remove additional announcable prefixes although the network has children, whose machines may announce them."""
     @_builtins.property
     def network(self) -> Global___Network:
         """The network with its new values; `id` chooses it, `etag` guards it. What results is validated, not the parts that
@@ -437,10 +440,11 @@ class UpdateNetworkRequest(_message.Message):
         *,
         network: Global___Network | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "network", b"network", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,77 +8,42 @@ were faster.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import asyncpg
 from metal_kit.db import Connection, Database
 from metal_kit.errors import (
     Aborted,
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidArgument,
-    PermissionDenied,
     ResourceExhausted,
 )
 from metal_kit.identity import missing
 
 from metal_ipam import selection
-from metal_ipam.addresses import Ip, IpType, Leaf, Owner, Share, Unit, Wish, expand, spread
-from metal_ipam.cidr import Address, contains
+from metal_ipam.addresses import Ip, Leaf, Owner, Share, Unit, expand, spread
+from metal_ipam.call import (
+    Call,
+    Outrun,
+    check,
+    check_networks,
+    earlier_of,
+    earlier_of_any,
+    home_of,
+    in_use,
+    ip_in,
+    ip_of,
+    keep_quota,
+    lone_leaves,
+)
 from metal_ipam.coalescer import Coalescer
 from metal_ipam.known import Known, KnownNetworks
-from metal_ipam.networks import Network, check_acquire, serves
-from metal_ipam.quotas import Amounts
-from metal_ipam.quotas import check as check_quota
 from metal_ipam.store import addresses, networks, numbers, owners, prefixes, quotas
-from metal_ipam.store.addresses import Acquired, Entry, Release, Released
+from metal_ipam.store.addresses import Acquired, Release, Released
 
 # How often a plan may be outrun by other calls before the caller is told to come again.
 ATTEMPTS = 5
 _RELEASE_BATCH = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call for addresses. `plane` tells services and plane operators from projects; `request_hash` tells two requests
-    with one id apart; without `keep` it only finds out what would be had; `chosen`: labels chose a network, so
-    that a twin of the call may have got more or fewer addresses from another one."""
-
-    project: str
-    wishes: Sequence[Wish]
-    owner: Owner = field(default_factory=Owner)
-    type: IpType = IpType.EPHEMERAL
-    name: str = ""
-    description: str = ""
-    dns_name: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    request_id: str = ""
-    request_hash: str = ""
-    plane: bool = False
-    actor: str = ""
-    keep: bool = True
-    chosen: bool = False
-
-    def key(self, index: int) -> str | None:
-        """Request id of the unit with this index; of the project's, so that no project can ask for another's."""
-        return f"{self.project}/{self.request_id}/{index}" if self.request_id else None
-
-    def entry(self, index: int) -> Entry:
-        """What is written with the address of the unit."""
-        return Entry(
-            project=self.project,
-            owner=self.owner,
-            type=self.type,
-            name=self.name,
-            description=self.description,
-            dns_name=self.dns_name,
-            labels=self.labels,
-            request_id=self.key(index),
-            request_hash=self.request_hash,
-            actor=self.actor,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +54,6 @@ class Pending:
     leaf: Leaf
     prefix: str
     answer: asyncio.Future[Acquired]
-
-
-class _Outrun(Exception):
-    """The plan did not hold: prefixes filled up or went while it was carried out."""
 
 
 class _Tried(Exception):
@@ -120,7 +81,7 @@ class Acquisition:
         for attempt in range(ATTEMPTS):
             async with self._db.connection() as connection:
                 # Before the choice: now that what it got is taken, it could be another one.
-                if call.request_id and (earlier := await _earlier_of_any(connection, call)):
+                if call.request_id and (earlier := await earlier_of_any(connection, call)):
                     return earlier
                 wishes = await selection.choose(connection, call.project, call.wishes)
             try:
@@ -146,27 +107,27 @@ class Acquisition:
             return [one]
         async with self._db.connection() as connection:
             known = await networks.get_many(connection, list({w.network for w in call.wishes if w.prefix is None}))
-            _check_networks(call, known)
-            await _lone_leaves(connection, call)
+            check_networks(call, known)
+            await lone_leaves(connection, call)
             units = expand(call.wishes, known)
             if call.request_id:
                 earlier = await (
-                    _earlier_of_any(connection, call) if call.chosen else _earlier(connection, call, len(units))
+                    earlier_of_any(connection, call) if call.chosen else earlier_of(connection, call, len(units))
                 )
                 if earlier:
                     return earlier
         for _ in range(ATTEMPTS):
             async with self._db.connection() as connection:
                 leaves = await prefixes.leaves(connection, list(known))
-                leaves += await _lone_leaves(connection, call)
+                leaves += await lone_leaves(connection, call)
             shares = spread(units, leaves)
             try:
                 results = await self._coalesced(call, units, shares)
                 if not results:
                     results = await self._all_or_none(call, units, shares, leaves)
-            except (_Outrun, asyncpg.UniqueViolationError):  # The latter: a twin of this request is just faster.
+            except (Outrun, asyncpg.UniqueViolationError):  # The latter: a twin of this request is just faster.
                 continue
-            return [_ip(call, unit, result, leaves) for unit, result in zip(units, results, strict=True)]
+            return [ip_in(call, unit, result, leaves) for unit, result in zip(units, results, strict=True)]
         raise Aborted("CONCURRENT_CHANGE", "other calls were faster each time; try again")
 
     async def acquire_alike(self, call: Call) -> tuple[Ip, list[str]] | None:
@@ -184,7 +145,7 @@ class Acquisition:
         known = await self.known.get(wish.network)
         if known is None:
             return None
-        _check_networks(call, {wish.network: known.network})
+        check_networks(call, {wish.network: known.network})
         families = {unit.family for unit in expand(call.wishes, {wish.network: known.network})}
         home = next((leaf for leaf in known.leaves if {leaf.cidr.version} == families), None)
         if home is None or self.known.is_full(known, home):
@@ -203,7 +164,7 @@ class Acquisition:
             self.known.forget(wish.network)
         if outcome != "ok":
             return None
-        return _ip_of(call, home, Acquired(outcome, ip_address(texts[0]), time)), texts
+        return ip_of(call, home, Acquired(outcome, ip_address(texts[0]), time)), texts
 
     async def release(self, ip: Ip, *, actor: str) -> None:
         """Release an address that nobody uses, as it was read: not if somebody got it since.
@@ -269,7 +230,7 @@ class Acquisition:
         if others or wish.address is not None or wish.count != 1 or owners.ends(call.owner):
             return None
         network = known.network
-        _check_networks(call, {network.id: network})
+        check_networks(call, {network.id: network})
         families = network.families
         family = wish.family or (min(families) if len(families) == 1 else 0)
         for leaf in known.leaves:
@@ -312,7 +273,7 @@ class Acquisition:
             except asyncpg.UniqueViolationError:  # A twin of this request is just faster.
                 return None
             if result.outcome == "ok":
-                return _ip_of(call, pending.leaf, result) if result.fresh else None
+                return ip_of(call, pending.leaf, result) if result.fresh else None
             self.outrun(pending, result)
             if result.outcome != "full":
                 return None
@@ -325,7 +286,7 @@ class Acquisition:
         result = await self._coalescer.acquire(shares[0].prefix_id, call.entry(0))
         if result.outcome == "limited":
             return []
-        _check(call, units[0], result)
+        check(call, units[0], result)
         return [result]
 
     async def _all_or_none(
@@ -335,7 +296,7 @@ class Acquisition:
             async with self._db.transaction(purpose="acquire addresses") as connection:
                 results = await self._take(connection, call, units, shares)
                 for unit, result in zip(units, results, strict=True):
-                    _home(unit, result, leaves)
+                    home_of(unit, result, leaves)
                 if not call.keep:
                     raise _Tried(results)
         except _Tried as tried:
@@ -347,7 +308,7 @@ class Acquisition:
     ) -> list[Acquired]:
         results: dict[int, Acquired] = {}
         await owners.hold(connection, call.owner)
-        await _keep_quota(connection, call, units)
+        await keep_quota(connection, call, units)
         for share in shares:
             for index in share.specific:
                 address = units[index].address
@@ -364,167 +325,5 @@ class Acquisition:
                 got = await addresses.acquire_next(connection, share.prefix_id, entries)
                 results.update(zip(share.next_free, got, strict=True))
             for index in (*share.specific, *share.next_free):
-                _check(call, units[index], results[index])  # Raises, and with that nothing of the call is kept.
+                check(call, units[index], results[index])  # Raises, and with that nothing of the call is kept.
         return [results[index] for index in range(len(units))]
-
-
-def in_use(ip: Ip) -> FailedPrecondition:
-    """The error for an address that somebody uses."""
-    return in_the_way(ip.address, ip.owner)
-
-
-def in_the_way(address: Address, owner: Owner) -> FailedPrecondition:
-    """The error for an address that this owner uses."""
-    return FailedPrecondition(
-        "IP_IN_USE", f"{address} is in use by {owner}", metadata={"owner_kind": owner.kind, "owner": owner.id}
-    )
-
-
-def _check_networks(call: Call, known: Mapping[str, Network]) -> None:
-    for index, wish in enumerate(call.wishes):
-        if wish.prefix is not None:
-            continue
-        if wish.reserved and not call.plane:
-            raise PermissionDenied(
-                "RESERVED_NOT_ALLOWED", "reserved addresses of networks are the operators' to give", field="wishes"
-            )
-        network = known.get(wish.network)
-        if network is None or not (call.plane or serves(network, call.project)):
-            problem = missing(f"network {wish.network}")
-            problem.field = f"wishes[{index}].network"
-            raise problem
-        check_acquire(network, call.project, plane=call.plane)
-
-
-async def _keep_quota(connection: Connection, call: Call, units: Sequence[Unit]) -> None:
-    """The project may have what the call wants, and no other call takes the last of the quota meanwhile.
-
-    Raises:
-        ResourceExhausted: QUOTA_EXHAUSTED.
-    """
-    quota = await quotas.hold(connection, call.project)
-    if quota is None:
-        return
-    # A twin of this call that was faster has taken what both want; it is not wanted twice.
-    keys = [call.key(index) for index in range(len(units))]
-    known, _ = await addresses.by_requests(connection, [key for key in keys if key])
-    families = [unit.family for unit, key in zip(units, keys, strict=True) if key is None or key not in known]
-    wanted = Amounts(ipv4_addresses=families.count(4), ipv6_addresses=families.count(6))
-    if quota.limits(wanted):
-        check_quota(quota, await quotas.held(connection, call.project), wanted)
-
-
-async def _lone_leaves(connection: Connection, call: Call) -> list[Leaf]:
-    """The prefixes on their own that the call names: the plane's, and of the project of their namespace."""
-    found: dict[int, Leaf] = {}
-    for index, wish in enumerate(call.wishes):
-        if wish.prefix is None:
-            continue
-        leaf = await prefixes.lone_leaf(connection, wish)
-        if leaf is None or not (call.plane or leaf[1] == call.project):
-            problem = missing(wish.source)
-            problem.field = f"wishes[{index}].prefix"
-            raise problem
-        found[leaf[0].id] = leaf[0]
-    return list(found.values())
-
-
-async def _earlier(connection: Connection, call: Call, count: int) -> list[Ip]:
-    """What this request got before; empty when it is new."""
-    keys = [key for index in range(count) if (key := call.key(index))]
-    found, spent = await addresses.by_requests(connection, keys)
-    if any(request_hash != call.request_hash for _, request_hash in found.values()):
-        raise _reused()
-    if spent or (found and len(found) < count):
-        raise _spent()
-    return [found[key][0] for key in keys] if found else []
-
-
-async def _earlier_of_any(connection: Connection, call: Call) -> list[Ip]:
-    """As `_earlier`, while it is not known how many addresses the networks come to. All were got at once, so what is
-    there is all, unless some were released since."""
-    most = sum(wish.most for wish in call.wishes)
-    keys = [key for index in range(most) if (key := call.key(index))]
-    found, spent = await addresses.by_requests(connection, keys)
-    if any(request_hash != call.request_hash for _, request_hash in found.values()):
-        raise _reused()
-    if spent:
-        raise _spent()
-    return [found[key][0] for key in keys if key in found]
-
-
-def _check(call: Call, unit: Unit, result: Acquired) -> None:
-    match result.outcome:
-        case "ok":
-            return
-        case "request_reused":
-            raise _reused()
-        case "request_spent":
-            raise _spent()
-        case "taken":
-            # Who has it is for those to know who may see it.
-            tell = call.plane or result.holder_project == call.project
-            holder = result.holder if tell else Owner()
-            raise AlreadyExists(
-                "ADDRESS_TAKEN",
-                f"{unit.address} of network {unit.network} is taken" + (f" by {holder}" if holder else ""),
-                metadata={"address": str(unit.address), "owner_kind": holder.kind, "owner": holder.id},
-            )
-        case "reserved":
-            raise FailedPrecondition("ADDRESS_RESERVED", f"{unit.address} is reserved in network {unit.network}")
-        case "quarantine":
-            raise FailedPrecondition("ADDRESS_RESTS", f"{unit.address} was released a short while ago and rests still")
-        case _:
-            raise _Outrun
-
-
-def _ip(call: Call, unit: Unit, result: Acquired, leaves: Sequence[Leaf]) -> Ip:
-    return _ip_of(call, _home(unit, result, leaves), result)
-
-
-def _ip_of(call: Call, home: Leaf, result: Acquired) -> Ip:
-    address: Address | None = result.address
-    assert address is not None
-    return Ip(
-        address=address,
-        namespace_id=home.namespace_id,
-        namespace=home.namespace,
-        network=home.network if " " not in home.network else "",
-        prefix=home.cidr,
-        project=call.project,
-        type=call.type,
-        owner=call.owner,
-        name=call.name,
-        description=call.description,
-        dns_name=call.dns_name,
-        labels=call.labels,
-        create_time=result.time,
-    )
-
-
-def _home(unit: Unit, result: Acquired, leaves: Sequence[Leaf]) -> Leaf:
-    """The prefix of an address that was got.
-
-    Raises:
-        Aborted: CONCURRENT_CHANGE; a twin of the request was faster, for which another network was chosen.
-    """
-    address: Address | None = result.address
-    assert address is not None
-    for leaf in leaves:
-        if leaf.network == unit.network and contains(leaf.cidr, address):
-            return leaf
-    raise Aborted("CONCURRENT_CHANGE", "the same request is being served with another network; try again")
-
-
-def _reused() -> InvalidArgument:
-    return InvalidArgument(
-        "REQUEST_ID_REUSED", "was used with a different request; use a new id for a new request", field="request_id"
-    )
-
-
-def _spent() -> FailedPrecondition:
-    return FailedPrecondition(
-        "REQUEST_SPENT",
-        "what this request got was released since; use a new request id to acquire anew",
-        metadata={"field": "request_id"},
-    )

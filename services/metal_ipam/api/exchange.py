@@ -21,9 +21,10 @@ from metal_kit.validation import check
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.ipam.v1 import ip_pb2 as pb
 
-from metal_ipam.acquisition import Acquisition, Call, Pending, in_the_way
+from metal_ipam.acquisition import Acquisition, Pending
 from metal_ipam.addresses import Owner, Wish
 from metal_ipam.api.messages import family_of, ip_type_of, owner_of
+from metal_ipam.call import Call, in_the_way
 from metal_ipam.cidr import parse_address
 from metal_ipam.store.addresses import Acquired, Release, Released
 

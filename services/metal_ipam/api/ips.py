@@ -22,11 +22,12 @@ from metalplane.common.v1.access_pb2 import PlaneRole, Role
 from metalplane.ipam.v1 import ip_pb2 as pb
 from metalplane.ipam.v1.ip_pb2_grpc import IpServiceServicer
 
-from metal_ipam.acquisition import Acquisition, Call, in_use
+from metal_ipam.acquisition import Acquisition
 from metal_ipam.addresses import Ip, IpType
 from metal_ipam.api import watching
 from metal_ipam.api.exchange import Exchange
 from metal_ipam.api.messages import ip_message, ip_type_of, owner_of, wish_of
+from metal_ipam.call import Call, in_use
 from metal_ipam.cidr import parse_address
 from metal_ipam.store import addresses, owners
 from metal_ipam.store.addresses import Release

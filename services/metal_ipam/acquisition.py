@@ -179,15 +179,14 @@ class Acquisition:
             await self._release_alone(ip, actor=actor)
             return
         release = Release(ip.address, [ip.project], seen=ip.create_time, actor=actor)
-        known = await self.known.get(ip.network)
-        home = known.home(ip.address) if known is not None else None
-        outcome = await self._coalescer.release(home.id, release) if home is not None else Released("unknown")
+        # The prefix as it was read with the address: one that grew may be remembered as it was before.
+        outcome = await self._coalescer.release(ip.prefix_id, release)
         if outcome.outcome == "in_use":
             raise in_use(replace(ip, owner=outcome.holder))
         if outcome.outcome == "unknown":
             raise missing(f"address {ip.address}")
-        if known is not None and home is not None:
-            known.full.pop(home.id, None)
+        if (known := await self.known.get(ip.network)) is not None:
+            known.full.pop(ip.prefix_id, None)
 
     async def _release_alone(self, ip: Ip, *, actor: str) -> None:
         """Release an address of a prefix on its own, which is nothing that is remembered."""

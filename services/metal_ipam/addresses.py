@@ -60,6 +60,7 @@ class Ip:
     version: int = 1
     create_time: datetime | None = None
     namespace: str = ""
+    prefix_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

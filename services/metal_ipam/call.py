@@ -192,6 +192,7 @@ def ip_of(call: Call, home: Leaf, result: Acquired) -> Ip:
         address=address,
         namespace_id=home.namespace_id,
         namespace=home.namespace,
+        prefix_id=home.id,
         network=home.network if " " not in home.network else "",
         prefix=home.cidr,
         project=call.project,

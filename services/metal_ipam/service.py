@@ -52,6 +52,7 @@ async def compose(rt: Runtime) -> Parts:
     db = rt.require_db()
     await _ensure_pools(db, settings)
     coalescer = Coalescer(db)
+    acquisition = Acquisition(db, coalescer)
     rest = timedelta(seconds=settings.address_quarantine_seconds)
     return Parts(
         servicers=[
@@ -65,10 +66,14 @@ async def compose(rt: Runtime) -> Parts:
                 NamespaceApi(db, rt.paging),
                 "metalplane.ipam.v1.NamespaceService",
             ),
-            Servicer(add_PrefixServiceServicer_to_server, PrefixApi(db, rt.paging), "metalplane.ipam.v1.PrefixService"),
+            Servicer(
+                add_PrefixServiceServicer_to_server,
+                PrefixApi(db, rt.paging, acquisition.known),
+                "metalplane.ipam.v1.PrefixService",
+            ),
             Servicer(
                 add_IpServiceServicer_to_server,
-                IpApi(db, rt.paging, Acquisition(db, coalescer), rt.stopping),
+                IpApi(db, rt.paging, acquisition, rt.stopping),
                 "metalplane.ipam.v1.IpService",
             ),
             Servicer(add_PoolServiceServicer_to_server, PoolApi(db, rt.paging), "metalplane.ipam.v1.PoolService"),

@@ -145,7 +145,7 @@ class IpApi(IpServiceServicer):
         return ip_message(written)
 
     async def ReleaseIp(self, request: pb.ReleaseIpRequest, context: Any) -> Empty:
-        if request.network and await self._release_at_once(request):
+        if request.network and not request.namespace and await self._release_at_once(request):
             return Empty()
         async with self.db.connection() as connection:
             ip = await _find(connection, request.address, request.network, Role.ROLE_EDITOR, request.namespace)

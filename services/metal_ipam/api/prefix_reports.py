@@ -14,6 +14,7 @@ from metal_ipam import prefix_changes
 from metal_ipam.api.messages import ip_message, owner_message
 from metal_ipam.api.prefix_messages import prefix_message, range_message
 from metal_ipam.cidr import Address, Prefix, parse_address, parse_prefix
+from metal_ipam.known import KnownNetworks
 from metal_ipam.store import addresses, namespaces, numbers, places, prefixes, ranges
 
 _BATCH = 100
@@ -25,6 +26,7 @@ class PrefixReports:
 
     db: Database
     paging: Paging
+    known: KnownNetworks
 
     async def ListReservedRanges(
         self, request: pb.ListReservedRangesRequest, context: Any

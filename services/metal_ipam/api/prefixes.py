@@ -136,6 +136,7 @@ class PrefixApi(PrefixReports, PrefixServiceServicer):
                 row = await prefix_changes.find(connection, request.namespace, cidr)
                 row, network = await prefix_changes.grow(connection, row, request.length, actor=current_caller().label)
                 await _tell(connection, network)
+        self.known.forget(row.network)  # Other processes tell its former size until they read it anew.
         return prefix_message(row)
 
     async def ReserveRange(self, request: pb.ReserveRangeRequest, context: Any) -> pb.ReservedRange:

@@ -434,4 +434,5 @@ def _ip(row: Any) -> Ip:
         version=row["version"],
         create_time=row["created_at"],
         namespace=row["namespace"],
+        prefix_id=row["prefix_id"],
     )

@@ -317,6 +317,23 @@ async def test_labels_status_and_quarantine_are_changed(ipam: Any) -> None:
     assert (await ipam.cut("10.0.0.0/16", cidr="10.0.3.0/24")).status == pb.PREFIX_STATUS_ACTIVE
 
 
+async def test_what_is_remembered_of_a_network_does_not_outlive_a_change_of_its_prefix(ipam: Any) -> None:
+    await ipam.external("out", "192.0.2.0/28")
+    wish = ip_pb2.IpWish(network="out")
+    await ipam.acquire(wish)
+    await update(ipam, pb.Prefix(cidr="192.0.2.0/28", status=pb.PREFIX_STATUS_DEPRECATED))
+    for count in (1, 5):
+        with pytest.raises(ResourceExhausted):
+            await ipam.acquire(ip_pb2.IpWish(network="out", count=count))
+    await update(ipam, pb.Prefix(cidr="192.0.2.0/28", status=pb.PREFIX_STATUS_ACTIVE))
+    await grow(ipam, "192.0.2.0/28", 27)
+    taken = await ipam.acquire(ip_pb2.IpWish(network="out", count=20))
+    assert {ip.prefix for ip in [*taken, *await ipam.acquire(wish)]} == {"192.0.2.0/27"}
+    for ip in taken:
+        await ipam.ips().ReleaseIp(ip_pb2.ReleaseIpRequest(address=ip.address))
+    assert (await ipam.get_prefix("192.0.2.0/27")).used == 2
+
+
 async def test_an_address_is_found_in_its_longest_prefix_in_each_namespace(ipam: Any) -> None:
     await ipam.namespace("blue")
     await ipam.container("10.0.0.0/8")

@@ -129,7 +129,7 @@ async def child(bench: Bench, quick: bool, doubles: Doubles) -> list[Answer]:
     await bench.networks.CreateNetwork(
         network_pb2.CreateNetworkRequest(
             network=network_pb2.Network(
-                id="parent", type=network_pb2.NETWORK_TYPE_SUPER, prefixes=["11.0.0.0/8"], vrf=9,
+                id="parent", type=network_pb2.NETWORK_TYPE_SUPER, prefixes=["11.0.0.0/8"], vrf=4003,
                 default_child_prefix_length=lengths,
             )
         )
@@ -162,7 +162,7 @@ async def child(bench: Bench, quick: bool, doubles: Doubles) -> list[Answer]:
 async def million(bench: Bench, quick: bool, doubles: Doubles) -> list[Answer]:
     """Question 7: a million addresses in use. They are written by SQL, as many calls would have left them."""
     count, pages, seconds = (20_000, 20, 0.5) if quick else (1_000_000, 200, 3.0)
-    network = await bench.external("million", "12.0.0.0/8", vrf=7)
+    network = await bench.external("million", "12.0.0.0/8", vrf=4001)
     await streams(bench, [network], doubles, seconds)
     before = bench.memory()
     async with bench.database.acquire() as connection:
@@ -211,7 +211,7 @@ async def million(bench: Bench, quick: bool, doubles: Doubles) -> list[Answer]:
 async def peers(bench: Bench, quick: bool, doubles: Doubles) -> list[Answer]:
     """The ways of others, on the same Postgres, each from one connection and without gRPC."""
     pairs = 3 if quick else 20
-    network = await bench.external("peers", "10.40.0.0/16", vrf=8)
+    network = await bench.external("peers", "10.40.0.0/16", vrf=4002)
     prefix_id = await bench.database.fetchval("SELECT id FROM ipam.prefix WHERE network_id = $1", network)
     answers: list[Answer] = []
 

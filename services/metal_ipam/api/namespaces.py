@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from metal_kit import idempotency
 from metal_kit.db import Database
+from metal_kit.errors import InvalidArgument
 from metal_kit.identity import current_caller
 from metal_kit.paging import Paging
 from metalplane.ipam.v1 import namespace_pb2 as pb
@@ -70,8 +71,17 @@ class NamespaceApi(NamespaceServiceServicer):
         self, requests: AsyncIterator[pb.LoadNamespaceRequest], context: Any
     ) -> pb.LoadNamespaceResponse:
         reading = dumps.Reading()
+        wrong: InvalidArgument | None = None
         async for request in requests:
-            reading.add(request.id, request.lines)
+            # To the end, whatever is wrong: a part that is still on its way when the answer comes makes grpc fail the
+            # call at the client without saying what the answer was.
+            try:
+                if wrong is None:
+                    reading.add(request.id, request.lines)
+            except InvalidArgument as error:
+                wrong = error
+        if wrong is not None:
+            raise wrong
         content = reading.done()
         async with self.db.transaction(purpose="load a namespace") as connection:
             await dumps.load(connection, reading.namespace, content, actor=current_caller().label)

@@ -29,7 +29,9 @@ async def test_an_end_before_the_stop_is_reported_and_logged(work: object) -> No
         tasks.spawn("fragile", work())  # type: ignore[operator]
         tasks.spawn("steady", _forever())
         assert await asyncio.wait_for(tasks.failed, 5) == "fragile"
-    assert [(line["event"], line["log_level"], line["task"]) for line in lines] == [("task.ended", "error", "fragile")]
+    # Others of the process log too: a lab may run in this loop.
+    ended = [line for line in lines if line["event"] == "task.ended"]
+    assert [(line["log_level"], line["task"]) for line in ended] == [("error", "fragile")]
     await tasks.stop()
 
 

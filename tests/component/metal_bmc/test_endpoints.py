@@ -237,7 +237,7 @@ async def test_events_show_the_bmc_and_who_it_is(plane: Any, bus: list[bytes], e
 
 
 async def test_polls_see_power_identity_and_faults(plane: Any, new_bmc: NewBmc, eventually: Eventually) -> None:
-    await plane.start(poll_seconds=0.2, exchange_seconds=1)
+    await plane.start(poll_seconds=0.2, exchange_seconds=4)
     bmc = await new_bmc(powered=True, firmware=(3, 11))
     await plane.register(bmc)
 

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import grpc
 from _ipam_plane import Bench, Doubles, Load, wish
 from _ipam_server import PROJECT
-from metalplane.ipam.v1 import ip_pb2, network_pb2
+from metalplane.ipam.v1 import ip_pb2, network_pb2, prefix_pb2
 
 Step = Callable[[], Awaitable[int]]
 Make = Callable[[int], Step]
@@ -97,8 +97,31 @@ def bulk(bench: Bench, network: str, doubles: Doubles, size: int, given: list[st
 
 
 def children(bench: Bench, parent: str, doubles: Doubles) -> Make:
-    """CreateNetwork of a child with a /22, and DeleteNetwork, in turn."""
-    project = PROJECT
+    """AcquireChildPrefix of a /22, and DeletePrefix, in turn."""
+
+    def make(number: int) -> Step:
+        own: list[str] = []
+
+        async def step() -> int:
+            if own:
+                cidr = own.pop()
+                doubles.gave(parent, cidr)
+                await bench.prefixes.DeletePrefix(prefix_pb2.DeletePrefixRequest(cidr=cidr))
+                return 1
+            child = await bench.prefixes.AcquireChildPrefix(
+                prefix_pb2.AcquireChildPrefixRequest(parent=parent, length=22, request_id=request_id())
+            )
+            doubles.took(parent, child.cidr)
+            own.append(child.cidr)
+            return 1
+
+        return step
+
+    return make
+
+
+def child_networks(bench: Bench, parent: str, doubles: Doubles) -> Make:
+    """CreateNetwork of a child with a /22 and a VRF of its own, and DeleteNetwork, in turn."""
 
     def make(number: int) -> Step:
         own: list[network_pb2.Network] = []
@@ -109,7 +132,7 @@ def children(bench: Bench, parent: str, doubles: Doubles) -> Make:
                 doubles.gave(parent, child.prefixes[0])
                 await bench.networks.DeleteNetwork(network_pb2.DeleteNetworkRequest(id=child.id))
                 return 1
-            network = network_pb2.Network(type=network_pb2.NETWORK_TYPE_CHILD, parent=parent, project=project)
+            network = network_pb2.Network(type=network_pb2.NETWORK_TYPE_CHILD, parent=parent, project=PROJECT)
             child = await bench.networks.CreateNetwork(network_pb2.CreateNetworkRequest(network=network))
             doubles.took(parent, child.prefixes[0])
             own.append(child)

@@ -110,6 +110,7 @@ class Bench:
     server_pid: int
     postgres_pid: int
     directory: Path
+    url: str
 
     def cpu(self) -> Cpu:
         """CPU so far of the three."""
@@ -211,6 +212,7 @@ async def ipam(*, profile: Path | None = None, without_audit: bool = False, chan
             server_pid=process.pid,
             postgres_pid=int(pid_line),
             directory=directory,
+            url=postgres.url,
         )
 
 

@@ -22,6 +22,7 @@ from prometheus_client import Counter, Gauge
 from metal_kit.audit.entry import Row, row_of
 from metal_kit.audit.sums import Sums
 from metal_kit.backoff import Backoff, pause
+from metal_kit.company import Company
 from metal_kit.errors import Aborted, Unavailable
 from metal_kit.logs import get_logger
 
@@ -37,6 +38,8 @@ SINGLE_REFUSALS = 20
 _TICK = 1.0
 # What nobody waits for waits so long, in seconds, for others: a batch costs as much as ten entries.
 _LINGER = 0.005
+# And this is how long those that somebody waits for wait for as many as there were the last time.
+_PATIENCE = 0.005
 _DRAIN_ATTEMPTS = 3
 _LATER = (Unavailable, Aborted, TimeoutError)
 _RETRY = Backoff(timedelta(milliseconds=50), timedelta(seconds=1))
@@ -72,6 +75,7 @@ class AuditWriter:
         self._log = destination
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
+        self._company = Company(_PATIENCE)
         self._lingering: asyncio.TimerHandle | None = None
         self._full = False
         self._sums = Sums(sum_seconds, MOST_SUMS)
@@ -139,7 +143,10 @@ class AuditWriter:
 
     async def _write(self, stopping: asyncio.Event, failures: int) -> int:
         """Append one batch, or wait after a failure; the number of failures in a row."""
+        if self._queue:
+            await self._company.wait()
         written = not self._queue or await self._append_batch()
+        self._company.done()
         if self._queue:
             self._wake.set()
         if written:
@@ -160,6 +167,7 @@ class AuditWriter:
     async def _append_batch(self) -> bool:
         """Append the oldest entries. False when the log is away: whoever waited for his is refused, the rest stays."""
         batch = deque(self._queue.popleft() for _ in range(min(BATCH, len(self._queue))))
+        self._company.left(len(batch))
         try:
             await self._append(batch)
             batch.clear()
@@ -219,6 +227,7 @@ class AuditWriter:
         if len(self._queue) >= QUEUE:
             return False
         self._queue.append(each)
+        self._company.arrived()
         if each.durable is not None or len(self._queue) >= BATCH:
             self._wake.set()
         elif self._lingering is None:

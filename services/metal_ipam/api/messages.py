@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from metal_kit.errors import InvalidArgument
 from metal_kit.timestamps import to_timestamp
@@ -10,7 +11,7 @@ from metalplane.common.v1.condition_pb2 import AddressFamily
 from metalplane.ipam.v1 import ip_pb2, network_pb2, pool_pb2
 
 from metal_ipam.addresses import Ip, IpType, Owner, Wish
-from metal_ipam.cidr import parse_address, parse_prefix, parse_prefixes
+from metal_ipam.cidr import Prefix, parse_address, parse_prefix, parse_prefixes
 from metal_ipam.networks import FAMILIES, WIDTH, Lengths, Nat, Network, NetworkType
 from metal_ipam.store.namespaces import DEFAULT
 from metal_ipam.store.numbers import PoolRow
@@ -113,12 +114,18 @@ def network_message(
     return message
 
 
+@lru_cache(maxsize=4096)
+def _text(prefix: Prefix) -> str:
+    """Many addresses have the same prefix, and to write one takes longer than all else of a message."""
+    return str(prefix)
+
+
 def ip_message(ip: Ip) -> ip_pb2.Ip:
     """The message of an address."""
     message = ip_pb2.Ip(
         address=str(ip.address),
         network=ip.network,
-        prefix=str(ip.prefix),
+        prefix=_text(ip.prefix),
         project=ip.project,
         type=ip_pb2.IP_TYPE_STATIC if ip.type is IpType.STATIC else ip_pb2.IP_TYPE_EPHEMERAL,
         name=ip.name,

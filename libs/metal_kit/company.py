@@ -11,7 +11,8 @@ import asyncio
 
 
 class Company:
-    """Says when to go. `arrived` for each that comes, `wait` before a batch is taken, `left` with how many are in it."""
+    """Says when to go. Call `arrived` for each that comes, `wait` before a batch is taken, `left` with how many are in
+    it, and `done` when it is written."""
 
     def __init__(self, patience: float) -> None:
         """`patience`: seconds that a batch waits at most, which each that is in it may take longer for it."""

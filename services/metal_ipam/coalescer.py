@@ -1,9 +1,10 @@
 """Requests for the next free address, and releases of single ones, put together into few database calls.
 
 While a prefix is in a call, those that come for it meanwhile wait, and then share the next one: one lock, one commit
-and one flush for all of them. A call serves many prefixes when many have something waiting. Who is
-alone is served at once; where many come, the next call waits up to PATIENCE for as many as the last one had. Acquires of a prefix are served in the
-order of arrival, releases too; of those that share a call the releases come first, so that what was let go can be had.
+and one flush for all of them. A call serves many prefixes when many have something waiting. Who is alone is served at
+once; where many come, the next call waits up to PATIENCE for as many as the last one had. Acquires of a prefix are
+served in the order of arrival, releases too; of those that share a call the releases come first, so that what was let
+go can be had.
 Several replicas coalesce each for itself; the row locks of the prefixes, taken in the order of their ids, order them.
 
 Who may have an address, and of which prefix, is decided before; so is who may release it, except that it must belong to

@@ -49,7 +49,7 @@ def mixed(bench: Bench, networks: Sequence[str], doubles: Doubles, *, hold: int 
     """AcquireIps and ReleaseIp of single addresses in turn; every caller holds up to `hold` in his network."""
 
     def make(number: int) -> Step:
-        ips, network = bench.ips[number % len(bench.ips)], networks[number % len(networks)]
+        ips, network = bench.bare[number % len(bench.bare)], networks[number % len(networks)]
         own: deque[str] = deque()
         turn = count(number)
 

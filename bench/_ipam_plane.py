@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,26 @@ class Doubles:
         self.held.discard((network, address))
 
 
+class BareIps:
+    """The two calls of single addresses without the kit's client around them: as little as the echo's caller does."""
+
+    def __init__(self, channel: Any, token: str) -> None:
+        more: dict[str, Any] = {"metadata": (("authorization", f"Bearer {token}"),), "timeout": 30.0}
+        path = "/metalplane.ipam.v1.IpService/"
+        acquire = channel.unary_unary(
+            f"{path}AcquireIps", ip_pb2.AcquireIpsRequest.SerializeToString, ip_pb2.AcquireIpsResponse.FromString
+        )
+        release = channel.unary_unary(f"{path}ReleaseIp", ip_pb2.ReleaseIpRequest.SerializeToString)
+        self.AcquireIps = partial(acquire, **more)
+        self.ReleaseIp = partial(release, **more)
+
+
 @dataclass
 class Bench:
     """The running service, its clients, and the database beneath it."""
 
     ips: list[Any]
+    bare: list[BareIps]
     networks: Any
     prefixes: Any
     ips_as_operator: Any
@@ -204,6 +220,7 @@ async def ipam(*, profile: Path | None = None, without_audit: bool = False, chan
         pid_line = (directory / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0]
         yield Bench(
             ips=[peers.stub(IpServiceStub, "ipam") for peers in pool],
+            bare=[BareIps(peers.channel("ipam"), "bench") for peers in pool],
             networks=operator.stub(NetworkServiceStub, "ipam"),
             prefixes=operator.stub(PrefixServiceStub, "ipam"),
             ips_as_operator=operator.stub(IpServiceStub, "ipam"),

@@ -18,7 +18,22 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from metalplane.common.v1 import access_pb2
-from metalplane.common.v1.access_pb2 import Agent, Effect, PlaneRole, Role, ScopeKind
+from metalplane.common.v1.access_pb2 import (
+    ROLE_UNSPECIFIED,
+    ROLE_VIEWER,
+    SCOPE_KIND_LEAF,
+    SCOPE_KIND_MACHINE,
+    SCOPE_KIND_OBJECT,
+    SCOPE_KIND_PARTITION,
+    SCOPE_KIND_PROJECT,
+    SCOPE_KIND_TENANT,
+    SCOPE_KIND_UNSPECIFIED,
+    Agent,
+    Effect,
+    PlaneRole,
+    Role,
+    ScopeKind,
+)
 
 from metal_kit.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from metal_kit.identity import Caller, PlaneRoleValue, RoleValue, Settled, missing
@@ -29,8 +44,8 @@ _AGENT_KINDS = {
     Agent.AGENT_BMC: "bmc",
     Agent.AGENT_BOOT: "boot",
 }
-_HANDLER_DECIDES = (ScopeKind.SCOPE_KIND_UNSPECIFIED, ScopeKind.SCOPE_KIND_OBJECT)
-_ROLE_SCOPES = (ScopeKind.SCOPE_KIND_PROJECT, ScopeKind.SCOPE_KIND_TENANT, ScopeKind.SCOPE_KIND_OBJECT)
+_HANDLER_DECIDES = (SCOPE_KIND_UNSPECIFIED, SCOPE_KIND_OBJECT)
+_ROLE_SCOPES = (SCOPE_KIND_PROJECT, SCOPE_KIND_TENANT, SCOPE_KIND_OBJECT)
 
 
 class AccessRuleError(Exception):
@@ -109,7 +124,7 @@ def settled(rule: Rule, caller: Caller, found: Settled) -> bool:
     Only rules whose scope is the object's own leave anything to it. A handler that forgot would show and change the
     objects of strangers; its answer is refused as a defect instead.
     """
-    if rule.scope != ScopeKind.SCOPE_KIND_OBJECT or rule.users:
+    if rule.scope != SCOPE_KIND_OBJECT or rule.users:
         return True
     if caller.kind == "user":
         by_plane = rule.plane_role and caller.plane_role >= rule.plane_role
@@ -121,7 +136,7 @@ def _opened_by(rule: Rule) -> str:
     """What would have let the caller in, for the one who wonders why it did not."""
     ways = []
     if rule.role:
-        scope = {ScopeKind.SCOPE_KIND_TENANT: "tenant"}.get(rule.scope, "project")
+        scope = {SCOPE_KIND_TENANT: "tenant"}.get(rule.scope, "project")
         ways.append(f"the role {role_word(rule.role)} on the {scope}")
     if rule.plane_role:
         ways.append(f"the plane role {plane_role_word(rule.plane_role)}")
@@ -147,9 +162,9 @@ def _decide_agent(rule: Rule, caller: Caller, request: Message | None) -> None:
     if rule.scope in _HANDLER_DECIDES:
         return
     own = {
-        ScopeKind.SCOPE_KIND_MACHINE: caller.machine,
-        ScopeKind.SCOPE_KIND_LEAF: caller.name if caller.kind == "leaf" else "",
-        ScopeKind.SCOPE_KIND_PARTITION: caller.partition,
+        SCOPE_KIND_MACHINE: caller.machine,
+        SCOPE_KIND_LEAF: caller.name if caller.kind == "leaf" else "",
+        SCOPE_KIND_PARTITION: caller.partition,
     }.get(rule.scope, "")
     if not own or rule.scope_of(request) != own:
         raise PermissionDenied(
@@ -160,18 +175,18 @@ def _decide_agent(rule: Rule, caller: Caller, request: Message | None) -> None:
 
 
 def _decide_role(rule: Rule, caller: Caller, request: Message | None) -> None:
-    if rule.scope == ScopeKind.SCOPE_KIND_OBJECT:
+    if rule.scope == SCOPE_KIND_OBJECT:
         return
     scope = rule.scope_of(request)
     if not scope:
         raise InvalidArgument("SCOPE_MISSING", f"{rule.scope_field}: must be set", field=rule.scope_field)
-    tenant = rule.scope == ScopeKind.SCOPE_KIND_TENANT
+    tenant = rule.scope == SCOPE_KIND_TENANT
     may = caller.may_tenant if tenant else caller.may_project
     if may(scope, rule.role):
         return
-    if not may(scope, Role.ROLE_VIEWER):
+    if not may(scope, ROLE_VIEWER):
         raise missing(f"{'tenant' if tenant else 'project'} {scope[:64]}")
-    held = (caller.tenants if tenant else caller.projects).get(scope, Role.ROLE_UNSPECIFIED)
+    held = (caller.tenants if tenant else caller.projects).get(scope, ROLE_UNSPECIFIED)
     raise PermissionDenied(
         "ROLE_TOO_SMALL",
         f"this {_opened_by(rule)}; you have {f'the role {role_word(held)} there' if held else 'none of them'}",

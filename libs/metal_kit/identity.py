@@ -12,7 +12,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from metalplane.common.v1.access_pb2 import PlaneRole, Role
+from metalplane.common.v1.access_pb2 import (
+    PLANE_ROLE_OPERATOR,
+    PLANE_ROLE_UNSPECIFIED,
+    PLANE_ROLE_VIEWER,
+    ROLE_UNSPECIFIED,
+    ROLE_VIEWER,
+    PlaneRole,
+    Role,
+)
 
 from metal_kit.errors import NotFound, PermissionDenied
 
@@ -39,7 +47,7 @@ class Settled:
     """What the handler of one call has found the caller to have: the largest role that it asked for and that he has,
     the project that it asked about last, and the partition that he is an agent of."""
 
-    role: RoleValue = Role.ROLE_UNSPECIFIED
+    role: RoleValue = ROLE_UNSPECIFIED
     project: str = ""
     partition: str = ""
 
@@ -71,7 +79,7 @@ class Caller:
     token_id: str = ""
     projects: Mapping[str, RoleValue] = field(default_factory=dict, hash=False)
     tenants: Mapping[str, RoleValue] = field(default_factory=dict, hash=False)
-    plane_role: PlaneRoleValue = PlaneRole.PLANE_ROLE_UNSPECIFIED
+    plane_role: PlaneRoleValue = PLANE_ROLE_UNSPECIFIED
 
     @property
     def label(self) -> str:
@@ -109,7 +117,7 @@ class Caller:
         if self.partition and self.partition == partition:
             _settled.get().partition = partition
             return True
-        return self.may_plane(PlaneRole.PLANE_ROLE_VIEWER)
+        return self.may_plane(PLANE_ROLE_VIEWER)
 
     def covers(self, other: Caller) -> bool:
         """Whether the caller has every role that `other` has."""
@@ -139,7 +147,7 @@ class Caller:
     def _may(self, roles: Mapping[str, RoleValue], scope: str, role: RoleValue) -> bool:
         if not self._has(roles, scope, role):
             return False
-        _settled.get().note(scope, max(role, Role.ROLE_VIEWER), project=roles is self.projects)
+        _settled.get().note(scope, max(role, ROLE_VIEWER), project=roles is self.projects)
         return True
 
     def _has(self, roles: Mapping[str, RoleValue], scope: str, role: RoleValue) -> bool:
@@ -147,15 +155,15 @@ class Caller:
             return True
         if self.kind != "user":
             return False
-        wanted = max(role, Role.ROLE_VIEWER)
+        wanted = max(role, ROLE_VIEWER)
         if roles.get(scope, 0) >= wanted:
             return True
-        if wanted == Role.ROLE_VIEWER:
-            return self.plane_role >= PlaneRole.PLANE_ROLE_VIEWER
-        return self.plane_role >= PlaneRole.PLANE_ROLE_OPERATOR
+        if wanted == ROLE_VIEWER:
+            return self.plane_role >= PLANE_ROLE_VIEWER
+        return self.plane_role >= PLANE_ROLE_OPERATOR
 
     def _require(self, roles: Mapping[str, RoleValue], scope: str, role: RoleValue, what: str) -> None:
-        if not self._may(roles, scope, Role.ROLE_VIEWER):
+        if not self._may(roles, scope, ROLE_VIEWER):
             raise missing(what)
         if not self._may(roles, scope, role):
             needed = Role.Name(role).removeprefix("ROLE_").lower()

@@ -9,7 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from metalplane.audit.v1.audit_pb2 import AuditEntry, AuditPhase
+from metalplane.audit.v1.audit_pb2 import (
+    AUDIT_PHASE_BEGUN,
+    AUDIT_PHASE_ENDED,
+    AUDIT_PHASE_REFUSED,
+    AuditEntry,
+)
 
 from metal_kit.access import Rule, service_descriptor
 from metal_kit.audit.entry import clean
@@ -63,7 +68,7 @@ class Trace:
         audit = self._audit
         if not audit.summed:
             self._entry = self._describe(call)
-            self._entry.phase = AuditPhase.AUDIT_PHASE_BEGUN
+            self._entry.phase = AUDIT_PHASE_BEGUN
             _set(self._entry.time, self._started)
             await audit.writer.commit(self._entry)
         self._admitted = True
@@ -84,13 +89,13 @@ class Trace:
             entry.reason = clean(call.failure.reason)
         _set(entry.time, time.time_ns())
         if not self._admitted:
-            entry.phase = AuditPhase.AUDIT_PHASE_REFUSED
+            entry.phase = AUDIT_PHASE_REFUSED
             audit.writer.refuse(entry)
             return
         if request is not None:
             entry.object = subject.object(request, self._answer)
             entry.project = subject.project(request, self._answer, call.settled.project)
-        entry.phase = AuditPhase.AUDIT_PHASE_ENDED
+        entry.phase = AUDIT_PHASE_ENDED
         if audit.summed and call.code == _OK:
             audit.writer.add(entry)
         else:

@@ -18,7 +18,13 @@ from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller, missing, require_project
 from metal_kit.paging import Paging
 from metal_kit.validation import check
-from metalplane.common.v1.access_pb2 import PlaneRole, Role
+from metalplane.common.v1.access_pb2 import (
+    PLANE_ROLE_OPERATOR,
+    PLANE_ROLE_VIEWER,
+    ROLE_EDITOR,
+    ROLE_VIEWER,
+    Role,
+)
 from metalplane.ipam.v1 import ip_pb2 as pb
 from metalplane.ipam.v1.ip_pb2_grpc import IpServiceServicer
 
@@ -63,7 +69,7 @@ class IpApi(IpServiceServicer):
             request_id="" if request.validate_only else request.request_id,
             request_hash=_hash(request) if request.request_id else "",
             keep=not request.validate_only,
-            plane=caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR),
+            plane=caller.may_plane(PLANE_ROLE_OPERATOR),
             actor=caller.label,
         )
         if (alike := await self.acquisition.acquire_alike(call)) is not None:
@@ -83,12 +89,12 @@ class IpApi(IpServiceServicer):
 
     async def GetIp(self, request: pb.GetIpRequest, context: Any) -> pb.Ip:
         async with self.db.connection() as connection:
-            ip = await _find(connection, request.address, request.network, Role.ROLE_VIEWER, request.namespace)
+            ip = await _find(connection, request.address, request.network, ROLE_VIEWER, request.namespace)
         return ip_message(ip)
 
     async def ListIps(self, request: pb.ListIpsRequest, context: Any) -> pb.ListIpsResponse:
         caller = current_caller()
-        visible_to = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
+        visible_to = None if caller.may_plane(PLANE_ROLE_VIEWER) else sorted(caller.projects)
         owner = owner_of(request.owner, field="owner")
         filters = (request.project, request.network, owner.kind, owner.id)
         filter_key = f"ips:{filters}:{'' if visible_to is None else caller.label}"
@@ -122,7 +128,7 @@ class IpApi(IpServiceServicer):
     async def UpdateIp(self, request: pb.UpdateIpRequest, context: Any) -> pb.Ip:
         wanted = request.ip
         async with self.db.transaction(purpose="update an address") as connection:
-            before = await _find(connection, wanted.address, wanted.network, Role.ROLE_EDITOR, wanted.namespace)
+            before = await _find(connection, wanted.address, wanted.network, ROLE_EDITOR, wanted.namespace)
             check_etag(wanted.etag, before.version, what=f"address {before.address}")
             target = ip_message(before)
             # The address as the caller spells it chooses it, and is no change.
@@ -148,28 +154,28 @@ class IpApi(IpServiceServicer):
         if request.network and not request.namespace and await self._release_at_once(request):
             return Empty()
         async with self.db.connection() as connection:
-            ip = await _find(connection, request.address, request.network, Role.ROLE_EDITOR, request.namespace)
+            ip = await _find(connection, request.address, request.network, ROLE_EDITOR, request.namespace)
         await self.acquisition.release(ip, actor=current_caller().label)
         return Empty()
 
     async def _release_at_once(self, request: pb.ReleaseIpRequest) -> bool:
         """Release in one statement what the caller may; False when the address must be looked at to tell."""
         caller = current_caller()
-        projects = None if caller.may_plane(PlaneRole.PLANE_ROLE_OPERATOR) else caller.projects_with(Role.ROLE_EDITOR)
+        projects = None if caller.may_plane(PLANE_ROLE_OPERATOR) else caller.projects_with(ROLE_EDITOR)
         if projects is not None and not 0 < len(projects) <= MOST_PROJECTS:
             return False
         release = Release(parse_address(request.address, field="address"), projects, actor=caller.label)
         released = await self.acquisition.release_at_once(request.network, release)
         if released.outcome != "ok":
             return False
-        require_project(released.project, Role.ROLE_EDITOR, what=f"address {request.address}")
+        require_project(released.project, ROLE_EDITOR, what=f"address {request.address}")
         return True
 
     async def AttachIp(self, request: pb.AttachIpRequest, context: Any) -> pb.Ip:
         owner = owner_of(request.owner, field="owner", required=True)
         async with self.db.transaction(purpose="attach an address") as connection:
             await owners.hold(connection, owner)
-            ip = await _find(connection, request.address, request.network, Role.ROLE_EDITOR)
+            ip = await _find(connection, request.address, request.network, ROLE_EDITOR)
             if ip.project != request.project:
                 raise missing(f"address {request.address} of project {request.project}")
             if ip.owner == owner:
@@ -213,7 +219,7 @@ async def _find(connection: Connection, address: str, network: str, role: Role.V
     if not found:
         raise missing(what)
     for ip in found:
-        require_project(ip.project, Role.ROLE_VIEWER, what=what)
+        require_project(ip.project, ROLE_VIEWER, what=what)
     if len(found) > 1:
         raise FailedPrecondition("ADDRESS_AMBIGUOUS", f"{address} exists more than once; name its network or namespace")
     require_project(found[0].project, role, what=what)

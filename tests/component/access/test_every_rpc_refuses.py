@@ -61,7 +61,8 @@ _LIVELY = {
 # Lists of what was called, refusals included.
 _OF_CALLS = {"AuditService.ListAuditRecords"}
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_POSITION = re.compile(r"\b\d+:\d+\b")
+# On the wire, with the byte before it that has its length: both grow as transactions are counted.
+_POSITION = re.compile(rb".\d+:\d+", re.DOTALL)
 # Services of the RPCs that belong to everybody's connection and have no access rule.
 _COMMON = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
@@ -358,7 +359,7 @@ def _neutral(answer: Answer, view: View) -> bytes:
     """An answer with the ids that it was about taken out; both sides' ids have the same lengths but for addresses."""
     own = view.owned
     # The position of a watch counts the transactions of the whole service, whoever looks.
-    content = _POSITION.sub("<position>", str(answer.status) + repr(answer.messages))
+    content = str(answer.status) + repr([_POSITION.sub(b"<position>", message) for message in answer.messages])
     singles = (own.tenant, own.project, own.network, own.machine, own.allocation, own.address, own.token, own.command)
     spares = (own.spare_tenants, own.spare_projects, own.spare_networks, own.spare_addresses, own.spare_tokens)
     for number, each in enumerate((*singles, *(one for several in spares for one in several))):

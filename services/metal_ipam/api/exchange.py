@@ -17,6 +17,7 @@ from metal_kit.errors import PermissionDenied, Problem, Unavailable
 from metal_kit.identity import Caller, missing
 from metal_kit.ids import uuid7
 from metal_kit.logs import get_logger
+from metal_kit.timestamps import parse_timestamp, to_timestamp
 from metal_kit.validation import check
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.ipam.v1 import ip_pb2 as pb
@@ -136,11 +137,19 @@ class Exchange:
             self._acquisition.outrun(pending, result)
             self._spawn(number, self._acquire_alone(number, call))
             return
-        self._done(pb.IpAnswer(number=number, address=str(result.address), prefix=pending.prefix))
+        self._done(
+            pb.IpAnswer(
+                number=number, address=str(result.address), prefix=pending.prefix, create_time=to_timestamp(result.time)
+            )
+        )
 
     async def _acquire_alone(self, number: int, call: Call) -> None:
         [ip] = await self._acquisition.acquire(call)
-        self._done(pb.IpAnswer(number=number, address=str(ip.address), prefix=str(ip.prefix)))
+        self._done(
+            pb.IpAnswer(
+                number=number, address=str(ip.address), prefix=str(ip.prefix), create_time=to_timestamp(ip.create_time)
+            )
+        )
 
     # Releasing
 
@@ -150,6 +159,9 @@ class Exchange:
             parse_address(asked.address, field="release.address"),
             [self._project],
             owner=self._owner(asked.owner, "release.owner"),
+            seen=parse_timestamp(asked.create_time, field="release.create_time")
+            if asked.HasField("create_time")
+            else None,
             request_id=f"{self._project}/{change.request_id}/release" if change.request_id else None,
             actor=self._caller.label,
         )

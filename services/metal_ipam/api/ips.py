@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -17,6 +18,7 @@ from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller, missing, require_project
 from metal_kit.paging import Paging
+from metal_kit.timestamps import parse_timestamp
 from metal_kit.validation import check
 from metalplane.common.v1.access_pb2 import (
     PLANE_ROLE_OPERATOR,
@@ -151,20 +153,23 @@ class IpApi(IpServiceServicer):
         return ip_message(written)
 
     async def ReleaseIp(self, request: pb.ReleaseIpRequest, context: Any) -> Empty:
-        if request.network and not request.namespace and await self._release_at_once(request):
+        seen = parse_timestamp(request.create_time, field="create_time") if request.HasField("create_time") else None
+        if request.network and not request.namespace and await self._release_at_once(request, seen):
             return Empty()
         async with self.db.connection() as connection:
             ip = await _find(connection, request.address, request.network, ROLE_EDITOR, request.namespace)
+        if seen not in {None, ip.create_time}:
+            raise missing(f"address {ip.address} acquired at {seen}")
         await self.acquisition.release(ip, actor=current_caller().label)
         return Empty()
 
-    async def _release_at_once(self, request: pb.ReleaseIpRequest) -> bool:
+    async def _release_at_once(self, request: pb.ReleaseIpRequest, seen: datetime | None) -> bool:
         """Release in one statement what the caller may; False when the address must be looked at to tell."""
         caller = current_caller()
         projects = None if caller.may_plane(PLANE_ROLE_OPERATOR) else caller.projects_with(ROLE_EDITOR)
         if projects is not None and not 0 < len(projects) <= MOST_PROJECTS:
             return False
-        release = Release(parse_address(request.address, field="address"), projects, actor=caller.label)
+        release = Release(parse_address(request.address, field="address"), projects, seen=seen, actor=caller.label)
         released = await self.acquisition.release_at_once(request.network, release)
         if released.outcome != "ok":
             return False
@@ -215,7 +220,11 @@ async def _find(connection: Connection, address: str, network: str, role: Role.V
     """The one address in use that is meant, if the caller may see it and has the role."""
     what = f"address {address}" + (f" in network {network}" if network else "")
     what += f" in namespace {namespace!r}" if namespace else ""
-    found = await addresses.find(connection, parse_address(address, field="address"), network, namespace)
+    caller, wanted = current_caller(), parse_address(address, field="address")
+    seen = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
+    found = await addresses.find(connection, wanted, network, namespace, projects=seen)
+    if not found and seen is not None:  # It may be another project's, which is told nothing, but noted.
+        found = await addresses.find(connection, wanted, network, namespace, limit=1)
     if not found:
         raise missing(what)
     for ip in found:

@@ -272,16 +272,23 @@ async def release(connection: Connection, ips: Sequence[Ip], *, actor: str, owne
 
 
 async def find(
-    connection: Connection, address: Address, network: str, namespace: str = "", *, limit: int | None = 2
+    connection: Connection,
+    address: Address,
+    network: str,
+    namespace: str = "",
+    *,
+    projects: Sequence[str] | None = None,
+    limit: int | None = 2,
 ) -> list[Ip]:
-    """The address in use, in the network and the namespace or (empty) in any."""
+    """The address in use, in the network and the namespace or (empty) in any; held by one of the projects or (None) by
+    any."""
     rows = await connection.fetch(
         f"""{_SELECT}
             JOIN namespace n ON n.id = i.namespace_id
             WHERE i.addr = $1 AND i.state <> 'quarantine' AND ($2 = '' OR p.network_id = $2)
-              AND ($3 = '' OR n.name = $3)
+              AND ($3 = '' OR n.name = $3) AND ($5::text[] IS NULL OR i.project_id = ANY ($5))
             ORDER BY n.id LIMIT $4""",
-        *(address, network, namespace, limit),
+        *(address, network, namespace, limit, None if projects is None else list(projects)),
     )
     return [_ip(row) for row in rows]
 

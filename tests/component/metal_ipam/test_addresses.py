@@ -266,6 +266,26 @@ async def test_releasing_what_is_not_in_use_is_not_found_and_frees_nothing(ipam:
     assert (await ipam.get("net")).ipv4.free_ips == 6
 
 
+@pytest.mark.parametrize("network", ["net", ""])
+async def test_a_late_retry_of_a_release_does_not_take_the_address_from_the_next_holder(
+    ipam: Any, network: str
+) -> None:
+    await ipam.external("net", "198.51.100.0/24")
+    [mine] = await ipam.acquire(IpWish(network="net"))
+    request = ip_pb2.ReleaseIpRequest(address=mine.address, network=network, create_time=mine.create_time)
+    await ipam.ips().ReleaseIp(request)
+    [next_one] = await ipam.acquire(IpWish(network="net"))
+    assert next_one.address == mine.address
+    for token in (f"editor {PROJECT}", "operator"):
+        with pytest.raises(NotFound):
+            await ipam.ips(token).ReleaseIp(request)
+    assert await ipam.list_ips() == [next_one]
+    request.create_time.seconds = 2**40
+    with pytest.raises(InvalidArgument) as error:
+        await ipam.ips().ReleaseIp(request)
+    assert error.value.field == "create_time"
+
+
 async def test_lists_of_addresses_are_paged_without_gaps(ipam: Any) -> None:
     await ipam.external("net", "198.51.100.0/28", "203.0.113.0/28", "2001:db8::/124")
     taken = await ipam.acquire(IpWish(network="net", family=V4, count=20), IpWish(network="net", family=V6, count=9))

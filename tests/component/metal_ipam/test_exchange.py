@@ -114,6 +114,21 @@ async def test_changes_that_come_again_with_their_request_ids_have_one_effect(ip
     assert taken[0].address in {ip.address for ip in await ipam.list_ips()}
 
 
+async def test_a_release_that_names_its_holding_leaves_the_next_one_alone(ipam: Any) -> None:
+    await ipam.external("net", "198.51.100.0/24")
+    [mine] = await exchanged(ipam.ips(), [acquire(1)])
+    assert mine.create_time == (await ipam.list_ips())[0].create_time
+    late = release(2, mine.address, create_time=mine.create_time)
+    assert codes(await exchanged(ipam.ips(), [late])) == {2: "ok"}
+    [next_one] = await exchanged(ipam.ips(), [acquire(3)])
+    assert (next_one.address, codes(await exchanged(ipam.ips(), [late]))) == (mine.address, {2: "NOT_FOUND"})
+    [kept] = await ipam.list_ips()
+    assert kept.create_time == next_one.create_time
+    # The long way tells it too.
+    [alone] = await exchanged(ipam.ips(), [acquire(4, address="198.51.100.77")])
+    assert alone.create_time.ToNanoseconds() > kept.create_time.ToNanoseconds()
+
+
 async def test_services_acquire_for_owners_and_release_what_they_name(ipam: Any) -> None:
     await ipam.external("net", "198.51.100.0/24")
     web, gone = (ip_pb2.Owner(kind=ip_pb2.OWNER_KIND_ALLOCATION, id=name) for name in ("web", "gone"))

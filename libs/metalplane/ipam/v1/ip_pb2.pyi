@@ -527,6 +527,7 @@ class ReleaseIpChange(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The address."""
     network: _builtins.str
@@ -535,16 +536,21 @@ class ReleaseIpChange(_message.Message):
     def owner(self) -> Global___Owner:
         """Who uses it; services only. Not set: nobody."""
 
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was acquired, as in ReleaseIpRequest."""
+
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
         network: _builtins.str = ...,
         owner: Global___Owner | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "network", b"network", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "network", b"network", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -584,6 +590,7 @@ class IpAnswer(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The caller's number for it."""
     address: _builtins.str
@@ -594,6 +601,10 @@ class IpAnswer(_message.Message):
     def error(self) -> Global___IpChangeError:
         """Why it failed; not set when it did not."""
 
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was acquired, which names this holding in a release; not set for a release."""
+
     def __init__(
         self,
         *,
@@ -601,10 +612,11 @@ class IpAnswer(_message.Message):
         address: _builtins.str = ...,
         prefix: _builtins.str = ...,
         error: Global___IpChangeError | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "error", b"error", "number", b"number", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "error", b"error", "number", b"number", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -808,6 +820,7 @@ class ReleaseIpRequest(_message.Message):
 
     ADDRESS_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The address."""
@@ -815,16 +828,23 @@ class ReleaseIpRequest(_message.Message):
     """Network; may be left out where the address exists once."""
     namespace: _builtins.str
     """Namespace; may be left out where the address exists once."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """`create_time` of the holding that is meant. With it a late retry cannot release an address that somebody of the same
+        project has acquired since: NOT_FOUND, and nothing is changed. Left out: whoever has the address now.
+        """
+
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
         network: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
         namespace: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "namespace", b"namespace", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "namespace", b"namespace", "network", b"network"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -990,7 +1010,9 @@ class WatchedIp(_message.Message):
     """Whether the project has it, or has it no more."""
     @_builtins.property
     def ip(self) -> Global___Ip:
-        """The address as it is now; of one that is gone, only address, network (while its prefix exists) and project."""
+        """The address as it is now; of one that is gone, only address, project, and while its prefix exists network and
+        namespace.
+        """
 
     def __init__(
         self,

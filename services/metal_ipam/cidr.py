@@ -97,6 +97,11 @@ def _by_address(prefix: Prefix) -> tuple[int, int]:
     return int(prefix.network_address), prefix.prefixlen
 
 
+def place(prefix: Prefix) -> tuple[int, int, int]:
+    """Sorts prefixes as the database does: IPv4 first, then by address, the shorter length first."""
+    return (prefix.version, *_by_address(prefix))
+
+
 def contains(prefix: Prefix, address: Address) -> bool:
     """Whether the address lies in the prefix; of different families it does not."""
     return prefix.version == address.version and address in prefix

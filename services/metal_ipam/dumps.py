@@ -181,11 +181,12 @@ async def load(connection: Connection, namespace: str, content: Content, *, acto
     """Write the content into an empty namespace.
 
     Raises:
-        NotFound: there is no such namespace. FailedPrecondition: NAMESPACE_NOT_EMPTY.
+        NotFound: there is no such namespace. FailedPrecondition: NAMESPACE_NOT_EMPTY, NAMESPACE_OF_NETWORKS.
         InvalidArgument: DUMP_CONTRADICTS, what was read cannot be true at once.
     """
     # Nobody adds a root while the row is locked.
     home = await namespaces.get(connection, namespace, field="id", lock="FOR NO KEY UPDATE")
+    namespaces.check_open(home)
     if await store.has_prefixes(connection, home.id):
         raise FailedPrecondition("NAMESPACE_NOT_EMPTY", f"namespace {home.name!r} has prefixes; load into an empty one")
     try:

@@ -27,7 +27,7 @@ from metal_ipam.networks import (
 )
 from metal_ipam.quotas import Amounts
 from metal_ipam.quotas import check as check_quota
-from metal_ipam.store import networks, numbers, prefixes, quotas
+from metal_ipam.store import copies, namespaces, networks, numbers, prefixes, quotas
 
 NETWORK_OWNER = "network"
 
@@ -38,7 +38,7 @@ async def create(connection: Connection, draft: Network, length: Lengths, *, new
     Raises:
         InvalidArgument, FailedPrecondition: the rules of `networks`.
         NotFound: the parent does not exist, or the partition has no super network.
-        AlreadyExists: id, name, place, VRF or prefix is taken.
+        AlreadyExists: id, name, place, VRF or prefix is taken, in the namespace of a child's project too.
         ResourceExhausted: no child prefix or no VRF number is free, or the project's quota of prefixes is used up.
     """
     check_new(draft, length)
@@ -47,8 +47,10 @@ async def create(connection: Connection, draft: Network, length: Lengths, *, new
     await networks.insert(connection, replace(draft, vrf=0))
     if draft.vrf:
         await _take_vrf(connection, draft, actor=actor)
-    for cidr in draft.prefixes:
-        await _add_prefix(connection, draft, cidr, actor=actor)
+    # A namespaced super network has no prefixes but the copies that projects get with their first child.
+    if draft.type is not NetworkType.SUPER_NAMESPACED:
+        for cidr in draft.prefixes:
+            await _add_prefix(connection, draft, cidr, actor=actor)
     return await _read(connection, draft.id)
 
 
@@ -70,10 +72,16 @@ async def update(
     children = await networks.children(connection, before.id, limit=1)
     check_announcable_update(current, after, has_children=bool(children), force=force)
     removed = [cidr for cidr in current.prefixes if cidr not in after.prefixes]
+    added = [cidr for cidr in after.prefixes if cidr not in current.prefixes]
+    # Nobody makes a copy meanwhile, or takes one away: who does holds the network's row.
+    copied = after.type is NetworkType.SUPER_NAMESPACED
+    homes = await copies.hold(connection, before.id) if copied and (removed or added) else []
     if removed:
         await prefixes.delete_all(connection, before.id, removed, actor=actor)
-    for cidr in after.prefixes:
-        if cidr not in current.prefixes:
+    if copied:
+        await copies.add(connection, after, homes, added, actor=actor)
+    else:
+        for cidr in added:
             await _add_prefix(connection, after, cidr, actor=actor)
     if not await networks.update(connection, after, seen=current.version):
         raise Aborted("CONCURRENT_CHANGE", f"network {before.id} changed meanwhile; read it again")
@@ -95,10 +103,16 @@ async def delete(connection: Connection, network_id: str, etag: str, *, actor: s
     children = await networks.children(connection, network_id)
     in_use = await prefixes.addresses_in_use(connection, network_id)
     check_deletable(network, children=children, addresses=in_use)
+    copied = network.type.is_child and network.namespace != namespaces.DEFAULT
+    if copied:  # Its parent keeps its prefixes while the copy of them may go.
+        await networks.get(connection, network.parent, lock="FOR KEY SHARE")
     if network.vrf_owned:  # An inherited number stays with the parent, which other children share.
         await numbers.release(connection, _owner(network_id), pool=numbers.VRF_POOL, actor=actor)
+    home = await namespaces.hold_of_project(connection, network.project) if copied else 0
     await prefixes.delete_all(connection, network_id, actor=actor)
     await networks.delete(connection, network_id)
+    if copied:
+        await copies.drop_unused(connection, network.parent, home, actor=actor)
     return network
 
 
@@ -112,7 +126,11 @@ async def _create_child(connection: Connection, draft: Network, length: Lengths,
     await networks.insert(connection, replace(child, vrf=parent.vrf))
     if not parent.vrf:
         await _take_vrf(connection, child, actor=actor)
-    containers = await prefixes.lock_containers(connection, parent.id)
+    home = prefixes.DEFAULT_NAMESPACE
+    if parent.type is NetworkType.SUPER_NAMESPACED:
+        home = await copies.provide(connection, parent, child.project, actor=actor)
+        await networks.set_namespace(connection, child.id, home)
+    containers = await prefixes.lock_containers(connection, parent.id, home)
     for family, prefix_length in wanted.items():
         of_family = [p for p in containers if p.cidr.version == family]
         if not of_family:  # Taken out of the parent since it was read.

@@ -16,6 +16,7 @@ from metal_ipam.networks import FAMILIES, IPV6, WIDTH, Lengths, Nat, Network, Ne
 _CHOSEN_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _REQUIRED: dict[NetworkType, tuple[str, ...]] = {
     NetworkType.SUPER: ("id", "prefixes"),
+    NetworkType.SUPER_NAMESPACED: ("id", "prefixes"),
     NetworkType.CHILD: ("project",),
     NetworkType.CHILD_SHARED: ("project",),
     NetworkType.EXTERNAL: ("id", "prefixes", "vrf"),
@@ -27,6 +28,7 @@ _CHILD_FORBIDDEN = (
 )  # fmt: skip
 _FORBIDDEN: dict[NetworkType, tuple[str, ...]] = {
     NetworkType.SUPER: ("parent", "length", "nat"),
+    NetworkType.SUPER_NAMESPACED: ("parent", "length", "nat", "partition", "vrf"),
     NetworkType.CHILD: _CHILD_FORBIDDEN,
     NetworkType.CHILD_SHARED: _CHILD_FORBIDDEN,
     NetworkType.EXTERNAL: (
@@ -37,6 +39,12 @@ _FORBIDDEN: dict[NetworkType, tuple[str, ...]] = {
         "min_child_prefix_length", "additional_announcable_prefixes",
     ),
 }  # fmt: skip
+# Why, where the type alone does not tell.
+_BECAUSE = {
+    (NetworkType.SUPER_NAMESPACED, "vrf"): ": children of different projects may have the same addresses, so that each "
+    "child gets a VRF of its own",
+    (NetworkType.SUPER_NAMESPACED, "partition"): ": it serves all of them, and its children name it as their parent",
+}
 # Fields whose name in the contract differs from the attribute here.
 _ATTRIBUTE = {"default_child_prefix_length": "default_child", "min_child_prefix_length": "min_child"}
 
@@ -93,7 +101,11 @@ def _presence(network: Network, length: Lengths) -> list[Violation]:
 
     what = label(network.type)
     missing = [Violation(path(n), f"is required for a {what} network") for n in _REQUIRED[network.type] if not given(n)]
-    extra = [Violation(path(n), f"must not be set on a {what} network") for n in _FORBIDDEN[network.type] if given(n)]
+    extra = [
+        Violation(path(n), f"must not be set on a {what} network" + _BECAUSE.get((network.type, n), ""))
+        for n in _FORBIDDEN[network.type]
+        if given(n)
+    ]
     return missing + extra
 
 
@@ -105,7 +117,7 @@ def _values(network: Network) -> list[Violation]:
         Violation("network.prefixes", f"{one} overlaps {other}" if one != other else f"{one} is given twice")
         for one, other in overlaps(network.prefixes)
     ]
-    if network.type is NetworkType.SUPER:
+    if network.type.is_super:
         found += _child_lengths(network)
     if network.type is NetworkType.EXTERNAL:
         found += [

@@ -24,6 +24,7 @@ class NetworkType(StrEnum):
     """What a network is for."""
 
     SUPER = "super"
+    SUPER_NAMESPACED = "super_namespaced"
     CHILD = "child"
     CHILD_SHARED = "child_shared"
     EXTERNAL = "external"
@@ -33,6 +34,11 @@ class NetworkType(StrEnum):
     def is_child(self) -> bool:
         """Whether it is cut from a super network."""
         return self in {NetworkType.CHILD, NetworkType.CHILD_SHARED}
+
+    @property
+    def is_super(self) -> bool:
+        """Whether children are cut from it."""
+        return self in {NetworkType.SUPER, NetworkType.SUPER_NAMESPACED}
 
 
 class Nat(StrEnum):
@@ -59,7 +65,8 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network. `vrf` 0 means none; `vrf_owned` tells its own number from an inherited one."""
+    """A network. `vrf` 0 means none; `vrf_owned` tells its own number from an inherited one. `namespace` is that of its
+    prefixes; empty for a namespaced super network, of whose prefixes each project has a copy."""
 
     id: str
     type: NetworkType
@@ -81,6 +88,7 @@ class Network:
     version: int = 0
     create_time: datetime | None = None
     update_time: datetime | None = None
+    namespace: str = ""
 
     @property
     def families(self) -> frozenset[int]:
@@ -139,7 +147,7 @@ def inherited(child: Network, parent: Network) -> Network:
         InvalidArgument: the parent is no super network, or a VRF is given although the parent has one.
         FailedPrecondition: the parent serves another project only.
     """
-    if parent.type is not NetworkType.SUPER:
+    if not parent.type.is_super:
         raise InvalidArgument(
             "PARENT_NOT_SUPER",
             f"network {parent.id} is of type {label(parent.type)}; only a super network can be a parent",
@@ -181,7 +189,7 @@ def serves(network: Network, project: str) -> bool:
             return network.project == project
         case NetworkType.CHILD_SHARED:
             return True
-        case NetworkType.EXTERNAL | NetworkType.SUPER:
+        case NetworkType.EXTERNAL | NetworkType.SUPER | NetworkType.SUPER_NAMESPACED:
             return network.project in {"", project}
         case NetworkType.UNDERLAY:
             return False
@@ -194,7 +202,7 @@ def check_acquire(network: Network, project: str, *, plane: bool) -> None:
         FailedPrecondition: NETWORK_HAS_NO_ADDRESSES for super networks, NETWORK_OF_OTHER_PROJECT,
             NETWORK_OF_THE_FABRIC for the underlay.
     """
-    if network.type is NetworkType.SUPER:
+    if network.type.is_super:
         raise FailedPrecondition(
             "NETWORK_HAS_NO_ADDRESSES", f"network {network.id} is cut into children; take addresses from one of those"
         )

@@ -21,7 +21,7 @@ from metal_kit.identity import missing
 
 from metal_ipam import network_changes
 from metal_ipam.cidr import Address, Prefix
-from metal_ipam.networks import Network
+from metal_ipam.networks import Network, NetworkType
 from metal_ipam.store import namespaces, networks, prefixes, ranges
 from metal_ipam.store.prefixes import PrefixRow
 from metal_ipam.store.ranges import Range
@@ -49,6 +49,7 @@ async def create(connection: Connection, draft: PrefixRow, *, actor: str) -> tup
         InvalidArgument, FailedPrecondition: a network that cannot have it.
     """
     namespace = await namespaces.get(connection, draft.namespace, field="prefix.namespace")
+    namespaces.check_open(namespace)
     changed: Network | None = None
     if draft.network:
         before = await networks.get(connection, draft.network)
@@ -56,6 +57,8 @@ async def create(connection: Connection, draft: PrefixRow, *, actor: str) -> tup
             problem = missing(f"network {draft.network} in namespace {namespace.name!r}")
             problem.field = "prefix.network"
             raise problem
+        if before.type is NetworkType.SUPER_NAMESPACED:
+            raise _copied(before.id)
         if draft.cidr in before.prefixes:
             raise AlreadyExists("PREFIX_OVERLAPS", f"network {before.id} has {draft.cidr} already", field="prefix.cidr")
         after = replace(before, prefixes=(*before.prefixes, draft.cidr))
@@ -115,8 +118,10 @@ async def acquire_child(
 
     Raises:
         InvalidArgument: LENGTH_NOT_ALLOWED. OutOfRange: PREFIX_OUTSIDE. AlreadyExists: PREFIX_TAKEN, naming by what.
-        FailedPrecondition: PREFIX_IS_LEAF, PREFIX_NOT_ACTIVE. ResourceExhausted: PREFIX_FULL.
+        FailedPrecondition: PREFIX_IS_LEAF, PREFIX_NOT_ACTIVE, PREFIX_IS_COPY. ResourceExhausted: PREFIX_FULL.
     """
+    if copy := next((parent for parent in parents if parent.copied), None):
+        raise _copied(copy.network)
     length = cut.length or (cut.cidr.prefixlen if cut.cidr else 0)
     outcomes: dict[str, PrefixRow] = {}
     for parent in sorted(parents, key=lambda each: each.id):
@@ -143,8 +148,10 @@ async def grow(connection: Connection, row: PrefixRow, length: int, *, actor: st
 
     Raises:
         InvalidArgument: LENGTH_NOT_ALLOWED. AlreadyExists: PREFIX_OVERLAPS, naming what is in the way.
-        FailedPrecondition: ADDRESS_IN_USE where network or broadcast address would be.
+        FailedPrecondition: ADDRESS_IN_USE where network or broadcast address would be, PREFIX_IS_COPY.
     """
+    if row.copied:
+        raise _copied(row.network)
     network: Network | None = None
     if row.network:  # Before the locks of prefixes, as everywhere.
         network = await networks.get(connection, row.network, lock="FOR UPDATE")
@@ -257,6 +264,16 @@ async def unreserve(connection: Connection, row: PrefixRow, first: Address, last
         raise FailedPrecondition("RANGE_IN_USE", f"addresses of it are in use: {some}", metadata={"in_the_way": some})
     if outcome != "ok":
         raise missing(f"reserved range {first} to {last} of {row.cidr}")
+
+
+def _copied(network: str) -> FailedPrecondition:
+    """The error for a change of one copy of a namespaced super network's prefixes, or of only some of them."""
+    return FailedPrecondition(
+        "PREFIX_IS_COPY",
+        f"the prefixes of network {network} are the same in the namespace of each project; add and remove them by "
+        "UpdateNetwork, and cut children by CreateNetwork",
+        metadata={"network": network},
+    )
 
 
 async def _describe(connection: Connection, row: PrefixRow, draft: PrefixRow) -> PrefixRow:

@@ -13,6 +13,7 @@ from metalplane.ipam.v1 import ip_pb2, network_pb2, pool_pb2
 from metal_ipam.addresses import Ip, IpType, Owner, Wish
 from metal_ipam.cidr import Prefix, parse_address, parse_prefix, parse_prefixes
 from metal_ipam.networks import FAMILIES, WIDTH, Lengths, Nat, Network, NetworkType
+from metal_ipam.store.copies import Account
 from metal_ipam.store.namespaces import DEFAULT
 from metal_ipam.store.numbers import PoolRow
 from metal_ipam.store.prefixes import PrefixRow
@@ -21,6 +22,7 @@ INT64_MAX = 2**63 - 1
 
 _TYPES = {
     network_pb2.NETWORK_TYPE_SUPER: NetworkType.SUPER,
+    network_pb2.NETWORK_TYPE_SUPER_NAMESPACED: NetworkType.SUPER_NAMESPACED,
     network_pb2.NETWORK_TYPE_CHILD: NetworkType.CHILD,
     network_pb2.NETWORK_TYPE_CHILD_SHARED: NetworkType.CHILD_SHARED,
     network_pb2.NETWORK_TYPE_EXTERNAL: NetworkType.EXTERNAL,
@@ -81,8 +83,9 @@ def network_message(
     network: Network,
     prefixes: Sequence[PrefixRow] = (),
     free_blocks: Mapping[tuple[str, int], Mapping[int, int]] | None = None,
+    copies: Mapping[tuple[str, int], Account] | None = None,
 ) -> network_pb2.Network:
-    """The message of a network; with its prefixes, also how full it is."""
+    """The message of a network; with its prefixes, or the account of their copies, also how full it is."""
     message = network_pb2.Network(
         id=network.id,
         type=_TYPE_NUMBERS[network.type],
@@ -100,6 +103,7 @@ def network_message(
         etag=str(network.version),
         create_time=to_timestamp(network.create_time),
         update_time=to_timestamp(network.update_time),
+        namespace=network.namespace,
     )
     if network.default_child:
         message.default_child_prefix_length.CopyFrom(_lengths_message(network.default_child))
@@ -107,9 +111,13 @@ def network_message(
         message.min_child_prefix_length.CopyFrom(_lengths_message(network.min_child))
     for family in FAMILIES:
         rows = [row for row in prefixes if row.cidr.version == family]
+        target = message.ipv4 if family == 4 else message.ipv6
+        if (account := (copies or {}).get((network.id, family))) is not None:
+            target.used_prefixes = _saturated(account.children)
+            target.free_prefixes = _saturated(account.fewest_free)
+            target.SetInParent()  # Also when both are 0.
         if rows:
             blocks = (free_blocks or {}).get((network.id, family), {})
-            target = message.ipv4 if family == 4 else message.ipv6
             target.CopyFrom(_consumption(rows, blocks, network.default_child.of(family), WIDTH[family]))
     return message
 

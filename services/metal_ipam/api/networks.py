@@ -28,7 +28,7 @@ from metal_ipam import network_changes
 from metal_ipam.api import watching
 from metal_ipam.api.messages import lengths_of, network_message, network_of, network_type
 from metal_ipam.networks import Network, NetworkType
-from metal_ipam.store import networks, prefixes
+from metal_ipam.store import copies, networks, prefixes
 
 CREATE = "/metalplane.ipam.v1.NetworkService/CreateNetwork"
 MUTABLE = (
@@ -176,7 +176,7 @@ def may_see(caller: Caller, network: Network) -> bool:
         return caller.authenticated
     if network.project:
         return caller.may_project(network.project, Role.ROLE_VIEWER)
-    return caller.authenticated and network.type in {NetworkType.SUPER, NetworkType.EXTERNAL}
+    return caller.authenticated and (network.type.is_super or network.type is NetworkType.EXTERNAL)
 
 
 def _visible_to(caller: Caller) -> list[str] | None:
@@ -207,12 +207,15 @@ def _require_operator(caller: Caller, what: str) -> None:
 
 
 async def network_messages(connection: Connection, rows: Sequence[Network]) -> list[pb.Network]:
-    """Messages with how full each network is: two statements however many networks."""
-    ids = [row.id for row in rows]
-    of_network = await prefixes.of_networks(connection, ids)
+    """Messages with how full each network is: at most three statements however many networks."""
+    copied = [row for row in rows if row.type is NetworkType.SUPER_NAMESPACED]
+    of_network = await prefixes.of_networks(
+        connection, [row.id for row in rows if row.type is not NetworkType.SUPER_NAMESPACED]
+    )
     supers = [row.id for row in rows if row.type is NetworkType.SUPER]
     blocks = await prefixes.free_blocks(connection, supers) if supers else {}
-    return [network_message(row, of_network.get(row.id, ()), blocks) for row in rows]
+    accounts = await copies.accounts(connection, copied) if copied else {}
+    return [network_message(row, of_network.get(row.id, ()), blocks, accounts) for row in rows]
 
 
 async def tell_changed(connection: Connection, message: pb.Network, network: Network) -> None:

@@ -15,7 +15,7 @@ from metal_ipam.api.messages import ip_message, owner_message
 from metal_ipam.api.prefix_messages import prefix_message, range_message
 from metal_ipam.cidr import Address, Prefix, parse_address, parse_prefix
 from metal_ipam.known import KnownNetworks
-from metal_ipam.store import addresses, namespaces, numbers, places, prefixes, ranges
+from metal_ipam.store import addresses, copies, namespaces, numbers, places, prefixes, ranges
 
 _BATCH = 100
 
@@ -120,13 +120,13 @@ class PrefixReports:
         while True:
             async with self.db.connection() as connection:
                 batch = await prefixes.ids(connection, request.network, after=last, limit=_BATCH)
-                for prefix_id, cidr in batch:
+                for prefix_id, name in batch:
                     # Each in a transaction of its own: nobody waits for more than one prefix being counted.
-                    findings += [f"{cidr}: {text}" for text in await prefixes.verify(connection, prefix_id)]
+                    findings += [f"{name}: {text}" for text in await prefixes.verify(connection, prefix_id)]
             if len(batch) < _BATCH:
                 break
             last = batch[-1][0]
         if not request.network:
             async with self.db.connection() as connection:
-                findings += await numbers.verify(connection)
+                findings += [*await copies.verify(connection), *await numbers.verify(connection)]
         return pb.VerifyPrefixesResponse(findings=findings)

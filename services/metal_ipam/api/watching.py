@@ -136,5 +136,7 @@ def _upserted(ip: Ip) -> ip_pb2.WatchedIp:
 def _ip_change(change: AddressChange) -> ip_pb2.WatchedIp:
     if change.ip is not None:
         return _upserted(change.ip)
-    gone = ip_pb2.Ip(address=str(change.address), network=change.network, project=change.project)
+    gone = ip_pb2.Ip(
+        address=str(change.address), network=change.network, project=change.project, namespace=change.namespace
+    )
     return ip_pb2.WatchedIp(type=ChangeType.CHANGE_TYPE_DELETED, ip=gone)

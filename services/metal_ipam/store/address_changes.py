@@ -31,12 +31,14 @@ _READ = f"""
 
 @dataclass(frozen=True, slots=True)
 class AddressChange:
-    """Something happened to an address while `project` had it. `ip` is the address if that project has it now."""
+    """Something happened to an address while `project` had it. `ip` is the address if that project has it now. Network
+    and namespace are empty when they are gone, too."""
 
     address: Address
     network: str
     project: str
     ip: Ip | None
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +70,25 @@ async def _as_they_are(connection: Connection, rows: Sequence[Any]) -> list[Addr
     places = [(row["namespace_id"], row["object"]) for row in rows]
     now = await addresses.by_places(connection, places)
     gone = [place for place in places if place not in now]
-    networks = await _networks(connection, gone) if gone else {}
+    homes = await _homes(connection, gone) if gone else {}
     changes = []
     for row, place in zip(rows, places, strict=True):
         ip = now.get(place)
-        network = ip.network if ip else networks.get(place, "")
+        network, namespace = (ip.network, ip.namespace) if ip else homes.get(place, ("", ""))
         mine = ip if ip and ip.project == row["project_id"] else None
-        changes.append(AddressChange(row["object"], network, row["project_id"], mine))
+        changes.append(AddressChange(row["object"], network, row["project_id"], mine, namespace))
     return changes
 
 
-async def _networks(connection: Connection, places: Sequence[tuple[int, Address]]) -> dict[tuple[int, Address], str]:
-    """Networks of addresses that nobody has; those whose prefix is gone too are left out."""
+async def _homes(
+    connection: Connection, places: Sequence[tuple[int, Address]]
+) -> dict[tuple[int, Address], tuple[str, str]]:
+    """Network and namespace of addresses that nobody has; those whose prefix is gone too are left out."""
     rows = await connection.fetch(
-        """SELECT a.namespace_id, a.addr, p.network_id FROM unnest($1::int[], $2::inet[]) AS a (namespace_id, addr)
+        """SELECT a.namespace_id, a.addr, coalesce(p.network_id, '') AS network,
+                  (SELECT n.name FROM namespace n WHERE n.id = a.namespace_id) AS namespace
+           FROM unnest($1::int[], $2::inet[]) AS a (namespace_id, addr)
            JOIN prefix p ON p.namespace_id = a.namespace_id AND p.cidr >>= a.addr AND p.kind = 'leaf'""",
         *([place[0] for place in places], [place[1] for place in places]),
     )
-    return {(row["namespace_id"], row["addr"]): row["network_id"] for row in rows}
+    return {(row["namespace_id"], row["addr"]): (row["network"], row["namespace"]) for row in rows}

@@ -9,6 +9,7 @@ import asyncpg
 from metal_kit.db import Connection
 from metal_kit.errors import AlreadyExists
 
+from metal_ipam.cidr import place
 from metal_ipam.networks import Lengths, Nat, Network, NetworkType
 from metal_ipam.store.prefixes import DEFAULT_NAMESPACE
 
@@ -18,7 +19,10 @@ _SELECT = """
            n.nat_type, coalesce(p.destination_prefixes, n.destination_prefixes) AS destination_prefixes,
            n.announcable_cidrs, n.default_child_v4, n.default_child_v6, n.min_child_v4, n.min_child_v6, n.quarantine,
            n.labels, n.version, n.created_at, n.updated_at,
-           ARRAY(SELECT x.cidr FROM prefix x WHERE x.network_id = n.id ORDER BY x.cidr) AS prefixes
+           CASE WHEN n.type = 'super_namespaced' THEN n.copied_prefixes
+                ELSE ARRAY(SELECT x.cidr FROM prefix x WHERE x.network_id = n.id ORDER BY x.cidr) END AS prefixes,
+           CASE WHEN n.type = 'super_namespaced' THEN ''
+                ELSE (SELECT s.name FROM namespace s WHERE s.id = n.namespace_id) END AS namespace
     FROM network n LEFT JOIN network p ON p.id = n.parent_id
 """
 _TAKEN = {
@@ -126,7 +130,7 @@ def _visible(where: str, projects: str, limit: int) -> str:
         ) AS own
         UNION (SELECT n.id FROM network n WHERE n.type = 'child_shared' AND {where} {tail})
         UNION (SELECT n.id FROM network n
-               WHERE n.type IN ('super', 'external') AND n.project_id = '' AND {where} {tail})
+               WHERE n.type IN ('super', 'super_namespaced', 'external') AND n.project_id = '' AND {where} {tail})
         ORDER BY id LIMIT {limit:d}
     )"""
 
@@ -141,8 +145,8 @@ async def insert(connection: Connection, network: Network) -> None:
         await connection.execute(
             """INSERT INTO network (id, namespace_id, type, project_id, partition_id, parent_id, vrf, vrf_owned,
                    nat_type, quarantine, name, description, labels, destination_prefixes, announcable_cidrs,
-                   default_child_v4, default_child_v6, min_child_v4, min_child_v6)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)""",
+                   default_child_v4, default_child_v6, min_child_v4, min_child_v6, copied_prefixes)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)""",
             *(network.id, DEFAULT_NAMESPACE, network.type.value, network.project, network.partition),
             *(network.parent or None, network.vrf or None, network.vrf_owned, network.nat.value, network.quarantine),
             *_mutable(network),
@@ -156,6 +160,11 @@ async def set_vrf(connection: Connection, network_id: str, number: int) -> None:
     await connection.execute("UPDATE network SET vrf = $2, vrf_owned = true WHERE id = $1", network_id, number)
 
 
+async def set_namespace(connection: Connection, network_id: str, namespace_id: int) -> None:
+    """Note the namespace that the prefixes of a new network will be in."""
+    await connection.execute("UPDATE network SET namespace_id = $2 WHERE id = $1", network_id, namespace_id)
+
+
 async def update(connection: Connection, network: Network, *, seen: int) -> bool:
     """Write what may change and raise the version; False when the version is not `seen` any more.
 
@@ -166,7 +175,7 @@ async def update(connection: Connection, network: Network, *, seen: int) -> bool
         done = await connection.fetchval(
             """UPDATE network SET name = $3, description = $4, labels = $5, destination_prefixes = $6,
                    announcable_cidrs = $7, default_child_v4 = $8, default_child_v6 = $9, min_child_v4 = $10,
-                   min_child_v6 = $11, version = version + 1, updated_at = now()
+                   min_child_v6 = $11, copied_prefixes = $12, version = version + 1, updated_at = now()
                WHERE id = $1 AND version = $2 RETURNING 1""",
             *(network.id, seen),
             *_mutable(network),
@@ -194,6 +203,7 @@ def _mutable(network: Network) -> tuple[object, ...]:
         network.default_child.ipv6 or None,
         network.min_child.ipv4 or None,
         network.min_child.ipv6 or None,
+        sorted(network.prefixes, key=place) if network.type is NetworkType.SUPER_NAMESPACED else [],
     )
 
 
@@ -226,4 +236,5 @@ def _network(row: Any) -> Network:
         version=row["version"],
         create_time=row["created_at"],
         update_time=row["updated_at"],
+        namespace=row["namespace"],
     )

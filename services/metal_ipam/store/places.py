@@ -54,11 +54,12 @@ async def of_address(
                         {"AND namespace_id = $4" if namespace_id is not None else ""}
                   ORDER BY namespace_id LIMIT $3) AS home
             CROSS JOIN LATERAL (
-                SELECT p.id, p.cidr FROM prefix p
-                WHERE p.namespace_id = home.namespace_id
-                  AND p.cidr = ANY (ARRAY(SELECT network(set_masklen($1, l)) FROM generate_series(0, width($1)) AS l))
-                -- Of prefixes within each other the longest is the last in this order.
-                ORDER BY p.namespace_id DESC, p.cidr DESC LIMIT 1) AS p
+                SELECT one.id, one.cidr FROM generate_series(0, width($1)) AS l
+                -- The limit keeps this a look-up of each length: among many small namespaces, reading all of one that
+                -- happens to be large would look cheaper.
+                CROSS JOIN LATERAL (SELECT p.id, p.cidr FROM prefix p WHERE p.namespace_id = home.namespace_id
+                                    AND p.cidr = network(set_masklen($1, l)) LIMIT 1) AS one
+                ORDER BY l DESC LIMIT 1) AS p
             LEFT JOIN ip i ON i.namespace_id = home.namespace_id AND i.addr = $1
             LEFT JOIN LATERAL (
                 SELECT * FROM (SELECT * FROM reserved_range r WHERE r.prefix_id = p.id AND r.hi >= $1
@@ -89,6 +90,8 @@ async def overlaps(connection: Connection, *, after: tuple[int, int], limit: int
            CROSS JOIN LATERAL (
                SELECT o.id, o.cidr, o.namespace_id FROM prefix o
                WHERE o.parent_id IS NULL AND o.cidr && a.cidr AND o.namespace_id > a.namespace_id
+                 -- Copies of one network are meant to be alike.
+                 AND (a.network_id IS NULL OR o.network_id IS DISTINCT FROM a.network_id)
                  AND (a.id > $1 OR o.id > $2)
                ORDER BY o.id LIMIT $3) AS b
            WHERE a.parent_id IS NULL AND a.id >= $1 ORDER BY a.id, b.id LIMIT $3""",

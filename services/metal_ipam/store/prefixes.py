@@ -14,6 +14,8 @@ from metal_kit.identity import missing
 
 from metal_ipam.addresses import Leaf, Wish
 from metal_ipam.cidr import Prefix
+from metal_ipam.store import ranges
+from metal_ipam.store.namespaces import DEFAULT
 
 DEFAULT_NAMESPACE = 1
 
@@ -21,7 +23,8 @@ _SELECT = """
     SELECT p.id, p.namespace_id, p.network_id, p.cidr, p.kind, p.size, p.used, p.quarantined, p.reserved, p.children,
            p.child_used, p.status, p.labels, p.description, p.all_usable, p.quarantine, p.version, p.created_at,
            (SELECT q.cidr FROM prefix q WHERE q.id = p.parent_id) AS parent_cidr,
-           (SELECT n.name FROM namespace n WHERE n.id = p.namespace_id) AS namespace
+           (SELECT n.name FROM namespace n WHERE n.id = p.namespace_id) AS namespace,
+           p.parent_id IS NULL AND (SELECT n.for_networks FROM namespace n WHERE n.id = p.namespace_id) AS copied
     FROM prefix p
 """
 _LEAF = """
@@ -34,7 +37,7 @@ _LEAF = """
 
 @dataclass(frozen=True, slots=True)
 class PrefixRow:
-    """A prefix with its counters, in addresses (`children` in prefixes)."""
+    """A prefix with its counters, in addresses (`children` in prefixes). `copied`: of a namespaced super network."""
 
     id: int
     namespace_id: int
@@ -56,6 +59,7 @@ class PrefixRow:
     quarantine: timedelta = timedelta(0)
     version: int = 1
     create_time: datetime | None = None
+    copied: bool = False
 
     @property
     def free(self) -> int:
@@ -85,7 +89,7 @@ async def page(
 ) -> list[PrefixRow]:
     """Prefixes by namespace and CIDR: of one network, one parent, one namespace, or (none of these) of all.
 
-    A network and a parent are in one namespace, so that each filter has an index in this order.
+    A parent is in one namespace, and so are its children; each filter has an index in this order.
     """
     arguments: list[object] = []
     where: list[str] = []
@@ -95,10 +99,11 @@ async def page(
         return f"${len(arguments)}"
 
     order = "p.namespace_id, p.cidr"
-    for column, value in (("network_id", network or None), ("parent_id", parent_id)):
-        if value is not None:
-            where.append(f"p.{column} = {bound(value)}")
-            order = "p.cidr"
+    if network:
+        where.append(f"p.network_id = {bound(network)}")
+    if parent_id is not None:
+        where.append(f"p.parent_id = {bound(parent_id)}")
+        order = "p.cidr"
     if namespace_id is not None:
         where.append(f"p.namespace_id = {bound(namespace_id)}")
     if after is not None and order == "p.cidr":
@@ -234,13 +239,12 @@ async def create_root(
     _expect_ok(row["outcome"])
 
 
-async def lock_containers(connection: Connection, network: str) -> list[PrefixRow]:
-    """Lock the network's prefixes in the order of their ids and return them."""
-    await connection.execute(
-        "SELECT FROM prefix WHERE network_id = $1 AND kind = 'container' ORDER BY id FOR NO KEY UPDATE", network
-    )
+async def lock_containers(connection: Connection, network: str, namespace_id: int) -> list[PrefixRow]:
+    """Lock the network's prefixes in the namespace, in the order of their ids, and return them."""
+    which = "p.network_id = $1 AND p.namespace_id = $2 AND p.kind = 'container' ORDER BY p.id"
+    await connection.execute(f"SELECT FROM prefix p WHERE {which} FOR NO KEY UPDATE", network, namespace_id)
     # A statement of its own: this one sees what was committed while the one before waited.
-    rows = await connection.fetch(f"{_SELECT} WHERE p.network_id = $1 AND p.kind = 'container' ORDER BY p.id", network)
+    rows = await connection.fetch(f"{_SELECT} WHERE {which}", network, namespace_id)
     return [_prefix(row) for row in rows]
 
 
@@ -308,7 +312,8 @@ async def delete_all(connection: Connection, network: str, only: Sequence[Prefix
         network,
     )
     rows = await connection.fetch(
-        "SELECT id, cidr FROM prefix WHERE network_id = $1 AND ($2::cidr[] IS NULL OR cidr = ANY ($2)) ORDER BY id",
+        """SELECT id, cidr, (SELECT name FROM namespace n WHERE n.id = namespace_id) AS namespace
+           FROM prefix WHERE network_id = $1 AND ($2::cidr[] IS NULL OR cidr = ANY ($2)) ORDER BY id""",
         network,
         None if only is None else list(only),
     )
@@ -316,8 +321,12 @@ async def delete_all(connection: Connection, network: str, only: Sequence[Prefix
         outcome = await connection.fetchval("SELECT delete_prefix($1, $2)", row["id"], actor)
         if outcome in {"has_children", "has_addresses"}:
             what = "child prefixes" if outcome == "has_children" else "addresses in use"
+            some = await ranges.in_the_way(connection, row["id"], children=outcome == "has_children")
+            where = f" in namespace {row['namespace']!r}" if row["namespace"] != DEFAULT else ""
             raise FailedPrecondition(
-                "PREFIX_IN_USE", f"{row['cidr']} of network {network} has {what}", metadata={"prefix": str(row["cidr"])}
+                "PREFIX_IN_USE",
+                f"{row['cidr']} of network {network}{where} has {what}: {some}",
+                metadata={"prefix": str(row["cidr"]), "namespace": row["namespace"], "in_the_way": some},
             )
         _expect_ok(outcome)
 
@@ -340,14 +349,19 @@ async def verify(connection: Connection, prefix_id: int) -> list[str]:
     return [row[0] for row in rows]
 
 
-async def ids(connection: Connection, network: str, *, after: int, limit: int) -> list[tuple[int, Prefix]]:
-    """Ids and CIDRs by id, of one network or (empty) of all."""
+async def ids(connection: Connection, network: str, *, after: int, limit: int) -> list[tuple[int, str]]:
+    """Ids and names for people by id, of one network or (empty) of all."""
     arguments: list[object] = [after, *([network] if network else [])]
     of_network = "AND network_id = $2" if network else ""
     rows = await connection.fetch(
-        f"SELECT id, cidr FROM prefix WHERE id > $1 {of_network} ORDER BY id LIMIT {limit:d}", *arguments
+        f"""SELECT id, cidr, (SELECT name FROM namespace n WHERE n.id = namespace_id) AS namespace
+            FROM prefix WHERE id > $1 {of_network} ORDER BY id LIMIT {limit:d}""",
+        *arguments,
     )
-    return [(row["id"], row["cidr"]) for row in rows]
+    return [
+        (row["id"], str(row["cidr"]) + (f" in namespace {row['namespace']!r}" if row["namespace"] != DEFAULT else ""))
+        for row in rows
+    ]
 
 
 async def _one(connection: Connection, sql: str, *args: object) -> Any:
@@ -399,4 +413,5 @@ def _prefix(row: Any) -> PrefixRow:
         quarantine=row["quarantine"],
         version=row["version"],
         create_time=row["created_at"],
+        copied=row["copied"],
     )

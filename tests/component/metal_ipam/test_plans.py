@@ -14,6 +14,7 @@ from metal_ipam.networks import NetworkType
 from metal_ipam.store import (
     address_changes,
     addresses,
+    copies,
     dumps,
     namespaces,
     networks,
@@ -78,6 +79,12 @@ FILL = (
     # A thousand other namespaces, each with one root of the same CIDR; and what happened to 20,000 addresses.
     "INSERT INTO namespace (name) SELECT 's' || n FROM generate_series(1, 1000) AS n UNION ALL SELECT 'empty'",
     "SELECT create_root(id, NULL, '172.16.0.0/24', 'leaf', false, '0', '') FROM namespace WHERE name ~ '^s[0-9]'",
+    # Two hundred projects with a copy of a namespaced super network.
+    "INSERT INTO network (id, namespace_id, type, copied_prefixes, default_child_v4) "
+    "VALUES ('copied', 1, 'super_namespaced', '{10.64.0.0/16}', 24)",
+    "INSERT INTO namespace (name, project_id, for_networks) "
+    "SELECT 'project-t' || n, 't' || n, true FROM generate_series(1, 200) AS n",
+    "SELECT create_root(id, 'copied', '10.64.0.0/16', 'container', false, '0', '') FROM namespace WHERE for_networks",
     "INSERT INTO history (actor, operation, namespace_id, object) "
     "SELECT 'x', 'acquire', 1, '11.0.0.0'::inet + n FROM generate_series(1, 20000) AS n",
     "INSERT INTO spent_request SELECT 't' || n, now() - n * interval '1 min' FROM generate_series(1, 20000) AS n",
@@ -134,7 +141,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 async def test_networks_and_prefixes_are_read_by_page(plans: Plans) -> None:
     cases = {f"{name}, first page": network_page(**filters) for name, filters in FILTERS.items()}
     cases |= {f"{name}, later page": network_page(**filters, after="n1") for name, filters in FILTERS.items()}
-    for network in ("", "n00007", "super"):
+    for network in ("", "n00007", "super", "copied"):
         for place, after in (("first", None), ("later", (1, "10.39.16.0/24"))):
             cases[f"prefixes of {network or 'all'}, {place} page"] = partial(
                 prefixes.page, network=network, after=after, limit=51
@@ -181,6 +188,29 @@ async def test_prefixes_are_found_at_once_among_many_namespaces(plans: Plans) ->
             "what holds a prefix": partial(ranges.in_the_way, prefix_id=parent, children=True),
             "what holds a given child": partial(ranges.children_overlapping, prefix_id=parent, cidr=cidr),
         }
+    )
+
+
+async def test_a_copy_for_one_project_costs_the_same_among_many(plans: Plans) -> None:
+    async with plans.db.connection() as conn:
+        home = await conn.fetchval("SELECT id FROM namespace WHERE name = 'project-t150'")
+        network = await networks.get(conn, "copied")
+    assert network is not None
+    await plans.check(
+        {
+            "of a project that has one": partial(copies.provide, network=network, project="t150", actor=""),
+            "of a project that has none": partial(copies.provide, network=network, project="new", actor=""),
+            "unused": partial(copies.drop_unused, network="copied", home=home, actor=""),
+            "containers": partial(prefixes.lock_containers, network="copied", namespace_id=home),
+        }
+    )
+    # What concerns every copy reads each of them: its prefix, its namespace, its free blocks.
+    await plans.check(
+        {
+            "accounts": partial(copies.accounts, networks=[network]),
+            "all of them": partial(copies.hold, network="copied"),
+        },
+        reads=4 * 200,
     )
 
 

@@ -26,6 +26,9 @@ NONE = Lengths()
 V4, V6 = ip_network("10.0.0.0/16"), ip_network("fd00::/32")
 VALID: dict[NetworkType, Network] = {
     NetworkType.SUPER: Network("s", NetworkType.SUPER, prefixes=(V4, V6), default_child=Lengths(22, 64)),
+    NetworkType.SUPER_NAMESPACED: Network(
+        "n", NetworkType.SUPER_NAMESPACED, prefixes=(V4, V6), default_child=Lengths(22, 64)
+    ),
     NetworkType.CHILD: Network("", NetworkType.CHILD, project="p", parent="s"),
     NetworkType.CHILD_SHARED: Network("", NetworkType.CHILD_SHARED, project="p", parent="s"),
     NetworkType.EXTERNAL: Network("e", NetworkType.EXTERNAL, prefixes=(V4,), vrf=7),
@@ -55,6 +58,7 @@ CHILD_FORBIDDEN = [
 # As the reference has it: what a type must have, what it must not.
 REQUIRED = {
     NetworkType.SUPER: ["id", "prefixes"],
+    NetworkType.SUPER_NAMESPACED: ["id", "prefixes"],
     NetworkType.CHILD: ["project"],
     NetworkType.CHILD_SHARED: ["project"],
     NetworkType.EXTERNAL: ["id", "prefixes", "vrf"],
@@ -62,6 +66,7 @@ REQUIRED = {
 }
 FORBIDDEN = {
     NetworkType.SUPER: ["parent", "nat"],
+    NetworkType.SUPER_NAMESPACED: ["parent", "nat", "partition", "vrf"],
     NetworkType.CHILD: CHILD_FORBIDDEN,
     NetworkType.CHILD_SHARED: CHILD_FORBIDDEN,
     NetworkType.EXTERNAL: [
@@ -97,7 +102,12 @@ def test_a_forbidden_field_is_refused(kind: NetworkType, field: str) -> None:
     assert field in faults(replace(VALID[kind], **GIVEN[field]))
 
 
-@pytest.mark.parametrize("kind", [NetworkType.SUPER, NetworkType.EXTERNAL, NetworkType.UNDERLAY])
+def test_why_a_namespaced_super_has_no_vrf_is_told() -> None:
+    with pytest.raises(InvalidArgument, match="each child gets a VRF of its own"):
+        check_new(replace(VALID[NetworkType.SUPER_NAMESPACED], vrf=9), NONE)
+
+
+@pytest.mark.parametrize("kind", [k for k in NetworkType if not k.is_child])
 def test_only_children_ask_for_a_length(kind: NetworkType) -> None:
     assert "length" in faults(VALID[kind], Lengths(24))
 
@@ -107,6 +117,8 @@ def test_only_children_ask_for_a_length(kind: NetworkType) -> None:
     [
         (NetworkType.SUPER, "project"), (NetworkType.SUPER, "partition"), (NetworkType.SUPER, "vrf"),
         (NetworkType.SUPER, "destination_prefixes"), (NetworkType.SUPER, "additional_announcable_prefixes"),
+        (NetworkType.SUPER_NAMESPACED, "project"), (NetworkType.SUPER_NAMESPACED, "destination_prefixes"),
+        (NetworkType.SUPER_NAMESPACED, "additional_announcable_prefixes"),
         (NetworkType.CHILD, "vrf"), (NetworkType.EXTERNAL, "project"), (NetworkType.EXTERNAL, "partition"),
         (NetworkType.EXTERNAL, "nat"), (NetworkType.EXTERNAL, "destination_prefixes"),
     ],
@@ -135,7 +147,8 @@ def test_a_child_names_either_its_parent_or_a_partition() -> None:
     ],
 )
 def test_lengths_of_children_fit_the_prefixes_of_a_super(default: Lengths, least: Lengths, fields: set[str]) -> None:
-    assert faults(replace(VALID[NetworkType.SUPER], default_child=default, min_child=least)) == fields
+    for kind in (NetworkType.SUPER, NetworkType.SUPER_NAMESPACED):
+        assert faults(replace(VALID[kind], default_child=default, min_child=least)) == fields
 
 
 def test_lengths_in_a_family_without_prefix_are_refused() -> None:
@@ -211,7 +224,7 @@ def test_a_given_vrf_is_kept_unless_the_parent_has_one() -> None:
             inherited(child, replace(PARENT, vrf=vrf))
 
 
-@pytest.mark.parametrize("kind", [k for k in NetworkType if k is not NetworkType.SUPER])
+@pytest.mark.parametrize("kind", [k for k in NetworkType if not k.is_super])
 def test_only_a_super_is_a_parent(kind: NetworkType) -> None:
     with pytest.raises(InvalidArgument, match="PARENT_NOT_SUPER"):
         inherited(VALID[NetworkType.CHILD], VALID[kind])

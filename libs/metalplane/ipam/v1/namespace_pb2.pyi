@@ -21,7 +21,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Namespace(_message.Message):
-    """A space in which a prefix and an address exist once. Networks are in `default`, which cannot be deleted."""
+    """A space in which a prefix and an address exist once. Networks are in `default`, which cannot be deleted; children of
+    namespaced super networks in `project-` and the id of their project, which comes and goes with them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,7 +32,7 @@ class Namespace(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Its name, of any printable characters."""
+    """Its name, of any printable characters. `project-` followed by an id cannot be taken."""
     project: _builtins.str
     """Project whose editors may acquire addresses of its prefixes; empty for nobody but the plane."""
     description: _builtins.str

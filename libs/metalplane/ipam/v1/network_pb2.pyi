@@ -40,6 +40,10 @@ class _NetworkTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NetworkTy
     """The way out: internet or a company network."""
     NETWORK_TYPE_UNDERLAY: _NetworkType.ValueType  # 5
     """Addresses of the fabric itself, for firewalls."""
+    NETWORK_TYPE_SUPER_NAMESPACED: _NetworkType.ValueType  # 6
+    """As super, but without partition and VRF: each project has a copy of its prefixes in a namespace of its own, so that
+    children of different projects may have the same addresses.
+    """
 
 class NetworkType(_NetworkType, metaclass=_NetworkTypeEnumTypeWrapper):
     """What a network is for."""
@@ -56,6 +60,10 @@ NETWORK_TYPE_EXTERNAL: NetworkType.ValueType  # 4
 """The way out: internet or a company network."""
 NETWORK_TYPE_UNDERLAY: NetworkType.ValueType  # 5
 """Addresses of the fabric itself, for firewalls."""
+NETWORK_TYPE_SUPER_NAMESPACED: NetworkType.ValueType  # 6
+"""As super, but without partition and VRF: each project has a copy of its prefixes in a namespace of its own, so that
+children of different projects may have the same addresses.
+"""
 Global___NetworkType: _TypeAlias = NetworkType  # noqa: Y015
 
 class _NatType:
@@ -126,9 +134,11 @@ class Consumption(_message.Message):
     free_ips: _builtins.int
     """Addresses that can be acquired now."""
     used_prefixes: _builtins.int
-    """Child prefixes that exist."""
+    """Child prefixes that exist, of all projects together."""
     free_prefixes: _builtins.int
-    """Child prefixes of the default length that could still be cut."""
+    """Child prefixes of the default length that could still be cut. Of a namespaced super network: by the project that has
+    the fewest left.
+    """
     def __init__(
         self,
         *,
@@ -192,6 +202,7 @@ class Network(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7, or for super, external and underlay networks an id that the operator chose."""
     type: Global___NetworkType.ValueType
@@ -214,6 +225,10 @@ class Network(_message.Message):
     """Free text for people."""
     etag: _builtins.str
     """Version of the network."""
+    namespace: _builtins.str
+    """Namespace of its prefixes: `default`, or for children of a namespaced super network their project's. Empty for such a
+    super network, whose prefixes have a copy in the namespace of each project. Output only.
+    """
     @_builtins.property
     def prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prefixes, canonical. Given for super, external and underlay; cut from the parent for children."""
@@ -224,7 +239,7 @@ class Network(_message.Message):
 
     @_builtins.property
     def default_child_prefix_length(self) -> Global___PrefixLengths:
-        """For super networks: length of a child prefix when the child asks for none."""
+        """For super networks, namespaced or not: length of a child prefix when the child asks for none."""
 
     @_builtins.property
     def min_child_prefix_length(self) -> Global___PrefixLengths:
@@ -277,10 +292,11 @@ class Network(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_child_prefix_length", b"default_child_prefix_length", "ipv4", b"ipv4", "ipv6", b"ipv6", "min_child_prefix_length", b"min_child_prefix_length", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_announcable_prefixes", b"additional_announcable_prefixes", "create_time", b"create_time", "default_child_prefix_length", b"default_child_prefix_length", "description", b"description", "destination_prefixes", b"destination_prefixes", "etag", b"etag", "id", b"id", "ipv4", b"ipv4", "ipv6", b"ipv6", "labels", b"labels", "min_child_prefix_length", b"min_child_prefix_length", "name", b"name", "nat", b"nat", "parent", b"parent", "partition", b"partition", "prefixes", b"prefixes", "project", b"project", "type", b"type", "update_time", b"update_time", "vrf", b"vrf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_announcable_prefixes", b"additional_announcable_prefixes", "create_time", b"create_time", "default_child_prefix_length", b"default_child_prefix_length", "description", b"description", "destination_prefixes", b"destination_prefixes", "etag", b"etag", "id", b"id", "ipv4", b"ipv4", "ipv6", b"ipv6", "labels", b"labels", "min_child_prefix_length", b"min_child_prefix_length", "name", b"name", "namespace", b"namespace", "nat", b"nat", "parent", b"parent", "partition", b"partition", "prefixes", b"prefixes", "project", b"project", "type", b"type", "update_time", b"update_time", "vrf", b"vrf"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from metal_kit.errors import FailedPrecondition, InvalidArgument, NotFound
 from metalplane.ipam.v1.network_pb2 import Network, NetworkType
@@ -14,6 +15,7 @@ TYPE_NAMES = {
     NetworkType.NETWORK_TYPE_EXTERNAL: "external",
     NetworkType.NETWORK_TYPE_UNDERLAY: "underlay",
     NetworkType.NETWORK_TYPE_SUPER: "super",
+    NetworkType.NETWORK_TYPE_SUPER_NAMESPACED: "super-namespaced",
 }
 
 
@@ -31,6 +33,7 @@ def check(networks: Sequence[Network], *, project: str, partition: str, firewall
         seen.add(network.id)
         _check_one(network, project=project, partition=partition, field=field)
     _check_together([network.type for network in networks], firewall=firewall)
+    _check_apart(networks)
 
 
 def _check_one(network: Network, *, project: str, partition: str, field: str) -> None:
@@ -63,3 +66,21 @@ def _check_together(kinds: Sequence[NetworkType.ValueType], *, firewall: bool) -
         raise InvalidArgument("SHARED_NETWORKS", "at most one shared network is allowed", field="spec.networks")
     if firewall and NetworkType.NETWORK_TYPE_EXTERNAL not in kinds:
         raise InvalidArgument("EXTERNAL_NETWORK", "a firewall needs an external network", field="spec.networks")
+
+
+def _check_apart(networks: Sequence[Network]) -> None:
+    """One machine cannot tell two networks with the same addresses apart. Children of a namespaced super network may
+    have those of an external network, or of what another project shares."""
+    seen: list[tuple[str, IPv4Network | IPv6Network]] = []
+    for index, network in enumerate(networks):
+        own = [ip_network(text) for text in network.prefixes]
+        for other, theirs in seen:
+            for prefix in own:
+                if prefix.version == theirs.version and prefix.overlaps(theirs):
+                    raise FailedPrecondition(
+                        "NETWORKS_OVERLAP",
+                        f"{prefix} of network {network.id} overlaps {theirs} of network {other}; a machine takes part "
+                        "in one of them only",
+                        field=f"spec.networks[{index}].network",
+                    )
+        seen += [(network.id, prefix) for prefix in own]

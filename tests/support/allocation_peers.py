@@ -43,6 +43,8 @@ PARTITION, SIZE, IMAGE, LAYOUT = "mini", "c1-medium", "debian-13.0.1", "plain"
 PROJECT = "01980000-0000-7000-8000-000000000001"
 OTHER_PROJECT = "01980000-0000-7000-8000-000000000002"
 NETWORK = "01980000-0000-7000-8000-0000000000a1"
+# The other project's, with the same prefix: both are children of a namespaced super network.
+TWIN = "01980000-0000-7000-8000-0000000000a2"
 DEVICE = "/dev/nvme0n1"
 SSH_KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0 " + bytes(32)).decode()
 # What a peer does with one call: it never gets it, or does it and the answer is lost.
@@ -225,13 +227,14 @@ class Machines(Peer, MachineServiceServicer):
 
 
 class Ipam(Peer, NetworkServiceServicer, IpServiceServicer, PoolServiceServicer):
-    """One child network. An owner that was released acquires nothing more."""
+    """A child network of each project. An owner that was released acquires nothing more."""
 
     async def GetNetwork(self, request: Any, context: Any) -> network_pb2.Network:
-        if request.id != NETWORK:
+        if request.id not in {NETWORK, TWIN}:
             raise NotFound("NOT_FOUND", f"network {request.id} does not exist")
+        project, partition, vrf = (PROJECT, PARTITION, 20) if request.id == NETWORK else (OTHER_PROJECT, "", 21)
         return network_pb2.Network(
-            id=NETWORK, type=network_pb2.NETWORK_TYPE_CHILD, project=PROJECT, partition=PARTITION, vrf=20,
+            id=request.id, type=network_pb2.NETWORK_TYPE_CHILD, project=project, partition=partition, vrf=vrf,
             prefixes=["10.0.0.0/16"],
         )  # fmt: skip
 
@@ -248,10 +251,15 @@ class Ipam(Peer, NetworkServiceServicer, IpServiceServicer, PoolServiceServicer)
     async def AcquireIps(self, request: Any, context: Any) -> ip_pb2.AcquireIpsResponse:
         self._hold(request.owner.id)
         ips = self.world.ips
+        [wish] = request.wishes
         if request.owner.id not in ips:
-            used = set(ips.values())
-            ips[request.owner.id] = next(each for n in range(1, 250) if (each := f"10.0.0.{n}") not in used)
-        return ip_pb2.AcquireIpsResponse(ips=[ip_pb2.Ip(address=ips[request.owner.id], network=NETWORK)])
+            used = {address for network, address in ips.values() if network == wish.network}
+            ips[request.owner.id] = (
+                wish.network,
+                next(each for n in range(1, 250) if (each := f"10.0.0.{n}") not in used),
+            )
+        network, address = ips[request.owner.id]
+        return ip_pb2.AcquireIpsResponse(ips=[ip_pb2.Ip(address=address, network=network)])
 
     async def ReleaseOwned(self, request: Any, context: Any) -> ip_pb2.ReleaseOwnedResponse:
         self.world.released.add(request.owner.id)

@@ -67,7 +67,7 @@ class World:
     machines: dict[str, machine_pb2.Machine] = field(default_factory=dict)
     bound: list[tuple[str, str]] = field(default_factory=list)
     event_ids: set[str] = field(default_factory=set)
-    ips: dict[str, str] = field(default_factory=dict)
+    ips: dict[str, tuple[str, str]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     attachments: dict[str, str] = field(default_factory=dict)

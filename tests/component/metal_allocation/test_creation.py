@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from allocation_peers import NETWORK, TWIN
 from metal_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -238,3 +239,25 @@ async def test_a_change_of_labels_while_a_machine_is_refused_does_not_cost_the_a
     assert [allocation.status.machine] == [each for each in machines if each != found.status.machine]
     assert allocation.status.phase >= pb.ALLOCATION_PHASE_ADDRESSING
     assert (allocation.spec.description, dict(allocation.spec.labels)) == ("labelled by a bot", {"team": "a"})
+
+
+async def test_two_projects_whose_networks_overlap_have_machines_with_the_same_address(world: Any) -> None:
+    await world.add_machines(2)
+    one = await world.create()
+    two = await world.create(
+        token=f"editor {OTHER_PROJECT}", project=OTHER_PROJECT, networks=[pb.AllocationNetwork(network=TWIN)]
+    )
+    for each in (one, two):
+        await world.bring_to(each, "running")
+    shown = [(await world.get(each.id)).status.networks[0] for each in (one, two)]
+    assert [(network.network, list(network.ips), network.vrf) for network in shown] == [
+        (NETWORK, ["10.0.0.1"], 20), (TWIN, ["10.0.0.1"], 21),
+    ]  # fmt: skip
+    asked = {request.allocation: request for method, request in world.calls if method == "AttachMachine"}
+    assert [asked[each.id].vrf for each in (one, two)] == [20, 21]
+    assert list(asked[one.id].allowed_prefixes) == list(asked[two.id].allowed_prefixes)
+    await world.free(one.id)
+    await world.reach(one.id, "released")
+    await world.nothing_is_left(one.id)
+    assert await world.phase(two.id) == "running"
+    assert world.ips == {two.id: (TWIN, "10.0.0.1")}

@@ -24,6 +24,31 @@ async def both_apply(pair: Any, eventually: Any, generation: int) -> None:
         await eventually(lambda leaf=leaf, report=report: report in leaf.acks)
 
 
+async def test_machines_with_the_same_addresses_are_apart_in_their_vrfs(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    """Children of a namespaced super network: projects that share a leaf may have the same prefixes."""
+    switches, machines = fabric.switches(), {vrf: await fabric.machine(f"Ethernet{vrf % 20 * 4}") for vrf in (20, 21)}
+    same = ["10.0.0.0/22", "10.0.0.1/32"]
+    for vrf, machine in machines.items():
+        await switches.AttachMachine(fabric.attaching(machine, uuid7(), vrf, allowed_prefixes=same))
+    await both_apply(pair, eventually, 3)
+    for leaf in pair:
+        ports = [leaf.port(name) for name in ("Ethernet0", "Ethernet4")]
+        assert [(port.vrf, list(port.allowed_prefixes)) for port in ports] == [
+            ("Vrf20", ["10.0.0.0/22"]), ("Vrf21", ["10.0.0.0/22"]),
+        ]  # fmt: skip
+    await switches.DetachMachine(
+        DetachMachineRequest(
+            machine=machines[20],
+            allocation=(await switches.GetAttachment(GetAttachmentRequest(machine=machines[20]))).allocation,
+        )
+    )
+    await both_apply(pair, eventually, 4)
+    assert [pair[0].port(name).vrf for name in ("Ethernet0", "Ethernet4")] == ["", "Vrf21"]
+    assert list(pair[0].port("Ethernet4").allowed_prefixes) == ["10.0.0.0/22"]
+
+
 async def test_an_attachment_needs_both_leaves(fabric: Any, pair: Any, events: Any, eventually: Any) -> None:
     switches, machine, allocation = fabric.switches(), await fabric.machine(), uuid7()
     attachment = await switches.AttachMachine(fabric.attaching(machine, allocation))

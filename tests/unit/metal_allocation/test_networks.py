@@ -41,7 +41,7 @@ def refusal(*networks: Network, firewall: bool = False) -> Problem:
 
 
 @pytest.mark.parametrize("firewall", [False, True])
-@pytest.mark.parametrize("kind", ["super", "underlay", "unspecified"])
+@pytest.mark.parametrize("kind", ["super", "super_namespaced", "underlay", "unspecified"])
 def test_super_and_underlay_networks_take_no_machines(kind: str, firewall: bool) -> None:
     problem = refusal(child(), network(kind, "x", project=""), external(), firewall=firewall)
     assert isinstance(problem, InvalidArgument)
@@ -103,3 +103,20 @@ def test_the_private_network_is_in_the_partition(make: Any) -> None:
 
 def test_a_network_without_a_partition_is_in_all() -> None:
     judge(child(partition=""))
+
+
+def test_networks_of_one_machine_do_not_overlap() -> None:
+    def with_prefixes(made: Network, *prefixes: str) -> Network:
+        made.prefixes.extend(prefixes)
+        return made
+
+    mine = with_prefixes(child(), "10.0.0.0/24", "fd00::/64")
+    for other, firewall in (
+        (with_prefixes(external(), "198.51.100.0/24", "10.0.0.0/16"), False),
+        (with_prefixes(shared(project=OTHER), "fd00::/64"), True),
+    ):
+        problem = refusal(mine, other, external("way-out"), firewall=firewall)
+        assert isinstance(problem, FailedPrecondition)
+        assert (problem.reason, problem.field) == ("NETWORKS_OVERLAP", "spec.networks[1].network")
+        assert f"of network {other.id} overlaps" in problem.message
+    judge(mine, with_prefixes(external(), "10.0.1.0/24", "fd00:0:0:1::/64"))

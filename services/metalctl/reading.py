@@ -79,11 +79,13 @@ def _get_command(resource: Resource) -> Callable[..., None]:
         raise ValueError(f"{resource.name} cannot be fetched by its id")
     resolve = naming.RESOLVERS.get(resource.name)
 
-    def get(ctx: typer.Context, key: str) -> None:
+    def get(ctx: typer.Context, key: str, **given: str) -> None:
         async def body(peers: Peers) -> Message:
             method = getattr(peers.stub(resource.stub, resource.service), getting.method)
             found = await resolve(peers, key) if resolve is not None else key
-            answer: Message = await method(getting.request(**{getting.key: found}))
+            for name in given.keys() & naming.RESOLVERS.keys():
+                given[name] = given[name] and await naming.RESOLVERS[name](peers, given[name])
+            answer: Message = await method(getting.request(**{getting.key: found}, **given))
             return answer
 
         show_one(run(ctx.obj, body), ctx.obj.output)
@@ -91,7 +93,7 @@ def _get_command(resource: Resource) -> Callable[..., None]:
     text = KEYS.get(getting.key) or (f"id or name of the {resource.name}" if resolve else f"id of the {resource.name}")
     argument = typer.Argument(metavar=getting.key.upper(), help=text)
     key = inspect.Parameter("key", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[str, argument])
-    return command.shape(get, [CONTEXT, key])
+    return command.shape(get, [CONTEXT, key, *(_option(name, str, "", text) for name, text in getting.options.items())])
 
 
 def _option(name: str, kind: type, default: object, text: str, **rest: Any) -> inspect.Parameter:

@@ -26,11 +26,13 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Getting:
-    """How one object is fetched by its id."""
+    """How one object is fetched by its id. `options` maps further fields of the request, which are options too, to
+    their help texts."""
 
     method: str
     request: Callable[..., Message]
     key: str = "id"
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

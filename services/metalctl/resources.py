@@ -201,13 +201,20 @@ RESOURCES: tuple[Resource, ...] = (
         Listing(
             "ListIps", ip_pb2.ListIpsRequest, "ips",
             (
-                ("ADDRESS", lambda i: i.address), ("NETWORK", lambda i: i.network), ("NAME", lambda i: i.name or "-"),
+                ("ADDRESS", lambda i: i.address), ("NAMESPACE", lambda i: i.namespace or "default"),
+                ("NETWORK", lambda i: i.network), ("NAME", lambda i: i.name or "-"),
                 ("TYPE", lambda i: enum(ip_pb2.IpType, i.type)), ("PROJECT", lambda i: i.project),
                 ("OWNER", lambda i: f"{enum(ip_pb2.OwnerKind, i.owner.kind)} {i.owner.id}".strip()),
             ),
             {"project": PROJECT, "network": ("network", "only of this network (id or name)")},
         ),
-        Getting("GetIp", ip_pb2.GetIpRequest, "address"),
+        Getting(
+            "GetIp", ip_pb2.GetIpRequest, "address",
+            {
+                "network": "its network (id or name), where the address exists more than once",
+                "namespace": "its namespace, where the address exists more than once",
+            },
+        ),
     ),
     Resource(
         "pool", "pools of VRFs and ASNs", "ipam", pool_pb2_grpc.PoolServiceStub,

@@ -25,6 +25,7 @@ from metalctl.session import run
 def add(groups: Mapping[str, typer.Typer]) -> None:
     """Add this module's commands to their group."""
     command.add(groups["network"], "create", create, "make a project's private network")
+    command.add(groups["network"], "create-super", create_super, "make a network that private networks are cut from")
     command.add(groups["network"], "delete", delete, "delete a network that nothing uses")
 
 
@@ -48,6 +49,39 @@ def create(
 
     async def body(peers: Peers) -> Network:
         request.network.project = await naming.project(peers, project)
+        return await peers.stub(NetworkServiceStub, "ipam").CreateNetwork(request)
+
+    show_one(run(ctx.obj, body), ctx.obj.output)
+
+
+def create_super(
+    ctx: typer.Context,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="its id, of your choosing")],
+    prefix: Annotated[list[str], typer.Option(help="CIDR; may be given several times")],
+    namespaced: Annotated[
+        bool, typer.Option("--namespaced", help="let children of different projects have the same addresses")
+    ] = False,
+    partition: Annotated[str, typer.Option(help="partition that it is for; not with --namespaced")] = "",
+    project: Annotated[str, typer.Option(help="id or name of the only project that it serves; else all")] = "",
+    ipv4_length: Annotated[int, typer.Option(help="bits of a child's IPv4 prefix unless it asks", min=0, max=32)] = 0,
+    ipv6_length: Annotated[int, typer.Option(help="bits of a child's IPv6 prefix unless it asks", min=0, max=128)] = 0,
+    vrf: Annotated[int, typer.Option(help="VRF that all children share; not with --namespaced", min=0)] = 0,
+) -> None:
+    """Make a super network."""
+    kind = NetworkType.NETWORK_TYPE_SUPER_NAMESPACED if namespaced else NetworkType.NETWORK_TYPE_SUPER
+    network = Network(
+        id=id_,
+        type=kind,
+        prefixes=prefix,
+        partition=partition,
+        vrf=vrf,
+        default_child_prefix_length=PrefixLengths(ipv4=ipv4_length, ipv6=ipv6_length),
+    )
+
+    async def body(peers: Peers) -> Network:
+        if project:
+            network.project = await naming.project(peers, project)
+        request = CreateNetworkRequest(request_id=uuid7(), network=network)
         return await peers.stub(NetworkServiceStub, "ipam").CreateNetwork(request)
 
     show_one(run(ctx.obj, body), ctx.obj.output)

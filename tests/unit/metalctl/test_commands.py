@@ -12,7 +12,7 @@ from metalctl.app import app
 from metalplane.allocation.v1 import allocation_pb2
 from metalplane.bmc.v1 import bmc_pb2
 from metalplane.inventory.v1 import machine_pb2
-from metalplane.ipam.v1 import network_pb2
+from metalplane.ipam.v1 import ip_pb2, network_pb2
 from metalplane.tenancy.v1 import project_pb2, tenant_pb2, token_pb2
 from typer.main import get_command
 
@@ -59,7 +59,8 @@ def test_the_whole_tree_is_there() -> None:
         ("namespace", "create"), ("namespace", "delete"), ("namespace", "dump"), ("namespace", "load"),
         ("prefix", "create"), ("prefix", "child"), ("prefix", "grow"), ("prefix", "delete"), ("prefix", "reserve"),
         ("prefix", "unreserve"), ("prefix", "reserved"), ("prefix", "lookup"), ("prefix", "history"),
-        ("prefix", "overlaps"), ("network", "create"), ("network", "delete"), ("quota", "set"), ("token", "create"),
+        ("prefix", "overlaps"), ("network", "create"), ("network", "create-super"), ("network", "delete"),
+        ("quota", "set"), ("token", "create"),
         ("token", "revoke"), ("machine", "power"),
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
         ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"),
@@ -73,6 +74,7 @@ def test_the_whole_tree_is_there() -> None:
     [
         ("token", "create", "--hours", "hours"),
         ("network", "create", "--ipv4-length", "bits"),
+        ("network", "create-super", "--ipv6-length", "bits"),
         ("allocation", "create", "--userdata", "KiB"),
     ],
 )
@@ -97,6 +99,7 @@ def test_quantities_name_their_unit(call: Any, quantity: tuple[str, str, str, st
         (["project", "create", "demo"], "--tenant"),
         (["allocation", "create", "web", "--project", "p", "--image", "i"], "--network"),
         (["network", "create", "--project", "p", "--ipv4-length", "33"], "--ipv4-length"),
+        (["network", "create-super", "s"], "--prefix"),
         (["token", "create", "--hours", "0"], "--hours"),
         (["token", "create", "--hours", "9000"], "--hours"),
         (["token", "create", "--plane", "king"], "--plane"),
@@ -198,6 +201,35 @@ def test_a_create_names_ids_by_names_and_has_a_request_id(call: Any, plane: Any)
     [request] = plane.requests("CreateProject")
     assert len(request.request_id) == 36
     assert request.project == project_pb2.Project(tenant=UUID, name="web", machine_quota=3)
+
+
+def test_a_namespaced_super_network_is_made_and_shown(call: Any, plane: Any) -> None:
+    kind = network_pb2.NETWORK_TYPE_SUPER_NAMESPACED
+    plane.answers["CreateNetwork"] = network_pb2.Network(id="tenants", type=kind, prefixes=["10.0.0.0/8"])
+    outcome = call(
+        "network", "create-super", "tenants", "--namespaced", "--prefix", "10.0.0.0/8", "--prefix", "fd00::/32",
+        "--ipv4-length", "22", "--ipv6-length", "64",
+    )  # fmt: skip
+    assert outcome.code == 0
+    assert "super namespaced" in outcome.out.lower().replace("_", " ")
+    [request] = plane.requests("CreateNetwork")
+    assert len(request.request_id) == 36
+    assert request.network == network_pb2.Network(
+        id="tenants", type=kind, prefixes=["10.0.0.0/8", "fd00::/32"],
+        default_child_prefix_length={"ipv4": 22, "ipv6": 64},
+    )  # fmt: skip
+
+
+def test_an_address_that_exists_twice_is_named_by_network_or_namespace(call: Any, plane: Any) -> None:
+    plane.answers |= {"GetIp": ip_pb2.Ip(address="10.0.0.1"), "GetNetwork": network_pb2.Network(id="tenants")}
+    assert call("ip", "get", "10.0.0.1").code == 0
+    assert call("ip", "get", "10.0.0.1", "--namespace", f"project-{UUID}").code == 0
+    assert call("ip", "get", "10.0.0.1", "--network", "tenants").code == 0
+    assert plane.requests("GetIp") == [
+        ip_pb2.GetIpRequest(address="10.0.0.1"),
+        ip_pb2.GetIpRequest(address="10.0.0.1", namespace=f"project-{UUID}"),
+        ip_pb2.GetIpRequest(address="10.0.0.1", network="tenants"),
+    ]
 
 
 def test_an_allocation_is_asked_for_as_it_was_written(call: Any, plane: Any, tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ MESSAGES: dict[str, list[Message]] = {
             prefixes=["10.128.0.0/22", "2001:db8::/64"], ipv4={"used_ips": 2}, ipv6={"used_ips": 1},
         ),
         network_pb2.Network(id="internet", type=network_pb2.NETWORK_TYPE_EXTERNAL),
+        network_pb2.Network(id="tenants", type=network_pb2.NETWORK_TYPE_SUPER_NAMESPACED, prefixes=["10.0.0.0/8"]),
     ],
     "namespace": [
         namespace_pb2.Namespace(id="two words", project=A, description="a lab", create_time=ago(days=1)),
@@ -83,7 +84,7 @@ MESSAGES: dict[str, list[Message]] = {
     "ip": [
         ip_pb2.Ip(address="10.0.0.1", network=A, name="web", type=ip_pb2.IP_TYPE_EPHEMERAL, project=B,
                   owner={"kind": ip_pb2.OWNER_KIND_ALLOCATION, "id": A}),
-        ip_pb2.Ip(address="2001:db8::1", network=A, type=ip_pb2.IP_TYPE_STATIC, project=B),
+        ip_pb2.Ip(address="2001:db8::1", network=A, type=ip_pb2.IP_TYPE_STATIC, project=B, namespace=f"project-{B}"),
     ],
     "quota": [
         quota_pb2.Quota(project=A, ipv4_addresses=0, prefixes=4, used={"ipv4_addresses": 3}), quota_pb2.Quota(project=B)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from functools import lru_cache
 from typing import Any
 
 from metal_kit.errors import PermissionDenied, Problem, Unavailable
@@ -33,6 +34,8 @@ from metal_ipam.store.addresses import Acquired, Release, Released
 WINDOW = 1024
 
 log = get_logger("exchange")
+# What is acquired together has one time, and to convert it takes longer than the rest of an answer.
+_stamp = lru_cache(maxsize=8)(to_timestamp)
 
 
 class Exchange:
@@ -139,7 +142,7 @@ class Exchange:
             return
         self._done(
             pb.IpAnswer(
-                number=number, address=str(result.address), prefix=pending.prefix, create_time=to_timestamp(result.time)
+                number=number, address=str(result.address), prefix=pending.prefix, create_time=_stamp(result.time)
             )
         )
 

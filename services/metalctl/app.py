@@ -12,6 +12,7 @@ from metalctl.commands import (
     allocation,
     audit,
     bmc,
+    ip,
     issues,
     login,
     machine,
@@ -73,6 +74,7 @@ def _assemble() -> None:
     for module in (
         allocation,
         bmc,
+        ip,
         machine,
         member,
         namespace,

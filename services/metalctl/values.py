@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import typer
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -156,3 +157,14 @@ def _scalar(descriptor: FieldDescriptor, value: Any) -> str:
     if isinstance(value, int):
         return count(value)
     return str(value)
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Labels as they are written, KEY=VALUE. Raises typer's BadParameter for anything else."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{text!r} is no KEY=VALUE")
+        found[key] = value
+    return found

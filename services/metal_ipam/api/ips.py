@@ -221,7 +221,7 @@ async def _find(connection: Connection, address: str, network: str, role: Role.V
     what = f"address {address}" + (f" in network {network}" if network else "")
     what += f" in namespace {namespace!r}" if namespace else ""
     caller, wanted = current_caller(), parse_address(address, field="address")
-    seen = None if caller.may_plane(PlaneRole.PLANE_ROLE_VIEWER) else sorted(caller.projects)
+    seen = None if caller.may_plane(PLANE_ROLE_VIEWER) else sorted(caller.projects)
     found = await addresses.find(connection, wanted, network, namespace, projects=seen)
     if not found and seen is not None:  # It may be another project's, which is told nothing, but noted.
         found = await addresses.find(connection, wanted, network, namespace, limit=1)

@@ -16,10 +16,9 @@ from metalplane.ipam.v1.ip_pb2 import OwnerKind
 from metalplane.ipam.v1.prefix_pb2_grpc import PrefixServiceStub
 
 from metalctl import command, naming
-from metalctl.failure import USAGE, fail
 from metalctl.output import show_many, show_one
 from metalctl.session import run
-from metalctl.values import enum, instant
+from metalctl.values import enum, instant, pairs
 
 Cidr = Annotated[str, typer.Argument(metavar="CIDR", help="the prefix, as 10.0.0.0/24")]
 Namespace = Annotated[str, typer.Option(help="its namespace; else `default`")]
@@ -72,7 +71,7 @@ def create(
             namespace=namespace,
             kind=kind,
             all_usable=all_usable,
-            labels=_pairs(label),
+            labels=pairs(label),
             description=description,
         )
     )
@@ -104,13 +103,13 @@ def child(
         request_id=uuid7(),
         namespace=namespace,
         parent=parent,
-        selector=_pairs(select),
+        selector=pairs(select),
         family=family if select and not cidr else AddressFamily.ADDRESS_FAMILY_UNSPECIFIED,
         length=length,
         cidr=cidr,
         kind=pb.PREFIX_KIND_CONTAINER if container else pb.PREFIX_KIND_LEAF,
         all_usable=all_usable,
-        labels=_pairs(label),
+        labels=pairs(label),
         description=description,
     )
     show_one(_call(ctx, lambda stub: stub.AcquireChildPrefix(request)), ctx.obj.output)
@@ -231,13 +230,3 @@ def _all(ctx: typer.Context, method: str, request: Message, items: str) -> list[
         return [each async for each in naming.pages(getattr(stub, method), request, items)]
 
     return run(ctx.obj, body)
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            fail(f"{text!r} is no KEY=VALUE", USAGE)
-        pairs[key] = value
-    return pairs

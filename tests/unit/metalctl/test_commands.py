@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
 from metal_kit.errors import NotFound
 from metalctl.app import app
 from metalplane.allocation.v1 import allocation_pb2
@@ -60,7 +61,7 @@ def test_the_whole_tree_is_there() -> None:
         ("prefix", "create"), ("prefix", "child"), ("prefix", "grow"), ("prefix", "delete"), ("prefix", "reserve"),
         ("prefix", "unreserve"), ("prefix", "reserved"), ("prefix", "lookup"), ("prefix", "history"),
         ("prefix", "overlaps"), ("network", "create"), ("network", "create-super"), ("network", "delete"),
-        ("quota", "set"), ("token", "create"),
+        ("ip", "acquire"), ("ip", "release"), ("quota", "set"), ("token", "create"),
         ("token", "revoke"), ("machine", "power"),
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
         ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"),
@@ -100,6 +101,9 @@ def test_quantities_name_their_unit(call: Any, quantity: tuple[str, str, str, st
         (["allocation", "create", "web", "--project", "p", "--image", "i"], "--network"),
         (["network", "create", "--project", "p", "--ipv4-length", "33"], "--ipv4-length"),
         (["network", "create-super", "s"], "--prefix"),
+        (["ip", "acquire", "--network", "n"], "--project"),
+        (["ip", "acquire", "--project", "p", "--network", "n", "--family", "5"], "is not one of 4, 6"),
+        (["ip", "acquire", "--project", "p", "--network", "n", "--label", "rack"], "'rack' is no KEY=VALUE"),
         (["token", "create", "--hours", "0"], "--hours"),
         (["token", "create", "--hours", "9000"], "--hours"),
         (["token", "create", "--plane", "king"], "--plane"),
@@ -229,6 +233,33 @@ def test_an_address_that_exists_twice_is_named_by_network_or_namespace(call: Any
         ip_pb2.GetIpRequest(address="10.0.0.1"),
         ip_pb2.GetIpRequest(address="10.0.0.1", namespace=f"project-{UUID}"),
         ip_pb2.GetIpRequest(address="10.0.0.1", network="tenants"),
+    ]
+
+
+def test_addresses_are_taken_for_a_project_and_given_back_as_they_were_held(call: Any, plane: Any) -> None:
+    held = ip_pb2.Ip(address="10.0.0.7", network="internet", prefix="10.0.0.0/24", create_time={"seconds": 1700000000})
+    plane.answers |= {
+        "ListProjects": project_pb2.ListProjectsResponse(projects=[{"id": UUID, "name": "demo"}]),
+        "GetNetwork": network_pb2.Network(id="internet"),
+        "AcquireIps": ip_pb2.AcquireIpsResponse(ips=[held]),
+        "GetIp": held,
+        "ReleaseIp": Empty(),
+    }
+    outcome = call(
+        "ip", "acquire", "--project", "demo", "--network", "internet", "--family", "4", "--count", "2", "--static",
+        "--name", "web", "--dns-name", "web.example", "--label", "rack=a",
+    )  # fmt: skip
+    assert (outcome.code, "10.0.0.7" in outcome.out) == (0, True)
+    [request] = plane.requests("AcquireIps")
+    assert len(request.request_id) == 36
+    request.request_id = ""
+    assert request == ip_pb2.AcquireIpsRequest(
+        project=UUID, type=ip_pb2.IP_TYPE_STATIC, name="web", dns_name="web.example", labels={"rack": "a"},
+        wishes=[{"network": "internet", "family": "ADDRESS_FAMILY_IPV4", "count": 2}],
+    )  # fmt: skip
+    assert call("ip", "release", "10.0.0.7", "--network", "internet").code == 0
+    assert plane.requests("ReleaseIp") == [
+        ip_pb2.ReleaseIpRequest(address="10.0.0.7", network="internet", create_time=held.create_time)
     ]
 
 

@@ -339,10 +339,9 @@ async def page(
 
     The conditions are put together, because one statement for all of them has a plan that fits none.
     """
+    projects = None if visible_to is None else list(visible_to)
     if project:
-        projects = [project] if visible_to is None or project in visible_to else []
-    else:
-        projects = None if visible_to is None else list(visible_to)
+        projects = [project] if projects is None or project in projects else []
     where, args = ["i.state <> 'quarantine'"], list[object]()
 
     def add(condition: str, *values: object) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from metal_kit import logs
 
 from metal_core.checks import check_desired, check_frr, check_leaf
+from metal_core.compare import Differences
 from metal_core.configdb import Rows, owned, render, the_vtep
 from metal_core.desired import Desired
 from metal_core.execute import Execution, StepFailed
@@ -34,9 +36,20 @@ _FAILURES = (SonicUnavailable, FrrError, StepFailed, OSError)
 _log = logs.get_logger("metal_core.apply")
 
 
+class Standing(NamedTuple):
+    """What a leaf has: the generation that it was last brought to, 0 for none, and the hash of that state."""
+
+    generation: int
+    digest: str
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: rows written or deleted, lines given to FRR, and seconds by phase."""
+    """How a run ended: rows written or deleted, lines given to FRR, and seconds by phase.
+
+    Of a failed run: the `phase` that it failed in, what differed then, and in `quarantined` why it is not tried again
+    (empty: it is). `is_at` is what the leaf has after the run; None where that is not known.
+    """
 
     applied: bool
     error: str = ""
@@ -44,6 +57,10 @@ class Outcome:
     changed: int = 0
     frr_commands: int = 0
     durations: Mapping[str, float] = field(default_factory=dict)
+    phase: str = ""
+    differences: Differences = field(default_factory=Differences)
+    quarantined: str = ""
+    is_at: Standing | None = None
 
 
 class Refused(Exception):

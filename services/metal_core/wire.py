@@ -14,17 +14,20 @@ from metalplane.fabric.v1.agent_pb2 import (
     ObservedPort,
     PhoneHome,
 )
+from metalplane.fabric.v1.observation_pb2 import LeafDifferences
 from metalplane.fabric.v1.switch_pb2 import PortRole as WireRole
 from metalplane.fabric.v1.switch_pb2 import PortState as WireState
 from metalplane.fabric.v1.switch_pb2 import SwitchOs
 
 from metal_core.apply import Outcome
+from metal_core.compare import Differences
 from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
 from metal_core.identity import LeafIdentity
 from metal_core.observe import Announcement
 
 # Limits of the contract, so that a long complaint or a chatty machine does not cost the whole stream.
 _ERROR, _MESSAGE, _NOTES = 4096, 1024, 32
+_DIFFERENCES, _LINE, _NAME, _KEY, _PHASE = 100, 512, 128, 255, 32
 
 _ROLES: Mapping[WireRole.ValueType, PortRole] = {
     WireRole.PORT_ROLE_UPLINK: PortRole.UPLINK,
@@ -92,7 +95,13 @@ def apply_report_of(report_id: str, generation: int, digest: str, outcome: Outco
         applied=outcome.applied,
         error=_text(outcome.error)[:_ERROR],
         notes=[_text(note) for note in outcome.notes[:_NOTES]],
+        phase=outcome.phase[:_PHASE],
+        quarantine=_text(outcome.quarantined)[:_ERROR],
     )
+    if outcome.differences:
+        report.differences.CopyFrom(differences_of(outcome.differences))
+    if outcome.is_at is not None:
+        report.standing_generation, report.standing_hash = outcome.is_at.generation, outcome.is_at.digest
     for phase, seconds in outcome.durations.items():
         report.durations[phase].FromNanoseconds(int(seconds * 1e9))
     report.time.FromNanoseconds(int(ended * 1e9))
@@ -109,6 +118,24 @@ def observations_of(report_id: str, states: Mapping[str, str], announcements: It
         home.time.FromNanoseconds(int(seen.time * 1e9))
         observations.phone_homes.append(home)
     return observations
+
+
+def differences_of(differences: Differences) -> LeafDifferences:
+    """What differs, cut to what a report can carry."""
+    message = LeafDifferences(
+        frr_lines=[_text(line)[:_LINE] for line in differences.lines[:_DIFFERENCES]],
+        row_count=len(differences.rows),
+        frr_line_count=len(differences.lines),
+    )
+    for row in differences.rows[:_DIFFERENCES]:
+        message.rows.add(
+            table=_text(row.table)[:_NAME],
+            key=_text(row.key)[:_KEY],
+            field=_text(row.field)[:_NAME],
+            wanted=None if row.wanted is None else _text(row.wanted)[:_LINE],
+            found=None if row.found is None else _text(row.found)[:_LINE],
+        )
+    return message
 
 
 def state_of(oper_status: str) -> WireState.ValueType:

@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from metal_core.apply import Outcome
+from metal_core.apply import Outcome, Standing
+from metal_core.compare import Differences, RowDifference
 from metal_core.databases import DatabaseConfigError, defaults, read
 from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
 from metal_core.following import Following
@@ -19,6 +20,7 @@ from metal_core.observe import REPEAT, Announcement, Observer, Seen, announced_m
 from metal_core.plane import PlaneStream
 from metal_core.reports import BATCH, RESEND, Reports
 from metal_core.wire import UnknownState, desired_of, hello_of
+from metal_kit import validation
 from metal_kit.backoff import Backoff
 from metal_kit.errors import ResourceExhausted
 from metalplane.fabric.v1.agent_pb2 import DesiredPort, DesiredState, DesiredVrf
@@ -150,6 +152,45 @@ def test_texts_are_cut_to_what_the_contract_takes() -> None:
     assert len(report.apply_report.error) == 4096
     assert len(report.apply_report.notes) == 32
     assert len(observations.observations.phone_homes[0].message) == 1024
+
+
+def test_a_failed_run_is_reported_with_where_it_failed_what_differed_and_what_the_leaf_has() -> None:
+    rows = (RowDifference("VRF", "Vrf2000", "", "vni=2000", None), RowDifference("VLAN", "Vlan1001", "vlanid", "", "7"))
+    lines = tuple(f"+line {n}" for n in range(250))
+    outcome = Outcome(
+        False,
+        "no",
+        phase="verify",
+        differences=Differences(rows, lines),
+        quarantined="failed 5 times",
+        is_at=Standing(4, "four"),
+    )
+    reports = Reports()
+    reports.ended(5, "five", outcome)
+    (request,) = reports.due()
+    report = request.apply_report
+    assert (report.phase, report.quarantine, report.standing_generation, report.standing_hash) == (
+        "verify",
+        "failed 5 times",
+        4,
+        "four",
+    )
+    assert [(row.table, row.key, row.field) for row in report.differences.rows] == [
+        ("VRF", "Vrf2000", ""),
+        ("VLAN", "Vlan1001", "vlanid"),
+    ]
+    assert [row.HasField("found") for row in report.differences.rows] == [False, True]
+    assert len(report.differences.frr_lines) == 100
+    assert (report.differences.row_count, report.differences.frr_line_count) == (2, 250)
+    validation.check(request, field="request")
+
+
+def test_a_leaf_that_does_not_know_what_it_has_does_not_say_that_it_has_nothing() -> None:
+    reports = Reports()
+    reports.ended(5, "five", Outcome(False, "no"))
+    (request,) = reports.due()
+    assert not request.apply_report.HasField("standing_generation")
+    assert not request.apply_report.HasField("differences")
 
 
 def test_bytes_that_are_no_text_do_not_keep_a_report_from_being_sent() -> None:

@@ -26,10 +26,11 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_access__pb2
+from metalplane.fabric.v1 import observation_pb2 as metalplane_dot_fabric_dot_v1_dot_observation__pb2
 from metalplane.fabric.v1 import switch_pb2 as metalplane_dot_fabric_dot_v1_dot_switch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n metalplane/fabric/v1/agent.proto\x12\x14metalplane.fabric.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\x1a!metalplane/fabric/v1/switch.proto\"\xf6\x01\n\x0e\x43onnectRequest\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.metalplane.fabric.v1.HelloH\x00\x12\x39\n\x0c\x61pply_report\x18\x02 \x01(\x0b\x32!.metalplane.fabric.v1.ApplyReportH\x00\x12:\n\x0cobservations\x18\x03 \x01(\x0b\x32\".metalplane.fabric.v1.ObservationsH\x00\x12\x34\n\theartbeat\x18\x04 \x01(\x0b\x32\x1f.metalplane.fabric.v1.HeartbeatH\x00\x42\t\n\x07message\"\xb9\x01\n\x0f\x43onnectResponse\x12;\n\rdesired_state\x18\x01 \x01(\x0b\x32\".metalplane.fabric.v1.DesiredStateH\x00\x12(\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x19.metalplane.fabric.v1.AckH\x00\x12\x34\n\theartbeat\x18\x03 \x01(\x0b\x32\x1f.metalplane.fabric.v1.HeartbeatH\x00\x42\t\n\x07message\"\xf2\x03\n\x05Hello\x12\x46\n\tswitch_id\x18\x01 \x01(\tB3\xbaH0r.\x10\x01\x18?2(^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$\x12\x1c\n\tpartition\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x17\n\x04rack\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x34\n\x02os\x18\x04 \x01(\x0e\x32\x1e.metalplane.fabric.v1.SwitchOsB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1c\n\nos_version\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\x0c\x63ore_version\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12&\n\x12management_address\x18\x07 \x01(\tB\n\xbaH\x07r\x02p\x01\xd8\x01\x01\x12\x19\n\x08loopback\x18\x08 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x14\n\x03\x61sn\x18\t \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x1c\n\x08pxe_vlan\x18\n \x01(\rB\n\xbaH\x07*\x05\x18\xfe\x1f(\x01\x12;\n\x05ports\x18\x0b \x03(\x0b\x32\x1f.metalplane.fabric.v1.HelloPortB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12#\n\x12\x61pplied_generation\x18\x0c \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1e\n\x0c\x61pplied_hash\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\x86\x01\n\tHelloPort\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x16\n\x05\x61lias\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x0e\n\x06uplink\x18\x03 \x01(\x08\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\xd6\x01\n\x0c\x44\x65siredState\x12\x11\n\tswitch_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0c\n\x04hash\x18\x03 \x01(\t\x12\x0b\n\x03\x61sn\x18\x04 \x01(\r\x12\x10\n\x08loopback\x18\x05 \x01(\t\x12\x10\n\x08pxe_vlan\x18\x06 \x01(\r\x12\x30\n\x05ports\x18\x07 \x03(\x0b\x32!.metalplane.fabric.v1.DesiredPort\x12.\n\x04vrfs\x18\x08 \x03(\x0b\x32 .metalplane.fabric.v1.DesiredVrf\"\xc1\x01\n\x0b\x44\x65siredPort\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04role\x18\x02 \x01(\x0e\x32\x1e.metalplane.fabric.v1.PortRole\x12\x34\n\x0b\x61\x64min_state\x18\x03 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortState\x12\x0b\n\x03mtu\x18\x04 \x01(\r\x12\x0b\n\x03vrf\x18\x05 \x01(\t\x12\x18\n\x10\x61llowed_prefixes\x18\x06 \x03(\t\x12\x0c\n\x04vnis\x18\x07 \x03(\r\"5\n\nDesiredVrf\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03vni\x18\x02 \x01(\r\x12\x0c\n\x04vlan\x18\x03 \x01(\r\"\xe1\x02\n\x0b\x41pplyReport\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\ngeneration\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x16\n\x04hash\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x0f\n\x07\x61pplied\x18\x04 \x01(\x08\x12\x17\n\x05\x65rror\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x17\n\x05notes\x18\x06 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10 \x12M\n\tdurations\x18\x07 \x03(\x0b\x32\x30.metalplane.fabric.v1.ApplyReport.DurationsEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12(\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aK\n\x0e\x44urationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration:\x02\x38\x01\"\xa3\x01\n\x0cObservations\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x05ports\x18\x02 \x03(\x0b\x32\".metalplane.fabric.v1.ObservedPortB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12?\n\x0bphone_homes\x18\x03 \x03(\x0b\x32\x1f.metalplane.fabric.v1.PhoneHomeB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\"a\n\x0cObservedPort\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x38\n\x05state\x18\x02 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x84\x01\n\tPhoneHome\x12\x17\n\x04port\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x19\n\x07machine\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07message\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0b\n\tHeartbeat\"\x11\n\x03\x41\x63k\x12\n\n\x02id\x18\x01 \x01(\t2\x90\x01\n\x12SwitchAgentService\x12z\n\x07\x43onnect\x12$.metalplane.fabric.v1.ConnectRequest\x1a%.metalplane.fabric.v1.ConnectResponse\"\x1e\x8a\xb5\x18\x1a\x32\x01\x01\x38\x04\x42\x0fhello.switch_idP\x02X\x01(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n metalplane/fabric/v1/agent.proto\x12\x14metalplane.fabric.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\x1a&metalplane/fabric/v1/observation.proto\x1a!metalplane/fabric/v1/switch.proto\"\xf6\x01\n\x0e\x43onnectRequest\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.metalplane.fabric.v1.HelloH\x00\x12\x39\n\x0c\x61pply_report\x18\x02 \x01(\x0b\x32!.metalplane.fabric.v1.ApplyReportH\x00\x12:\n\x0cobservations\x18\x03 \x01(\x0b\x32\".metalplane.fabric.v1.ObservationsH\x00\x12\x34\n\theartbeat\x18\x04 \x01(\x0b\x32\x1f.metalplane.fabric.v1.HeartbeatH\x00\x42\t\n\x07message\"\xb9\x01\n\x0f\x43onnectResponse\x12;\n\rdesired_state\x18\x01 \x01(\x0b\x32\".metalplane.fabric.v1.DesiredStateH\x00\x12(\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x19.metalplane.fabric.v1.AckH\x00\x12\x34\n\theartbeat\x18\x03 \x01(\x0b\x32\x1f.metalplane.fabric.v1.HeartbeatH\x00\x42\t\n\x07message\"\xf2\x03\n\x05Hello\x12\x46\n\tswitch_id\x18\x01 \x01(\tB3\xbaH0r.\x10\x01\x18?2(^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$\x12\x1c\n\tpartition\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x17\n\x04rack\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x34\n\x02os\x18\x04 \x01(\x0e\x32\x1e.metalplane.fabric.v1.SwitchOsB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1c\n\nos_version\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\x0c\x63ore_version\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12&\n\x12management_address\x18\x07 \x01(\tB\n\xbaH\x07r\x02p\x01\xd8\x01\x01\x12\x19\n\x08loopback\x18\x08 \x01(\tB\x07\xbaH\x04r\x02p\x01\x12\x14\n\x03\x61sn\x18\t \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x1c\n\x08pxe_vlan\x18\n \x01(\rB\n\xbaH\x07*\x05\x18\xfe\x1f(\x01\x12;\n\x05ports\x18\x0b \x03(\x0b\x32\x1f.metalplane.fabric.v1.HelloPortB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12#\n\x12\x61pplied_generation\x18\x0c \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1e\n\x0c\x61pplied_hash\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\x86\x01\n\tHelloPort\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x16\n\x05\x61lias\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x0e\n\x06uplink\x18\x03 \x01(\x08\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\xd6\x01\n\x0c\x44\x65siredState\x12\x11\n\tswitch_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0c\n\x04hash\x18\x03 \x01(\t\x12\x0b\n\x03\x61sn\x18\x04 \x01(\r\x12\x10\n\x08loopback\x18\x05 \x01(\t\x12\x10\n\x08pxe_vlan\x18\x06 \x01(\r\x12\x30\n\x05ports\x18\x07 \x03(\x0b\x32!.metalplane.fabric.v1.DesiredPort\x12.\n\x04vrfs\x18\x08 \x03(\x0b\x32 .metalplane.fabric.v1.DesiredVrf\"\xc1\x01\n\x0b\x44\x65siredPort\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04role\x18\x02 \x01(\x0e\x32\x1e.metalplane.fabric.v1.PortRole\x12\x34\n\x0b\x61\x64min_state\x18\x03 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortState\x12\x0b\n\x03mtu\x18\x04 \x01(\r\x12\x0b\n\x03vrf\x18\x05 \x01(\t\x12\x18\n\x10\x61llowed_prefixes\x18\x06 \x03(\t\x12\x0c\n\x04vnis\x18\x07 \x03(\r\"5\n\nDesiredVrf\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03vni\x18\x02 \x01(\r\x12\x0c\n\x04vlan\x18\x03 \x01(\r\"\xb7\x04\n\x0b\x41pplyReport\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\ngeneration\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x16\n\x04hash\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x0f\n\x07\x61pplied\x18\x04 \x01(\x08\x12\x17\n\x05\x65rror\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x17\n\x05notes\x18\x06 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10 \x12M\n\tdurations\x18\x07 \x03(\x0b\x32\x30.metalplane.fabric.v1.ApplyReport.DurationsEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12(\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x05phase\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18 \x12:\n\x0b\x64ifferences\x18\n \x01(\x0b\x32%.metalplane.fabric.v1.LeafDifferences\x12\x1c\n\nquarantine\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12)\n\x13standing_generation\x18\x0c \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12\x1f\n\rstanding_hash\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x1aK\n\x0e\x44urationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration:\x02\x38\x01\x42\x16\n\x14_standing_generation\"\xb3\x02\n\x0cObservations\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x05ports\x18\x02 \x03(\x0b\x32\".metalplane.fabric.v1.ObservedPortB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12?\n\x0bphone_homes\x18\x03 \x03(\x0b\x32\x1f.metalplane.fabric.v1.PhoneHomeB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12.\n\x03\x62gp\x18\x04 \x01(\x0b\x32!.metalplane.fabric.v1.BgpSessions\x12\x32\n\x04lldp\x18\x05 \x01(\x0b\x32$.metalplane.fabric.v1.LldpNeighbours\x12*\n\x05\x64rift\x18\x06 \x01(\x0b\x32\x1b.metalplane.fabric.v1.Drift\"a\n\x0cObservedPort\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x38\n\x05state\x18\x02 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x84\x01\n\tPhoneHome\x12\x17\n\x04port\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x19\n\x07machine\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07message\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0b\n\tHeartbeat\"\x11\n\x03\x41\x63k\x12\n\n\x02id\x18\x01 \x01(\t2\x90\x01\n\x12SwitchAgentService\x12z\n\x07\x43onnect\x12$.metalplane.fabric.v1.ConnectRequest\x1a%.metalplane.fabric.v1.ConnectResponse\"\x1e\x8a\xb5\x18\x1a\x32\x01\x01\x38\x04\x42\x0fhello.switch_idP\x02X\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -82,6 +83,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYREPORT'].fields_by_name['notes']._serialized_options = b'\272H\005\222\001\002\020 '
   _globals['_APPLYREPORT'].fields_by_name['durations']._loaded_options = None
   _globals['_APPLYREPORT'].fields_by_name['durations']._serialized_options = b'\272H\005\232\001\002\020 '
+  _globals['_APPLYREPORT'].fields_by_name['phase']._loaded_options = None
+  _globals['_APPLYREPORT'].fields_by_name['phase']._serialized_options = b'\272H\004r\002\030 '
+  _globals['_APPLYREPORT'].fields_by_name['quarantine']._loaded_options = None
+  _globals['_APPLYREPORT'].fields_by_name['quarantine']._serialized_options = b'\272H\005r\003\030\200 '
+  _globals['_APPLYREPORT'].fields_by_name['standing_generation']._loaded_options = None
+  _globals['_APPLYREPORT'].fields_by_name['standing_generation']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_APPLYREPORT'].fields_by_name['standing_hash']._loaded_options = None
+  _globals['_APPLYREPORT'].fields_by_name['standing_hash']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_OBSERVATIONS'].fields_by_name['id']._loaded_options = None
   _globals['_OBSERVATIONS'].fields_by_name['id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_OBSERVATIONS'].fields_by_name['ports']._loaded_options = None
@@ -100,34 +109,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PHONEHOME'].fields_by_name['message']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_SWITCHAGENTSERVICE'].methods_by_name['Connect']._loaded_options = None
   _globals['_SWITCHAGENTSERVICE'].methods_by_name['Connect']._serialized_options = b'\212\265\030\0322\001\0018\004B\017hello.switch_idP\002X\001'
-  _globals['_CONNECTREQUEST']._serialized_start=223
-  _globals['_CONNECTREQUEST']._serialized_end=469
-  _globals['_CONNECTRESPONSE']._serialized_start=472
-  _globals['_CONNECTRESPONSE']._serialized_end=657
-  _globals['_HELLO']._serialized_start=660
-  _globals['_HELLO']._serialized_end=1158
-  _globals['_HELLOPORT']._serialized_start=1161
-  _globals['_HELLOPORT']._serialized_end=1295
-  _globals['_DESIREDSTATE']._serialized_start=1298
-  _globals['_DESIREDSTATE']._serialized_end=1512
-  _globals['_DESIREDPORT']._serialized_start=1515
-  _globals['_DESIREDPORT']._serialized_end=1708
-  _globals['_DESIREDVRF']._serialized_start=1710
-  _globals['_DESIREDVRF']._serialized_end=1763
-  _globals['_APPLYREPORT']._serialized_start=1766
-  _globals['_APPLYREPORT']._serialized_end=2119
-  _globals['_APPLYREPORT_DURATIONSENTRY']._serialized_start=2044
-  _globals['_APPLYREPORT_DURATIONSENTRY']._serialized_end=2119
-  _globals['_OBSERVATIONS']._serialized_start=2122
-  _globals['_OBSERVATIONS']._serialized_end=2285
-  _globals['_OBSERVEDPORT']._serialized_start=2287
-  _globals['_OBSERVEDPORT']._serialized_end=2384
-  _globals['_PHONEHOME']._serialized_start=2387
-  _globals['_PHONEHOME']._serialized_end=2519
-  _globals['_HEARTBEAT']._serialized_start=2521
-  _globals['_HEARTBEAT']._serialized_end=2532
-  _globals['_ACK']._serialized_start=2534
-  _globals['_ACK']._serialized_end=2551
-  _globals['_SWITCHAGENTSERVICE']._serialized_start=2554
-  _globals['_SWITCHAGENTSERVICE']._serialized_end=2698
+  _globals['_CONNECTREQUEST']._serialized_start=263
+  _globals['_CONNECTREQUEST']._serialized_end=509
+  _globals['_CONNECTRESPONSE']._serialized_start=512
+  _globals['_CONNECTRESPONSE']._serialized_end=697
+  _globals['_HELLO']._serialized_start=700
+  _globals['_HELLO']._serialized_end=1198
+  _globals['_HELLOPORT']._serialized_start=1201
+  _globals['_HELLOPORT']._serialized_end=1335
+  _globals['_DESIREDSTATE']._serialized_start=1338
+  _globals['_DESIREDSTATE']._serialized_end=1552
+  _globals['_DESIREDPORT']._serialized_start=1555
+  _globals['_DESIREDPORT']._serialized_end=1748
+  _globals['_DESIREDVRF']._serialized_start=1750
+  _globals['_DESIREDVRF']._serialized_end=1803
+  _globals['_APPLYREPORT']._serialized_start=1806
+  _globals['_APPLYREPORT']._serialized_end=2373
+  _globals['_APPLYREPORT_DURATIONSENTRY']._serialized_start=2274
+  _globals['_APPLYREPORT_DURATIONSENTRY']._serialized_end=2349
+  _globals['_OBSERVATIONS']._serialized_start=2376
+  _globals['_OBSERVATIONS']._serialized_end=2683
+  _globals['_OBSERVEDPORT']._serialized_start=2685
+  _globals['_OBSERVEDPORT']._serialized_end=2782
+  _globals['_PHONEHOME']._serialized_start=2785
+  _globals['_PHONEHOME']._serialized_end=2917
+  _globals['_HEARTBEAT']._serialized_start=2919
+  _globals['_HEARTBEAT']._serialized_end=2930
+  _globals['_ACK']._serialized_start=2932
+  _globals['_ACK']._serialized_end=2949
+  _globals['_SWITCHAGENTSERVICE']._serialized_start=2952
+  _globals['_SWITCHAGENTSERVICE']._serialized_end=3096
 # @@protoc_insertion_point(module_scope)

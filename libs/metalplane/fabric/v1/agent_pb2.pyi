@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from metalplane.fabric.v1 import observation_pb2 as _observation_pb2
 from metalplane.fabric.v1 import switch_pb2 as _switch_pb2
 import builtins as _builtins
 import sys
@@ -378,6 +379,11 @@ class ApplyReport(_message.Message):
     NOTES_FIELD_NUMBER: _builtins.int
     DURATIONS_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    QUARANTINE_FIELD_NUMBER: _builtins.int
+    STANDING_GENERATION_FIELD_NUMBER: _builtins.int
+    STANDING_HASH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The leaf's id for the report, acknowledged by an Ack."""
     generation: _builtins.int
@@ -388,6 +394,16 @@ class ApplyReport(_message.Message):
     """Whether it is applied and verified by reading it back."""
     error: _builtins.str
     """Why not."""
+    phase: _builtins.str
+    """Phase that a failed attempt ended in, one of the keys of `durations`; empty for one that did not fail."""
+    quarantine: _builtins.str
+    """Why the leaf does not try this generation again by itself; empty while it does."""
+    standing_generation: _builtins.int
+    """Generation that the leaf has after the attempt, 0 for none: the one reported, or the one before it after a failure
+    or after the leaf has returned to it by itself. Not set by a leaf that cannot tell.
+    """
+    standing_hash: _builtins.str
+    """Hash of the desired state that the leaf has after the attempt."""
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What could not be done on this leaf though nothing failed."""
@@ -400,6 +416,10 @@ class ApplyReport(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it ended, by the leaf's clock."""
 
+    @_builtins.property
+    def differences(self) -> _observation_pb2.LeafDifferences:
+        """What still differed when a failed attempt was given up."""
+
     def __init__(
         self,
         *,
@@ -411,24 +431,34 @@ class ApplyReport(_message.Message):
         notes: _abc.Iterable[_builtins.str] | None = ...,
         durations: _abc.Mapping[_builtins.str, _duration_pb2.Duration] | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        phase: _builtins.str = ...,
+        differences: _observation_pb2.LeafDifferences | None = ...,
+        quarantine: _builtins.str = ...,
+        standing_generation: _builtins.int | None = ...,
+        standing_hash: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_standing_generation", b"_standing_generation", "differences", b"differences", "standing_generation", b"standing_generation", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "durations", b"durations", "error", b"error", "generation", b"generation", "hash", b"hash", "id", b"id", "notes", b"notes", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standing_generation", b"_standing_generation", "applied", b"applied", "differences", b"differences", "durations", b"durations", "error", b"error", "generation", b"generation", "hash", b"hash", "id", b"id", "notes", b"notes", "phase", b"phase", "quarantine", b"quarantine", "standing_generation", b"standing_generation", "standing_hash", b"standing_hash", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__standing_generation: _TypeAlias = _typing.Literal["standing_generation"]  # noqa: Y015
+    _WhichOneofArgType__standing_generation: _TypeAlias = _typing.Literal["_standing_generation", b"_standing_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__standing_generation) -> _WhichOneofReturnType__standing_generation | None: ...
 
 Global___ApplyReport: _TypeAlias = ApplyReport  # noqa: Y015
 
 @_typing.final
 class Observations(_message.Message):
-    """What a leaf sees on its ports."""
+    """What a leaf sees on its ports and on itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     PHONE_HOMES_FIELD_NUMBER: _builtins.int
+    BGP_FIELD_NUMBER: _builtins.int
+    LLDP_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The leaf's id for the report, acknowledged by an Ack."""
     @_builtins.property
@@ -439,16 +469,31 @@ class Observations(_message.Message):
     def phone_homes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhoneHome]:
         """Installed systems that announced themselves."""
 
+    @_builtins.property
+    def bgp(self) -> _observation_pb2.BgpSessions:
+        """All BGP sessions; not set when they are as last reported."""
+
+    @_builtins.property
+    def lldp(self) -> _observation_pb2.LldpNeighbours:
+        """All LLDP neighbours; not set when they are as last reported."""
+
+    @_builtins.property
+    def drift(self) -> _observation_pb2.Drift:
+        """What somebody else has changed on the leaf; not set when there is nothing new about it."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         ports: _abc.Iterable[Global___ObservedPort] | None = ...,
         phone_homes: _abc.Iterable[Global___PhoneHome] | None = ...,
+        bgp: _observation_pb2.BgpSessions | None = ...,
+        lldp: _observation_pb2.LldpNeighbours | None = ...,
+        drift: _observation_pb2.Drift | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bgp", b"bgp", "drift", b"drift", "lldp", b"lldp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "phone_homes", b"phone_homes", "ports", b"ports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bgp", b"bgp", "drift", b"drift", "id", b"id", "lldp", b"lldp", "phone_homes", b"phone_homes", "ports", b"ports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

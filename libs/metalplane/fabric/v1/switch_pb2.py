@@ -23,19 +23,23 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_access__pb2
+from metalplane.fabric.v1 import observation_pb2 as metalplane_dot_fabric_dot_v1_dot_observation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!metalplane/fabric/v1/switch.proto\x12\x14metalplane.fabric.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\"\xf1\x01\n\x04Port\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12,\n\x04role\x18\x03 \x01(\x0e\x32\x1e.metalplane.fabric.v1.PortRole\x12\x36\n\rdesired_state\x18\x04 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortState\x12\x37\n\x0ereported_state\x18\x05 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortState\x12\x0b\n\x03vrf\x18\x06 \x01(\t\x12\x0f\n\x07machine\x18\x07 \x01(\t\x12\x0f\n\x07nic_mac\x18\x08 \x01(\t\"\xea\x01\n\nSyncStatus\x12\x1a\n\x12\x64\x65sired_generation\x18\x01 \x01(\x03\x12\x1a\n\x12\x61pplied_generation\x18\x02 \x01(\x03\x12\x14\n\x0c\x61pplied_hash\x18\x03 \x01(\t\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\r\n\x05notes\x18\x06 \x03(\t\x12-\n\tseen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tconnected\x18\x08 \x01(\x08\"\xb0\x03\n\x06Switch\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x0c\n\x04rack\x18\x03 \x01(\t\x12*\n\x02os\x18\x04 \x01(\x0e\x32\x1e.metalplane.fabric.v1.SwitchOs\x12\x12\n\nos_version\x18\x05 \x01(\t\x12\x14\n\x0c\x63ore_version\x18\x06 \x01(\t\x12\x1a\n\x12management_address\x18\x07 \x01(\t\x12\x10\n\x08loopback\x18\x08 \x01(\t\x12\x0b\n\x03\x61sn\x18\t \x01(\r\x12)\n\x05ports\x18\n \x03(\x0b\x32\x1a.metalplane.fabric.v1.Port\x12.\n\x04sync\x18\x0b \x01(\x0b\x32 .metalplane.fabric.v1.SyncStatus\x12\x1d\n\x0b\x64\x65scription\x18\x0c \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x01\n\x10LeafConfirmation\x12\x11\n\tswitch_id\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\t\x12\x19\n\x11wanted_generation\x18\x03 \x01(\x03\x12\x1a\n\x12\x61pplied_generation\x18\x04 \x01(\x03\x12\x11\n\tconfirmed\x18\x05 \x01(\x08\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12-\n\tseen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"\xdf\x01\n\nAttachment\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x12\n\nallocation\x18\x02 \x01(\t\x12,\n\x04role\x18\x03 \x01(\x0e\x32\x1e.metalplane.fabric.v1.PortRole\x12\x0b\n\x03vrf\x18\x04 \x01(\r\x12\x18\n\x10\x61llowed_prefixes\x18\x05 \x03(\t\x12\x0c\n\x04vnis\x18\x06 \x03(\r\x12\x36\n\x06leaves\x18\x07 \x03(\x0b\x32&.metalplane.fabric.v1.LeafConfirmation\x12\x11\n\tconfirmed\x18\x08 \x01(\x08\")\n\x10GetSwitchRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"\x82\x01\n\x13ListSwitchesRequest\x12\x1a\n\tpartition\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x15\n\x04rack\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"_\n\x14ListSwitchesResponse\x12.\n\x08switches\x18\x01 \x03(\x0b\x32\x1c.metalplane.fabric.v1.Switch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x13UpdateSwitchRequest\x12\x34\n\x06switch\x18\x01 \x01(\x0b\x32\x1c.metalplane.fabric.v1.SwitchB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x81\x01\n\x13SetPortStateRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x17\n\x04port\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12:\n\x05state\x18\x03 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortStateB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\",\n\x13\x44\x65leteSwitchRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"\xe7\x01\n\x14\x41ttachMachineRequest\x12\x19\n\x07machine\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nallocation\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x38\n\x04role\x18\x03 \x01(\x0e\x32\x1e.metalplane.fabric.v1.PortRoleB\n\xbaH\x07\x82\x01\x04\x18\x03\x18\x04\x12\x17\n\x03vrf\x18\x04 \x01(\rB\n\xbaH\x07*\x05\x18\xff\xff\xff\x07\x12*\n\x10\x61llowed_prefixes\x18\x05 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x80 \"\x05r\x03\xe8\x01\x01\x12\x17\n\x04vnis\x18\x06 \x03(\rB\t\xbaH\x06\x92\x01\x03\x10\x80 \"d\n\x14\x44\x65tachMachineRequest\x12\x19\n\x07machine\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nallocation\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x13\n\x0bwill_return\x18\x03 \x01(\x08\"1\n\x14GetAttachmentRequest\x12\x19\n\x07machine\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01*\x87\x01\n\x08PortRole\x12\x19\n\x15PORT_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10PORT_ROLE_UPLINK\x10\x01\x12\x1b\n\x17PORT_ROLE_UNPROVISIONED\x10\x02\x12\x15\n\x11PORT_ROLE_MACHINE\x10\x03\x12\x16\n\x12PORT_ROLE_FIREWALL\x10\x04*O\n\tPortState\x12\x1a\n\x16PORT_STATE_UNSPECIFIED\x10\x00\x12\x11\n\rPORT_STATE_UP\x10\x01\x12\x13\n\x0fPORT_STATE_DOWN\x10\x02*Q\n\x08SwitchOs\x12\x19\n\x15SWITCH_OS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSWITCH_OS_SONIC\x10\x01\x12\x15\n\x11SWITCH_OS_CUMULUS\x10\x02\x32\xe7\x06\n\rSwitchService\x12g\n\tGetSwitch\x12&.metalplane.fabric.v1.GetSwitchRequest\x1a\x1c.metalplane.fabric.v1.Switch\"\x14\x8a\xb5\x18\x10 \x01*\nallocationP\x01\x12o\n\x0cListSwitches\x12).metalplane.fabric.v1.ListSwitchesRequest\x1a*.metalplane.fabric.v1.ListSwitchesResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x12\x61\n\x0cUpdateSwitch\x12).metalplane.fabric.v1.UpdateSwitchRequest\x1a\x1c.metalplane.fabric.v1.Switch\"\x08\x8a\xb5\x18\x04 \x02P\x02\x12\x61\n\x0cSetPortState\x12).metalplane.fabric.v1.SetPortStateRequest\x1a\x1c.metalplane.fabric.v1.Switch\"\x08\x8a\xb5\x18\x04 \x02P\x02\x12[\n\x0c\x44\x65leteSwitch\x12).metalplane.fabric.v1.DeleteSwitchRequest\x1a\x16.google.protobuf.Empty\"\x08\x8a\xb5\x18\x04 \x02P\x02\x12q\n\rAttachMachine\x12*.metalplane.fabric.v1.AttachMachineRequest\x1a .metalplane.fabric.v1.Attachment\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12q\n\rDetachMachine\x12*.metalplane.fabric.v1.DetachMachineRequest\x1a .metalplane.fabric.v1.Attachment\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12s\n\rGetAttachment\x12*.metalplane.fabric.v1.GetAttachmentRequest\x1a .metalplane.fabric.v1.Attachment\"\x14\x8a\xb5\x18\x10 \x01*\nallocationP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!metalplane/fabric/v1/switch.proto\x12\x14metalplane.fabric.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\x1a&metalplane/fabric/v1/observation.proto\"\xf1\x01\n\x04Port\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12,\n\x04role\x18\x03 \x01(\x0e\x32\x1e.metalplane.fabric.v1.PortRole\x12\x36\n\rdesired_state\x18\x04 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortState\x12\x37\n\x0ereported_state\x18\x05 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortState\x12\x0b\n\x03vrf\x18\x06 \x01(\t\x12\x0f\n\x07machine\x18\x07 \x01(\t\x12\x0f\n\x07nic_mac\x18\x08 \x01(\t\"\xda\x05\n\nSyncStatus\x12\x1a\n\x12\x64\x65sired_generation\x18\x01 \x01(\x03\x12\x1a\n\x12\x61pplied_generation\x18\x02 \x01(\x03\x12\x14\n\x0c\x61pplied_hash\x18\x03 \x01(\t\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\r\n\x05notes\x18\x06 \x03(\t\x12-\n\tseen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tconnected\x18\x08 \x01(\x08\x12\x32\n\x06health\x18\t \x01(\x0e\x32\".metalplane.fabric.v1.SwitchHealth\x12:\n\x0ehealth_reasons\x18\n \x03(\x0b\x32\".metalplane.fabric.v1.HealthReason\x12\x12\n\nquarantine\x18\x0b \x01(\t\x12\r\n\x05phase\x18\x0c \x01(\t\x12\x42\n\tdurations\x18\r \x03(\x0b\x32/.metalplane.fabric.v1.SyncStatus.DurationsEntry\x12:\n\x0b\x64ifferences\x18\x0e \x01(\x0b\x32%.metalplane.fabric.v1.LeafDifferences\x12*\n\x05\x64rift\x18\x0f \x01(\x0b\x32\x1b.metalplane.fabric.v1.Drift\x12.\n\x03\x62gp\x18\x10 \x01(\x0b\x32!.metalplane.fabric.v1.BgpSessions\x12\x32\n\x04lldp\x18\x11 \x01(\x0b\x32$.metalplane.fabric.v1.LldpNeighbours\x1aK\n\x0e\x44urationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration:\x02\x38\x01\"\x91\x01\n\x0cHealthReason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x32\n\x06health\x18\x02 \x01(\x0e\x32\".metalplane.fabric.v1.SwitchHealth\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\nsince_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb0\x03\n\x06Switch\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x0c\n\x04rack\x18\x03 \x01(\t\x12*\n\x02os\x18\x04 \x01(\x0e\x32\x1e.metalplane.fabric.v1.SwitchOs\x12\x12\n\nos_version\x18\x05 \x01(\t\x12\x14\n\x0c\x63ore_version\x18\x06 \x01(\t\x12\x1a\n\x12management_address\x18\x07 \x01(\t\x12\x10\n\x08loopback\x18\x08 \x01(\t\x12\x0b\n\x03\x61sn\x18\t \x01(\r\x12)\n\x05ports\x18\n \x03(\x0b\x32\x1a.metalplane.fabric.v1.Port\x12.\n\x04sync\x18\x0b \x01(\x0b\x32 .metalplane.fabric.v1.SyncStatus\x12\x1d\n\x0b\x64\x65scription\x18\x0c \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x01\n\x10LeafConfirmation\x12\x11\n\tswitch_id\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\t\x12\x19\n\x11wanted_generation\x18\x03 \x01(\x03\x12\x1a\n\x12\x61pplied_generation\x18\x04 \x01(\x03\x12\x11\n\tconfirmed\x18\x05 \x01(\x08\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12-\n\tseen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"\xdf\x01\n\nAttachment\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x12\n\nallocation\x18\x02 \x01(\t\x12,\n\x04role\x18\x03 \x01(\x0e\x32\x1e.metalplane.fabric.v1.PortRole\x12\x0b\n\x03vrf\x18\x04 \x01(\r\x12\x18\n\x10\x61llowed_prefixes\x18\x05 \x03(\t\x12\x0c\n\x04vnis\x18\x06 \x03(\r\x12\x36\n\x06leaves\x18\x07 \x03(\x0b\x32&.metalplane.fabric.v1.LeafConfirmation\x12\x11\n\tconfirmed\x18\x08 \x01(\x08\")\n\x10GetSwitchRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"\x82\x01\n\x13ListSwitchesRequest\x12\x1a\n\tpartition\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x15\n\x04rack\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"_\n\x14ListSwitchesResponse\x12.\n\x08switches\x18\x01 \x03(\x0b\x32\x1c.metalplane.fabric.v1.Switch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x13UpdateSwitchRequest\x12\x34\n\x06switch\x18\x01 \x01(\x0b\x32\x1c.metalplane.fabric.v1.SwitchB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x81\x01\n\x13SetPortStateRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x17\n\x04port\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12:\n\x05state\x18\x03 \x01(\x0e\x32\x1f.metalplane.fabric.v1.PortStateB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\",\n\x13\x44\x65leteSwitchRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"\xe7\x01\n\x14\x41ttachMachineRequest\x12\x19\n\x07machine\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nallocation\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x38\n\x04role\x18\x03 \x01(\x0e\x32\x1e.metalplane.fabric.v1.PortRoleB\n\xbaH\x07\x82\x01\x04\x18\x03\x18\x04\x12\x17\n\x03vrf\x18\x04 \x01(\rB\n\xbaH\x07*\x05\x18\xff\xff\xff\x07\x12*\n\x10\x61llowed_prefixes\x18\x05 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x80 \"\x05r\x03\xe8\x01\x01\x12\x17\n\x04vnis\x18\x06 \x03(\rB\t\xbaH\x06\x92\x01\x03\x10\x80 \"d\n\x14\x44\x65tachMachineRequest\x12\x19\n\x07machine\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nallocation\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x13\n\x0bwill_return\x18\x03 \x01(\x08\"1\n\x14GetAttachmentRequest\x12\x19\n\x07machine\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01*\x87\x01\n\x08PortRole\x12\x19\n\x15PORT_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10PORT_ROLE_UPLINK\x10\x01\x12\x1b\n\x17PORT_ROLE_UNPROVISIONED\x10\x02\x12\x15\n\x11PORT_ROLE_MACHINE\x10\x03\x12\x16\n\x12PORT_ROLE_FIREWALL\x10\x04*O\n\tPortState\x12\x1a\n\x16PORT_STATE_UNSPECIFIED\x10\x00\x12\x11\n\rPORT_STATE_UP\x10\x01\x12\x13\n\x0fPORT_STATE_DOWN\x10\x02*Q\n\x08SwitchOs\x12\x19\n\x15SWITCH_OS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSWITCH_OS_SONIC\x10\x01\x12\x15\n\x11SWITCH_OS_CUMULUS\x10\x02*\x9c\x01\n\x0cSwitchHealth\x12\x1d\n\x19SWITCH_HEALTH_UNSPECIFIED\x10\x00\x12\x19\n\x15SWITCH_HEALTH_HEALTHY\x10\x01\x12\x1a\n\x16SWITCH_HEALTH_DEGRADED\x10\x02\x12\x1b\n\x17SWITCH_HEALTH_UNHEALTHY\x10\x03\x12\x19\n\x15SWITCH_HEALTH_UNKNOWN\x10\x04\x32\xe7\x06\n\rSwitchService\x12g\n\tGetSwitch\x12&.metalplane.fabric.v1.GetSwitchRequest\x1a\x1c.metalplane.fabric.v1.Switch\"\x14\x8a\xb5\x18\x10 \x01*\nallocationP\x01\x12o\n\x0cListSwitches\x12).metalplane.fabric.v1.ListSwitchesRequest\x1a*.metalplane.fabric.v1.ListSwitchesResponse\"\x08\x8a\xb5\x18\x04 \x01P\x01\x12\x61\n\x0cUpdateSwitch\x12).metalplane.fabric.v1.UpdateSwitchRequest\x1a\x1c.metalplane.fabric.v1.Switch\"\x08\x8a\xb5\x18\x04 \x02P\x02\x12\x61\n\x0cSetPortState\x12).metalplane.fabric.v1.SetPortStateRequest\x1a\x1c.metalplane.fabric.v1.Switch\"\x08\x8a\xb5\x18\x04 \x02P\x02\x12[\n\x0c\x44\x65leteSwitch\x12).metalplane.fabric.v1.DeleteSwitchRequest\x1a\x16.google.protobuf.Empty\"\x08\x8a\xb5\x18\x04 \x02P\x02\x12q\n\rAttachMachine\x12*.metalplane.fabric.v1.AttachMachineRequest\x1a .metalplane.fabric.v1.Attachment\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12q\n\rDetachMachine\x12*.metalplane.fabric.v1.DetachMachineRequest\x1a .metalplane.fabric.v1.Attachment\"\x12\x8a\xb5\x18\x0e*\nallocationP\x02\x12s\n\rGetAttachment\x12*.metalplane.fabric.v1.GetAttachmentRequest\x1a .metalplane.fabric.v1.Attachment\"\x14\x8a\xb5\x18\x10 \x01*\nallocationP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metalplane.fabric.v1.switch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SYNCSTATUS_DURATIONSENTRY']._loaded_options = None
+  _globals['_SYNCSTATUS_DURATIONSENTRY']._serialized_options = b'8\001'
   _globals['_SWITCH'].fields_by_name['description']._loaded_options = None
   _globals['_SWITCH'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_GETSWITCHREQUEST'].fields_by_name['id']._loaded_options = None
@@ -92,40 +96,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SWITCHSERVICE'].methods_by_name['DetachMachine']._serialized_options = b'\212\265\030\016*\nallocationP\002'
   _globals['_SWITCHSERVICE'].methods_by_name['GetAttachment']._loaded_options = None
   _globals['_SWITCHSERVICE'].methods_by_name['GetAttachment']._serialized_options = b'\212\265\030\020 \001*\nallocationP\001'
-  _globals['_PORTROLE']._serialized_start=2535
-  _globals['_PORTROLE']._serialized_end=2670
-  _globals['_PORTSTATE']._serialized_start=2672
-  _globals['_PORTSTATE']._serialized_end=2751
-  _globals['_SWITCHOS']._serialized_start=2753
-  _globals['_SWITCHOS']._serialized_end=2834
-  _globals['_PORT']._serialized_start=220
-  _globals['_PORT']._serialized_end=461
-  _globals['_SYNCSTATUS']._serialized_start=464
-  _globals['_SYNCSTATUS']._serialized_end=698
-  _globals['_SWITCH']._serialized_start=701
-  _globals['_SWITCH']._serialized_end=1133
-  _globals['_LEAFCONFIRMATION']._serialized_start=1136
-  _globals['_LEAFCONFIRMATION']._serialized_end=1342
-  _globals['_ATTACHMENT']._serialized_start=1345
-  _globals['_ATTACHMENT']._serialized_end=1568
-  _globals['_GETSWITCHREQUEST']._serialized_start=1570
-  _globals['_GETSWITCHREQUEST']._serialized_end=1611
-  _globals['_LISTSWITCHESREQUEST']._serialized_start=1614
-  _globals['_LISTSWITCHESREQUEST']._serialized_end=1744
-  _globals['_LISTSWITCHESRESPONSE']._serialized_start=1746
-  _globals['_LISTSWITCHESRESPONSE']._serialized_end=1841
-  _globals['_UPDATESWITCHREQUEST']._serialized_start=1843
-  _globals['_UPDATESWITCHREQUEST']._serialized_end=1967
-  _globals['_SETPORTSTATEREQUEST']._serialized_start=1970
-  _globals['_SETPORTSTATEREQUEST']._serialized_end=2099
-  _globals['_DELETESWITCHREQUEST']._serialized_start=2101
-  _globals['_DELETESWITCHREQUEST']._serialized_end=2145
-  _globals['_ATTACHMACHINEREQUEST']._serialized_start=2148
-  _globals['_ATTACHMACHINEREQUEST']._serialized_end=2379
-  _globals['_DETACHMACHINEREQUEST']._serialized_start=2381
-  _globals['_DETACHMACHINEREQUEST']._serialized_end=2481
-  _globals['_GETATTACHMENTREQUEST']._serialized_start=2483
-  _globals['_GETATTACHMENTREQUEST']._serialized_end=2532
-  _globals['_SWITCHSERVICE']._serialized_start=2837
-  _globals['_SWITCHSERVICE']._serialized_end=3708
+  _globals['_PORTROLE']._serialized_start=3251
+  _globals['_PORTROLE']._serialized_end=3386
+  _globals['_PORTSTATE']._serialized_start=3388
+  _globals['_PORTSTATE']._serialized_end=3467
+  _globals['_SWITCHOS']._serialized_start=3469
+  _globals['_SWITCHOS']._serialized_end=3550
+  _globals['_SWITCHHEALTH']._serialized_start=3553
+  _globals['_SWITCHHEALTH']._serialized_end=3709
+  _globals['_PORT']._serialized_start=292
+  _globals['_PORT']._serialized_end=533
+  _globals['_SYNCSTATUS']._serialized_start=536
+  _globals['_SYNCSTATUS']._serialized_end=1266
+  _globals['_SYNCSTATUS_DURATIONSENTRY']._serialized_start=1191
+  _globals['_SYNCSTATUS_DURATIONSENTRY']._serialized_end=1266
+  _globals['_HEALTHREASON']._serialized_start=1269
+  _globals['_HEALTHREASON']._serialized_end=1414
+  _globals['_SWITCH']._serialized_start=1417
+  _globals['_SWITCH']._serialized_end=1849
+  _globals['_LEAFCONFIRMATION']._serialized_start=1852
+  _globals['_LEAFCONFIRMATION']._serialized_end=2058
+  _globals['_ATTACHMENT']._serialized_start=2061
+  _globals['_ATTACHMENT']._serialized_end=2284
+  _globals['_GETSWITCHREQUEST']._serialized_start=2286
+  _globals['_GETSWITCHREQUEST']._serialized_end=2327
+  _globals['_LISTSWITCHESREQUEST']._serialized_start=2330
+  _globals['_LISTSWITCHESREQUEST']._serialized_end=2460
+  _globals['_LISTSWITCHESRESPONSE']._serialized_start=2462
+  _globals['_LISTSWITCHESRESPONSE']._serialized_end=2557
+  _globals['_UPDATESWITCHREQUEST']._serialized_start=2559
+  _globals['_UPDATESWITCHREQUEST']._serialized_end=2683
+  _globals['_SETPORTSTATEREQUEST']._serialized_start=2686
+  _globals['_SETPORTSTATEREQUEST']._serialized_end=2815
+  _globals['_DELETESWITCHREQUEST']._serialized_start=2817
+  _globals['_DELETESWITCHREQUEST']._serialized_end=2861
+  _globals['_ATTACHMACHINEREQUEST']._serialized_start=2864
+  _globals['_ATTACHMACHINEREQUEST']._serialized_end=3095
+  _globals['_DETACHMACHINEREQUEST']._serialized_start=3097
+  _globals['_DETACHMACHINEREQUEST']._serialized_end=3197
+  _globals['_GETATTACHMENTREQUEST']._serialized_start=3199
+  _globals['_GETATTACHMENTREQUEST']._serialized_end=3248
+  _globals['_SWITCHSERVICE']._serialized_start=3712
+  _globals['_SWITCHSERVICE']._serialized_end=4583
 # @@protoc_insertion_point(module_scope)

@@ -5,11 +5,13 @@ Switches and their ports, and the machines attached to them."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from metalplane.fabric.v1 import observation_pb2 as _observation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -101,6 +103,38 @@ SWITCH_OS_CUMULUS: SwitchOs.ValueType  # 2
 """Cumulus Linux."""
 Global___SwitchOs: _TypeAlias = SwitchOs  # noqa: Y015
 
+class _SwitchHealth:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SwitchHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SwitchHealth.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SWITCH_HEALTH_UNSPECIFIED: _SwitchHealth.ValueType  # 0
+    """Not set."""
+    SWITCH_HEALTH_HEALTHY: _SwitchHealth.ValueType  # 1
+    """Follows what is wanted, and its uplinks are up."""
+    SWITCH_HEALTH_DEGRADED: _SwitchHealth.ValueType  # 2
+    """Works, but not as it should: see the reasons."""
+    SWITCH_HEALTH_UNHEALTHY: _SwitchHealth.ValueType  # 3
+    """Does not follow what is wanted, or has no uplink."""
+    SWITCH_HEALTH_UNKNOWN: _SwitchHealth.ValueType  # 4
+    """Has not been heard of for too long to say."""
+
+class SwitchHealth(_SwitchHealth, metaclass=_SwitchHealthEnumTypeWrapper):
+    """How a switch is."""
+
+SWITCH_HEALTH_UNSPECIFIED: SwitchHealth.ValueType  # 0
+"""Not set."""
+SWITCH_HEALTH_HEALTHY: SwitchHealth.ValueType  # 1
+"""Follows what is wanted, and its uplinks are up."""
+SWITCH_HEALTH_DEGRADED: SwitchHealth.ValueType  # 2
+"""Works, but not as it should: see the reasons."""
+SWITCH_HEALTH_UNHEALTHY: SwitchHealth.ValueType  # 3
+"""Does not follow what is wanted, or has no uplink."""
+SWITCH_HEALTH_UNKNOWN: SwitchHealth.ValueType  # 4
+"""Has not been heard of for too long to say."""
+Global___SwitchHealth: _TypeAlias = SwitchHealth  # noqa: Y015
+
 @_typing.final
 class Port(_message.Message):
     """A port of a switch."""
@@ -157,6 +191,27 @@ class SyncStatus(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DurationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _duration_pb2.Duration: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _duration_pb2.Duration | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DESIRED_GENERATION_FIELD_NUMBER: _builtins.int
     APPLIED_GENERATION_FIELD_NUMBER: _builtins.int
     APPLIED_HASH_FIELD_NUMBER: _builtins.int
@@ -165,6 +220,15 @@ class SyncStatus(_message.Message):
     NOTES_FIELD_NUMBER: _builtins.int
     SEEN_TIME_FIELD_NUMBER: _builtins.int
     CONNECTED_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    HEALTH_REASONS_FIELD_NUMBER: _builtins.int
+    QUARANTINE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    DURATIONS_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
+    BGP_FIELD_NUMBER: _builtins.int
+    LLDP_FIELD_NUMBER: _builtins.int
     desired_generation: _builtins.int
     """Newest generation wanted."""
     applied_generation: _builtins.int
@@ -175,6 +239,12 @@ class SyncStatus(_message.Message):
     """Why its last attempt failed; empty when it did not."""
     connected: _builtins.bool
     """Whether its stream is open now."""
+    health: Global___SwitchHealth.ValueType
+    """How it is. Not set in events."""
+    quarantine: _builtins.str
+    """Why the leaf does not try the newest generation again by itself; empty while it does."""
+    phase: _builtins.str
+    """Phase that the last attempt failed in; empty when it did not."""
     @_builtins.property
     def apply_time(self) -> _timestamp_pb2.Timestamp:
         """When it applied it."""
@@ -187,6 +257,30 @@ class SyncStatus(_message.Message):
     def seen_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last heard of."""
 
+    @_builtins.property
+    def health_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthReason]:
+        """What it is not well for, the worst first. Not set in events."""
+
+    @_builtins.property
+    def durations(self) -> _containers.MessageMap[_builtins.str, _duration_pb2.Duration]:
+        """How long each phase of the last attempt took."""
+
+    @_builtins.property
+    def differences(self) -> _observation_pb2.LeafDifferences:
+        """What still differed when the last attempt failed. Only GetSwitch gives it."""
+
+    @_builtins.property
+    def drift(self) -> _observation_pb2.Drift:
+        """What somebody else has changed on the leaf, the last time that this was seen. Only GetSwitch gives it."""
+
+    @_builtins.property
+    def bgp(self) -> _observation_pb2.BgpSessions:
+        """Its BGP sessions. Only GetSwitch gives them."""
+
+    @_builtins.property
+    def lldp(self) -> _observation_pb2.LldpNeighbours:
+        """Its LLDP neighbours. Only GetSwitch gives them."""
+
     def __init__(
         self,
         *,
@@ -198,14 +292,59 @@ class SyncStatus(_message.Message):
         notes: _abc.Iterable[_builtins.str] | None = ...,
         seen_time: _timestamp_pb2.Timestamp | None = ...,
         connected: _builtins.bool = ...,
+        health: Global___SwitchHealth.ValueType = ...,
+        health_reasons: _abc.Iterable[Global___HealthReason] | None = ...,
+        quarantine: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        durations: _abc.Mapping[_builtins.str, _duration_pb2.Duration] | None = ...,
+        differences: _observation_pb2.LeafDifferences | None = ...,
+        drift: _observation_pb2.Drift | None = ...,
+        bgp: _observation_pb2.BgpSessions | None = ...,
+        lldp: _observation_pb2.LldpNeighbours | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_time", b"apply_time", "seen_time", b"seen_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_time", b"apply_time", "bgp", b"bgp", "differences", b"differences", "drift", b"drift", "lldp", b"lldp", "seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "applied_hash", b"applied_hash", "apply_time", b"apply_time", "connected", b"connected", "desired_generation", b"desired_generation", "error", b"error", "notes", b"notes", "seen_time", b"seen_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "applied_hash", b"applied_hash", "apply_time", b"apply_time", "bgp", b"bgp", "connected", b"connected", "desired_generation", b"desired_generation", "differences", b"differences", "drift", b"drift", "durations", b"durations", "error", b"error", "health", b"health", "health_reasons", b"health_reasons", "lldp", b"lldp", "notes", b"notes", "phase", b"phase", "quarantine", b"quarantine", "seen_time", b"seen_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SyncStatus: _TypeAlias = SyncStatus  # noqa: Y015
+
+@_typing.final
+class HealthReason(_message.Message):
+    """Why a switch is not well."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Stable name, for example `NOT_CONNECTED` or `UPLINK_DOWN`."""
+    health: Global___SwitchHealth.ValueType
+    """How bad it makes the switch."""
+    message: _builtins.str
+    """For people, with the names of what is concerned."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when, as far as that is known."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        health: Global___SwitchHealth.ValueType = ...,
+        message: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "health", b"health", "message", b"message", "since_time", b"since_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthReason: _TypeAlias = HealthReason  # noqa: Y015
 
 @_typing.final
 class Switch(_message.Message):

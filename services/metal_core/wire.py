@@ -34,6 +34,7 @@ _ROLES: Mapping[WireRole.ValueType, PortRole] = {
     WireRole.PORT_ROLE_UNPROVISIONED: PortRole.UNPROVISIONED,
     WireRole.PORT_ROLE_MACHINE: PortRole.MACHINE,
     WireRole.PORT_ROLE_FIREWALL: PortRole.FIREWALL,
+    WireRole.PORT_ROLE_UNUSED: PortRole.DOWN,
 }
 _ADMIN: Mapping[WireState.ValueType, Admin] = {
     WireState.PORT_STATE_UNSPECIFIED: Admin.KEEP,

@@ -85,6 +85,7 @@ class View:
             "Project": own.project, "Tenant": own.tenant, "Machine": own.machine, "Allocation": own.allocation,
             "Network": own.network, "Token": own.token, "Command": own.command, "Partition": self.partition,
             "Switch": self.leaf, "Size": made.SIZE, "Image": made.IMAGE, "FilesystemLayout": made.LAYOUT,
+            "FabricSettings": self.partition,
         }  # fmt: skip
 
 
@@ -127,6 +128,7 @@ OVERRIDES: Mapping[str, Override] = {
     "BmcService.RegisterBmc": lambda view: {"bmc": _bmc(view), "bmc.password": "y"},
     "BmcService.UpdateBmc": lambda _: {"update_mask": FieldMask(paths=["user"]), "bmc.user": "metal"},
     "BootService.Register": lambda view: {"hardware": made.hardware(view.owned.machine, "Ethernet0")},
+    "FabricSettingsService.UpdateFabricSettings": lambda _: {"update_mask": FieldMask(paths=["drift_policy"])},
     "FilesystemLayoutService.CreateFilesystemLayout": lambda _: {"filesystem_layout": made.layout(_NEW, made.SIZE)},
     "FilesystemLayoutService.DeleteFilesystemLayout": lambda view: {"id": f"spare-{view.turn}"},
     "ImageService.CreateImage": lambda _: {"image": made.image("new-1.0")},

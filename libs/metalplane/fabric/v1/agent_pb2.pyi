@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from metalplane.fabric.v1 import observation_pb2 as _observation_pb2
+from metalplane.fabric.v1 import settings_pb2 as _settings_pb2
 from metalplane.fabric.v1 import switch_pb2 as _switch_pb2
 import builtins as _builtins
 import sys
@@ -224,6 +225,13 @@ class DesiredState(_message.Message):
     PXE_VLAN_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     VRFS_FIELD_NUMBER: _builtins.int
+    MANAGEMENT_GATEWAY_FIELD_NUMBER: _builtins.int
+    MANAGEMENT_ROUTES_FIELD_NUMBER: _builtins.int
+    SOURCE_LOOPBACK_FIELD_NUMBER: _builtins.int
+    BGP_KEEPALIVE_FIELD_NUMBER: _builtins.int
+    BGP_HOLD_FIELD_NUMBER: _builtins.int
+    DRIFT_POLICY_FIELD_NUMBER: _builtins.int
+    CONFIRM_SECONDS_FIELD_NUMBER: _builtins.int
     switch_id: _builtins.str
     """Host name of the leaf."""
     generation: _builtins.int
@@ -236,6 +244,22 @@ class DesiredState(_message.Message):
     """Loopback address, router id and VTEP."""
     pxe_vlan: _builtins.int
     """VLAN that machines boot in."""
+    management_gateway: _builtins.str
+    """Gateway of the management network, next hop of the default route and of `management_routes` in VRF `mgmt`; empty to
+    leave the management's routes alone.
+    """
+    source_loopback: _builtins.bool
+    """Whether packets of the leaf's own along BGP routes have the loopback as their source."""
+    bgp_keepalive: _builtins.int
+    """Seconds between two BGP keepalives; 0 for metal-core's default. Set together with the hold time."""
+    bgp_hold: _builtins.int
+    """Seconds after which a silent BGP neighbour is down; 0 for metal-core's default."""
+    drift_policy: _settings_pb2.DriftPolicy.ValueType
+    """What metal-core does about changes that others made to what it owns; unspecified is repair."""
+    confirm_seconds: _builtins.int
+    """Seconds in which fabric has to be reached again after a change, or the leaf returns to what it had before; 0 for
+    metal-core's default.
+    """
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredPort]:
         """Its ports, by name."""
@@ -243,6 +267,10 @@ class DesiredState(_message.Message):
     @_builtins.property
     def vrfs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredVrf]:
         """Its tenant VRFs, by VNI."""
+
+    @_builtins.property
+    def management_routes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further prefixes that are reached by the management gateway, IPv4 first and ascending."""
 
     def __init__(
         self,
@@ -255,10 +283,17 @@ class DesiredState(_message.Message):
         pxe_vlan: _builtins.int = ...,
         ports: _abc.Iterable[Global___DesiredPort] | None = ...,
         vrfs: _abc.Iterable[Global___DesiredVrf] | None = ...,
+        management_gateway: _builtins.str = ...,
+        management_routes: _abc.Iterable[_builtins.str] | None = ...,
+        source_loopback: _builtins.bool = ...,
+        bgp_keepalive: _builtins.int = ...,
+        bgp_hold: _builtins.int = ...,
+        drift_policy: _settings_pb2.DriftPolicy.ValueType = ...,
+        confirm_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asn", b"asn", "generation", b"generation", "hash", b"hash", "loopback", b"loopback", "ports", b"ports", "pxe_vlan", b"pxe_vlan", "switch_id", b"switch_id", "vrfs", b"vrfs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asn", b"asn", "bgp_hold", b"bgp_hold", "bgp_keepalive", b"bgp_keepalive", "confirm_seconds", b"confirm_seconds", "drift_policy", b"drift_policy", "generation", b"generation", "hash", b"hash", "loopback", b"loopback", "management_gateway", b"management_gateway", "management_routes", b"management_routes", "ports", b"ports", "pxe_vlan", b"pxe_vlan", "source_loopback", b"source_loopback", "switch_id", b"switch_id", "vrfs", b"vrfs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,6 +39,10 @@ class _PortRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PortRole.Val
     """To a tenant's machine: routed, in the tenant's VRF."""
     PORT_ROLE_FIREWALL: _PortRole.ValueType  # 4
     """To a firewall: routed, default VRF, peer group FIREWALL."""
+    PORT_ROLE_UNUSED: _PortRole.ValueType  # 5
+    """To nothing, and switched off by an operator: administratively down, in no VLAN and not routed."""
+    PORT_ROLE_ADDITIONAL: _PortRole.ValueType  # 6
+    """The operator's own, a bridge port that the partition's settings name: left alone but for its administrative state."""
 
 class PortRole(_PortRole, metaclass=_PortRoleEnumTypeWrapper):
     """What a port is for, which decides how the leaf configures it."""
@@ -53,7 +57,63 @@ PORT_ROLE_MACHINE: PortRole.ValueType  # 3
 """To a tenant's machine: routed, in the tenant's VRF."""
 PORT_ROLE_FIREWALL: PortRole.ValueType  # 4
 """To a firewall: routed, default VRF, peer group FIREWALL."""
+PORT_ROLE_UNUSED: PortRole.ValueType  # 5
+"""To nothing, and switched off by an operator: administratively down, in no VLAN and not routed."""
+PORT_ROLE_ADDITIONAL: PortRole.ValueType  # 6
+"""The operator's own, a bridge port that the partition's settings name: left alone but for its administrative state."""
 Global___PortRole: _TypeAlias = PortRole  # noqa: Y015
+
+class _SwitchKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SwitchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SwitchKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SWITCH_KIND_UNSPECIFIED: _SwitchKind.ValueType  # 0
+    """Not set."""
+    SWITCH_KIND_LEAF: _SwitchKind.ValueType  # 1
+    """Machines hang on it; metal-core runs on it and follows a desired state."""
+    SWITCH_KIND_SPINE: _SwitchKind.ValueType  # 2
+    """Joins the leaves; configured by other tools, known to the plane as a neighbour of leaves."""
+    SWITCH_KIND_EXIT: _SwitchKind.ValueType  # 3
+    """Joins the fabric with the outside; configured by other tools as well."""
+
+class SwitchKind(_SwitchKind, metaclass=_SwitchKindEnumTypeWrapper):
+    """What a switch is in the fabric."""
+
+SWITCH_KIND_UNSPECIFIED: SwitchKind.ValueType  # 0
+"""Not set."""
+SWITCH_KIND_LEAF: SwitchKind.ValueType  # 1
+"""Machines hang on it; metal-core runs on it and follows a desired state."""
+SWITCH_KIND_SPINE: SwitchKind.ValueType  # 2
+"""Joins the leaves; configured by other tools, known to the plane as a neighbour of leaves."""
+SWITCH_KIND_EXIT: SwitchKind.ValueType  # 3
+"""Joins the fabric with the outside; configured by other tools as well."""
+Global___SwitchKind: _TypeAlias = SwitchKind  # noqa: Y015
+
+class _SwitchMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SwitchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SwitchMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SWITCH_MODE_UNSPECIFIED: _SwitchMode.ValueType  # 0
+    """Not set."""
+    SWITCH_MODE_OPERATIONAL: _SwitchMode.ValueType  # 1
+    """The box is the one that is known: ports that machines hang on keep their names."""
+    SWITCH_MODE_REPLACE: _SwitchMode.ValueType  # 2
+    """The box is being replaced: the next one that registers under the name takes its place, whatever its ports are called."""
+
+class SwitchMode(_SwitchMode, metaclass=_SwitchModeEnumTypeWrapper):
+    """What the next registration of a leaf may change."""
+
+SWITCH_MODE_UNSPECIFIED: SwitchMode.ValueType  # 0
+"""Not set."""
+SWITCH_MODE_OPERATIONAL: SwitchMode.ValueType  # 1
+"""The box is the one that is known: ports that machines hang on keep their names."""
+SWITCH_MODE_REPLACE: SwitchMode.ValueType  # 2
+"""The box is being replaced: the next one that registers under the name takes its place, whatever its ports are called."""
+Global___SwitchMode: _TypeAlias = SwitchMode  # noqa: Y015
 
 class _PortState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -367,6 +427,10 @@ class Switch(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    SETTINGS_WAIT_FOR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Host name."""
     partition: _builtins.str
@@ -389,6 +453,10 @@ class Switch(_message.Message):
     """Free text for people."""
     etag: _builtins.str
     """Version of the switch."""
+    kind: Global___SwitchKind.ValueType
+    """What it is in the fabric."""
+    mode: Global___SwitchMode.ValueType
+    """What its next registration may change."""
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___Port]:
         """Its ports, by line number."""
@@ -404,6 +472,14 @@ class Switch(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
+
+    @_builtins.property
+    def pin(self) -> Global___Pin:
+        """Old content that its desired state is held at; absent when it follows the plane."""
+
+    @_builtins.property
+    def settings_wait_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leaves of its rack that the partition's newest settings wait for before they reach this one; empty when it has them."""
 
     def __init__(
         self,
@@ -423,14 +499,50 @@ class Switch(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        kind: Global___SwitchKind.ValueType = ...,
+        mode: Global___SwitchMode.ValueType = ...,
+        pin: Global___Pin | None = ...,
+        settings_wait_for: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "sync", b"sync", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "pin", b"pin", "sync", b"sync", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asn", b"asn", "core_version", b"core_version", "create_time", b"create_time", "description", b"description", "etag", b"etag", "id", b"id", "loopback", b"loopback", "management_address", b"management_address", "os", b"os", "os_version", b"os_version", "partition", b"partition", "ports", b"ports", "rack", b"rack", "sync", b"sync", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asn", b"asn", "core_version", b"core_version", "create_time", b"create_time", "description", b"description", "etag", b"etag", "id", b"id", "kind", b"kind", "loopback", b"loopback", "management_address", b"management_address", "mode", b"mode", "os", b"os", "os_version", b"os_version", "partition", b"partition", "pin", b"pin", "ports", b"ports", "rack", b"rack", "settings_wait_for", b"settings_wait_for", "sync", b"sync", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Switch: _TypeAlias = Switch  # noqa: Y015
+
+@_typing.final
+class Pin(_message.Message):
+    """A desired state that is held at the content of an older generation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """Generation whose content it is."""
+    reason: _builtins.str
+    """Why, in the words of who did it; may be empty."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pin: _TypeAlias = Pin  # noqa: Y015
 
 @_typing.final
 class LeafConfirmation(_message.Message):
@@ -685,6 +797,112 @@ class SetPortStateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetPortStateRequest: _TypeAlias = SetPortStateRequest  # noqa: Y015
+
+@_typing.final
+class RecordDeviceRequest(_message.Message):
+    """Request of RecordDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    RACK_FIELD_NUMBER: _builtins.int
+    OS_FIELD_NUMBER: _builtins.int
+    MANAGEMENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    LOOPBACK_FIELD_NUMBER: _builtins.int
+    ASN_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Host name, as it announces itself by LLDP."""
+    kind: Global___SwitchKind.ValueType
+    """SWITCH_KIND_SPINE or SWITCH_KIND_EXIT."""
+    partition: _builtins.str
+    """Partition; that of a known device never changes."""
+    rack: _builtins.str
+    """Rack; may be empty."""
+    os: Global___SwitchOs.ValueType
+    """Operating system; may be unspecified."""
+    management_address: _builtins.str
+    """Management address; may be empty."""
+    loopback: _builtins.str
+    """Loopback address; may be empty."""
+    asn: _builtins.int
+    """ASN of its BGP router; 0 when not known."""
+    description: _builtins.str
+    """Free text for people."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___SwitchKind.ValueType = ...,
+        partition: _builtins.str = ...,
+        rack: _builtins.str = ...,
+        os: Global___SwitchOs.ValueType = ...,
+        management_address: _builtins.str = ...,
+        loopback: _builtins.str = ...,
+        asn: _builtins.int = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asn", b"asn", "description", b"description", "id", b"id", "kind", b"kind", "loopback", b"loopback", "management_address", b"management_address", "os", b"os", "partition", b"partition", "rack", b"rack"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordDeviceRequest: _TypeAlias = RecordDeviceRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceSwitchRequest(_message.Message):
+    """Request of ReplaceSwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Host name of the leaf."""
+    cancel: _builtins.bool
+    """Takes the preparation back."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        cancel: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceSwitchRequest: _TypeAlias = ReplaceSwitchRequest  # noqa: Y015
+
+@_typing.final
+class MigrateSwitchRequest(_message.Message):
+    """Request of MigrateSwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Host name of the leaf that is to be relieved."""
+    target: _builtins.str
+    """Host name of the leaf that takes over: of the same rack, registered, with no machine on it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrateSwitchRequest: _TypeAlias = MigrateSwitchRequest  # noqa: Y015
 
 @_typing.final
 class DeleteSwitchRequest(_message.Message):

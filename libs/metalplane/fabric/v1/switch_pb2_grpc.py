@@ -56,6 +56,21 @@ class SwitchServiceStub:
                 request_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.SetPortStateRequest.SerializeToString,
                 response_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
                 _registered_method=True)
+        self.RecordDevice = channel.unary_unary(
+                '/metalplane.fabric.v1.SwitchService/RecordDevice',
+                request_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.RecordDeviceRequest.SerializeToString,
+                response_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
+                _registered_method=True)
+        self.ReplaceSwitch = channel.unary_unary(
+                '/metalplane.fabric.v1.SwitchService/ReplaceSwitch',
+                request_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.ReplaceSwitchRequest.SerializeToString,
+                response_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
+                _registered_method=True)
+        self.MigrateSwitch = channel.unary_unary(
+                '/metalplane.fabric.v1.SwitchService/MigrateSwitch',
+                request_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.MigrateSwitchRequest.SerializeToString,
+                response_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
+                _registered_method=True)
         self.DeleteSwitch = channel.unary_unary(
                 '/metalplane.fabric.v1.SwitchService/DeleteSwitch',
                 request_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.DeleteSwitchRequest.SerializeToString,
@@ -104,14 +119,42 @@ class SwitchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetPortState(self, request, context):
-        """Wants a port up or down. FAILED_PRECONDITION when no machine is behind it.
+        """Wants a port up or down. One that is wanted down while nothing hangs on it is out of use: PORT_ROLE_UNUSED.
+        FAILED_PRECONDITION for uplinks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordDevice(self, request, context):
+        """Records a spine or an exit, or changes what is recorded of it. Leaves register by themselves: FAILED_PRECONDITION
+        when a leaf has this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceSwitch(self, request, context):
+        """Prepares a leaf for being replaced by another box of the same name in the same rack, or takes that back. The next
+        box that registers under the name and has applied nothing of its own takes over cables, wishes, VLANs and
+        attachments; where its system names ports otherwise, they are translated by their lanes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigrateSwitch(self, request, context):
+        """Has another leaf of the same rack take over cables, wishes, VLANs and attachments of a leaf, all at once or nothing;
+        ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them.
+        FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSwitch(self, request, context):
-        """Forgets a switch. FAILED_PRECONDITION while machines hang on it.
+        """Forgets a switch. FAILED_PRECONDITION while machines hang on it, while it is connected, or while it has not yet
+        confirmed that a machine has left it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +204,21 @@ def add_SwitchServiceServicer_to_server(servicer, server):
             'SetPortState': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPortState,
                     request_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.SetPortStateRequest.FromString,
+                    response_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.SerializeToString,
+            ),
+            'RecordDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordDevice,
+                    request_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.RecordDeviceRequest.FromString,
+                    response_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.SerializeToString,
+            ),
+            'ReplaceSwitch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceSwitch,
+                    request_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.ReplaceSwitchRequest.FromString,
+                    response_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.SerializeToString,
+            ),
+            'MigrateSwitch': grpc.unary_unary_rpc_method_handler(
+                    servicer.MigrateSwitch,
+                    request_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.MigrateSwitchRequest.FromString,
                     response_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.SerializeToString,
             ),
             'DeleteSwitch': grpc.unary_unary_rpc_method_handler(
@@ -292,6 +350,87 @@ class SwitchService:
             target,
             '/metalplane.fabric.v1.SwitchService/SetPortState',
             metalplane_dot_fabric_dot_v1_dot_switch__pb2.SetPortStateRequest.SerializeToString,
+            metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.fabric.v1.SwitchService/RecordDevice',
+            metalplane_dot_fabric_dot_v1_dot_switch__pb2.RecordDeviceRequest.SerializeToString,
+            metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceSwitch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.fabric.v1.SwitchService/ReplaceSwitch',
+            metalplane_dot_fabric_dot_v1_dot_switch__pb2.ReplaceSwitchRequest.SerializeToString,
+            metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigrateSwitch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.fabric.v1.SwitchService/MigrateSwitch',
+            metalplane_dot_fabric_dot_v1_dot_switch__pb2.MigrateSwitchRequest.SerializeToString,
             metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
             options,
             channel_credentials,

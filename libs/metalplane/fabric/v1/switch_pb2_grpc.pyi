@@ -41,9 +41,27 @@ class SwitchServiceStub:
     UpdateSwitch: _grpc.UnaryUnaryMultiCallable[_switch_pb2.UpdateSwitchRequest, _switch_pb2.Switch]
     """Changes the description."""
     SetPortState: _grpc.UnaryUnaryMultiCallable[_switch_pb2.SetPortStateRequest, _switch_pb2.Switch]
-    """Wants a port up or down. FAILED_PRECONDITION when no machine is behind it."""
+    """Wants a port up or down. One that is wanted down while nothing hangs on it is out of use: PORT_ROLE_UNUSED.
+    FAILED_PRECONDITION for uplinks.
+    """
+    RecordDevice: _grpc.UnaryUnaryMultiCallable[_switch_pb2.RecordDeviceRequest, _switch_pb2.Switch]
+    """Records a spine or an exit, or changes what is recorded of it. Leaves register by themselves: FAILED_PRECONDITION
+    when a leaf has this name.
+    """
+    ReplaceSwitch: _grpc.UnaryUnaryMultiCallable[_switch_pb2.ReplaceSwitchRequest, _switch_pb2.Switch]
+    """Prepares a leaf for being replaced by another box of the same name in the same rack, or takes that back. The next
+    box that registers under the name and has applied nothing of its own takes over cables, wishes, VLANs and
+    attachments; where its system names ports otherwise, they are translated by their lanes.
+    """
+    MigrateSwitch: _grpc.UnaryUnaryMultiCallable[_switch_pb2.MigrateSwitchRequest, _switch_pb2.Switch]
+    """Has another leaf of the same rack take over cables, wishes, VLANs and attachments of a leaf, all at once or nothing;
+    ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them.
+    FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
+    """
     DeleteSwitch: _grpc.UnaryUnaryMultiCallable[_switch_pb2.DeleteSwitchRequest, _empty_pb2.Empty]
-    """Forgets a switch. FAILED_PRECONDITION while machines hang on it."""
+    """Forgets a switch. FAILED_PRECONDITION while machines hang on it, while it is connected, or while it has not yet
+    confirmed that a machine has left it.
+    """
     AttachMachine: _grpc.UnaryUnaryMultiCallable[_switch_pb2.AttachMachineRequest, _switch_pb2.Attachment]
     """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
     allocation's attachment is never replaced: FAILED_PRECONDITION, also while a leaf has not confirmed its end.
@@ -67,9 +85,27 @@ class SwitchServiceAsyncStub(SwitchServiceStub):
     UpdateSwitch: _aio.UnaryUnaryMultiCallable[_switch_pb2.UpdateSwitchRequest, _switch_pb2.Switch]  # type: ignore[assignment]
     """Changes the description."""
     SetPortState: _aio.UnaryUnaryMultiCallable[_switch_pb2.SetPortStateRequest, _switch_pb2.Switch]  # type: ignore[assignment]
-    """Wants a port up or down. FAILED_PRECONDITION when no machine is behind it."""
+    """Wants a port up or down. One that is wanted down while nothing hangs on it is out of use: PORT_ROLE_UNUSED.
+    FAILED_PRECONDITION for uplinks.
+    """
+    RecordDevice: _aio.UnaryUnaryMultiCallable[_switch_pb2.RecordDeviceRequest, _switch_pb2.Switch]  # type: ignore[assignment]
+    """Records a spine or an exit, or changes what is recorded of it. Leaves register by themselves: FAILED_PRECONDITION
+    when a leaf has this name.
+    """
+    ReplaceSwitch: _aio.UnaryUnaryMultiCallable[_switch_pb2.ReplaceSwitchRequest, _switch_pb2.Switch]  # type: ignore[assignment]
+    """Prepares a leaf for being replaced by another box of the same name in the same rack, or takes that back. The next
+    box that registers under the name and has applied nothing of its own takes over cables, wishes, VLANs and
+    attachments; where its system names ports otherwise, they are translated by their lanes.
+    """
+    MigrateSwitch: _aio.UnaryUnaryMultiCallable[_switch_pb2.MigrateSwitchRequest, _switch_pb2.Switch]  # type: ignore[assignment]
+    """Has another leaf of the same rack take over cables, wishes, VLANs and attachments of a leaf, all at once or nothing;
+    ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them.
+    FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
+    """
     DeleteSwitch: _aio.UnaryUnaryMultiCallable[_switch_pb2.DeleteSwitchRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Forgets a switch. FAILED_PRECONDITION while machines hang on it."""
+    """Forgets a switch. FAILED_PRECONDITION while machines hang on it, while it is connected, or while it has not yet
+    confirmed that a machine has left it.
+    """
     AttachMachine: _aio.UnaryUnaryMultiCallable[_switch_pb2.AttachMachineRequest, _switch_pb2.Attachment]  # type: ignore[assignment]
     """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
     allocation's attachment is never replaced: FAILED_PRECONDITION, also while a leaf has not confirmed its end.
@@ -114,7 +150,41 @@ class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _switch_pb2.SetPortStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_switch_pb2.Switch, _abc.Awaitable[_switch_pb2.Switch]]:
-        """Wants a port up or down. FAILED_PRECONDITION when no machine is behind it."""
+        """Wants a port up or down. One that is wanted down while nothing hangs on it is out of use: PORT_ROLE_UNUSED.
+        FAILED_PRECONDITION for uplinks.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordDevice(
+        self,
+        request: _switch_pb2.RecordDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_switch_pb2.Switch, _abc.Awaitable[_switch_pb2.Switch]]:
+        """Records a spine or an exit, or changes what is recorded of it. Leaves register by themselves: FAILED_PRECONDITION
+        when a leaf has this name.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceSwitch(
+        self,
+        request: _switch_pb2.ReplaceSwitchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_switch_pb2.Switch, _abc.Awaitable[_switch_pb2.Switch]]:
+        """Prepares a leaf for being replaced by another box of the same name in the same rack, or takes that back. The next
+        box that registers under the name and has applied nothing of its own takes over cables, wishes, VLANs and
+        attachments; where its system names ports otherwise, they are translated by their lanes.
+        """
+
+    @_abc_1.abstractmethod
+    def MigrateSwitch(
+        self,
+        request: _switch_pb2.MigrateSwitchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_switch_pb2.Switch, _abc.Awaitable[_switch_pb2.Switch]]:
+        """Has another leaf of the same rack take over cables, wishes, VLANs and attachments of a leaf, all at once or nothing;
+        ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them.
+        FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
+        """
 
     @_abc_1.abstractmethod
     def DeleteSwitch(
@@ -122,7 +192,9 @@ class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _switch_pb2.DeleteSwitchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Forgets a switch. FAILED_PRECONDITION while machines hang on it."""
+        """Forgets a switch. FAILED_PRECONDITION while machines hang on it, while it is connected, or while it has not yet
+        confirmed that a machine has left it.
+        """
 
     @_abc_1.abstractmethod
     def AttachMachine(

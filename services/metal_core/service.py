@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import time
+from contextlib import ExitStack
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from metal_kit import agent as frame
@@ -14,20 +13,19 @@ from metal_kit import logs
 from metal_kit.agent import Agent
 from metal_kit.backoff import pause
 from metal_kit.process import StartError
-from metal_kit.settings import AgentSettings
 from metalplane.fabric.v1.agent_pb2 import Hello
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from metal_core import databases, identity, vtysh
-from metal_core.apply import Applier
+from metal_core import identity
 from metal_core.following import RETRY, Following
 from metal_core.identity import IdentityError, LeafIdentity, Told
-from metal_core.known_good import KnownGoodFile
+from metal_core.leaf import LeafSettings, open_leaf
+from metal_core.lock import LockHeld
 from metal_core.observe import Observer
 from metal_core.plane import PlaneStream
 from metal_core.reports import Reports
-from metal_core.sonic import Sonic, SonicUnavailable
+from metal_core.sonic import SonicUnavailable
 from metal_core.wire import hello_of
 
 NAME = "metal-core"
@@ -35,7 +33,7 @@ _LOOK_AGAIN = 1.0
 _log = logs.get_logger("metal_core.service")
 
 
-class CoreSettings(AgentSettings):
+class CoreSettings(LeafSettings):
     """Settings of the agent. What is empty or 0 is taken from SONiC's own configuration."""
 
     partition: str = Field(min_length=1, max_length=63, description="partition that the leaf is in")
@@ -43,17 +41,10 @@ class CoreSettings(AgentSettings):
     uplinks: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1, description="ports to the spines: `Ethernet120,Ethernet124`"
     )
-    switch_id: str = Field("", max_length=63, description="host name; empty: DEVICE_METADATA|localhost hostname")
     asn: int = Field(0, ge=0, lt=1 << 32, description="ASN; 0: DEVICE_METADATA|localhost bgp_asn")
     loopback: str = Field("", description="loopback address; empty: that of Loopback0")
     pxe_vlan: int = Field(4000, ge=1, le=4094, description="VLAN that machines boot in")
     management_address: str = ""
-    state_directory: Path = Field(Path("/etc/sonic/metal_core"), description="where the last known good state is kept")
-    frr_conf: Path = Field(Path("/etc/sonic/frr/frr.conf"), description="where FRR reads its configuration at boot")
-    vtysh: str = Field("vtysh", description="command that is FRR's vtysh; empty: there is no FRR")
-    database_config: Path = Path("/var/run/redis/sonic-db/database_config.json")
-    redis_password_file: Path | None = None
-    wait_seconds: float = Field(10.0, gt=0, le=300, description="how long the switch may take to follow one step")
     init_seconds: float = Field(120.0, ge=0, le=3600, description="how long to wait for the switch's ports at start")
     observe_seconds: float = Field(1.0, ge=0.05, le=60, description="time between two looks at ports and neighbours")
     compare_seconds: float = Field(60.0, ge=0.1, le=3600, description="time between two comparisons with the leaf")
@@ -70,36 +61,59 @@ class Core:
     def __init__(self, agent: Agent[CoreSettings]) -> None:
         settings = agent.settings
         self._settings, self._stopping, self._peers = settings, agent.stopping, agent.peers
-        self._sonic = _sonic(settings)
-        self._known_good = KnownGoodFile(settings.state_directory)
-        frr = vtysh.find(shlex.split(settings.vtysh), settings.state_directory)
-        self._applier = Applier(self._sonic, frr, self._known_good, settings.frr_conf, wait_limit=settings.wait_seconds)
+        self._leaf = open_leaf(settings)
+        self._sonic, self._known_good, self._applier = self._leaf.sonic, self._leaf.known_good, self._leaf.applier
         self._reports = Reports()
         self._observer = Observer()
         self._os_version = ""
-        _log.info("core.start", frr="vtysh" if frr.present else "not present", state=str(settings.state_directory))
+        frr = "vtysh" if self._leaf.frr.present else "not present"
+        _log.info("core.start", frr=frr, state=str(settings.state_directory))
 
     async def run(self) -> None:
         """Restore, then follow the plane. Returns when the agent is told to stop."""
         self._os_version = await asyncio.to_thread(identity.sonic_version)
         try:
-            leaf = await self._identify_patiently()
-            if leaf is None:
-                return
-            following = Following(
-                self._applier,
-                self._reports,
-                switch_id=leaf.switch_id,
-                compare_every=self._settings.compare_seconds,
-            )
-            await self._restore(following)
-            stream = PlaneStream(self._peers, lambda: self._introduce(following), following, self._reports)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(following.run(self._stopping), name="following")
-                group.create_task(stream.run(self._stopping), name="plane")
-                group.create_task(self._observe(), name="observe")
+            with ExitStack() as stack:
+                if await self._lock_patiently(stack):
+                    await self._follow()
         finally:
-            await self._sonic.close()
+            await self._leaf.close()
+
+    async def _follow(self) -> None:
+        leaf = await self._identify_patiently()
+        if leaf is None:
+            return
+        following = Following(
+            self._applier,
+            self._reports,
+            switch_id=leaf.switch_id,
+            compare_every=self._settings.compare_seconds,
+        )
+        await self._restore(following)
+        stream = PlaneStream(self._peers, lambda: self._introduce(following), following, self._reports)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(following.run(self._stopping), name="following")
+            group.create_task(stream.run(self._stopping), name="plane")
+            group.create_task(self._observe(), name="observe")
+
+    async def _lock_patiently(self, stack: ExitStack) -> bool:
+        """Have `stack` hold the leaf: a person's command may be at work, or an agent that is about to end.
+
+        False when told to stop meanwhile.
+        """
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                stack.enter_context(self._leaf.lock.held("the agent"))
+            except LockHeld as held:
+                _log.warning("core.leaf_held", by=str(held))
+            except OSError as error:
+                raise StartError(f"METALPLANE_STATE_DIRECTORY: {error}") from error
+            else:
+                return True
+            await pause(self._stopping, RETRY.delay(attempt))
+            attempt += 1
+        return False
 
     async def _identify(self) -> LeafIdentity:
         settings = self._settings
@@ -181,14 +195,3 @@ async def run(agent: Agent[CoreSettings]) -> None:
 def main() -> NoReturn:
     """Run the agent until a signal."""
     frame.main(NAME, CoreSettings, run)
-
-
-def _sonic(settings: CoreSettings) -> Sonic:
-    try:
-        locations = databases.read(settings.database_config)
-        password = settings.redis_password_file.read_text().strip() if settings.redis_password_file else ""
-    except databases.DatabaseConfigError as error:
-        raise StartError(str(error)) from error
-    except OSError as error:
-        raise StartError(f"METALPLANE_REDIS_PASSWORD_FILE: {error}") from error
-    return Sonic(locations, password)

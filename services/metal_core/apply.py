@@ -79,7 +79,7 @@ class _Prepared:
 
     @property
     def ports(self) -> frozenset[str]:
-        return frozenset(port.name for port in self.desired.ports)
+        return self.desired.own_ports
 
 
 class Applier:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from ipaddress import AddressValueError, IPv4Address, ip_network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, ip_network
 
 from metal_core.configdb import Rows, is_tenant_vlan, name_of, table_of
 from metal_core.desired import FIRST_VLAN, LAST_VLAN, Desired, Port, PortRole, Vrf
@@ -35,9 +35,7 @@ def check_desired(desired: Desired) -> list[str]:
         found.append("ports: none has the role uplink; a leaf without one would be cut off from the fabric")
     if not 1 <= desired.asn <= (1 << 32) - 1:
         found.append(f"asn: {desired.asn} must be from 1 to 4294967295")
-    try:
-        IPv4Address(desired.loopback)
-    except AddressValueError:
+    if not _is_ipv4(desired.loopback):
         found.append(f"loopback: {desired.loopback!r} must be an IPv4 address")
     if not 1 <= desired.pxe_vlan <= 4094 or FIRST_VLAN <= desired.pxe_vlan <= LAST_VLAN:
         found.append(f"pxe_vlan: {desired.pxe_vlan} must be from 1 to 4094 and outside {FIRST_VLAN} to {LAST_VLAN}")
@@ -46,7 +44,7 @@ def check_desired(desired: Desired) -> list[str]:
         found += _check_vrf(vrf)
     for port in desired.ports:
         found += _check_port(port, vrfs)
-    return found
+    return found + _check_settings(desired)
 
 
 def check_leaf(desired: Desired, rows: Rows) -> list[str]:
@@ -100,6 +98,36 @@ def _check_vrf(vrf: Vrf) -> list[str]:
     return found
 
 
+def _check_settings(desired: Desired) -> list[str]:
+    """What comes from the partition's settings. Timers are limited as in BGP (RFC 4271, 4.2 and 4.4)."""
+    found = []
+    gateway, routes = desired.management_gateway, desired.management_routes
+    if gateway and not _is_ipv4(gateway):
+        found.append(f"management_gateway: {gateway!r} must be an IPv4 address")
+    if routes and not gateway:
+        found.append("management_routes: they need a management_gateway as their next hop")
+    for prefix in routes:
+        try:
+            IPv4Network(prefix)
+        except ValueError as error:
+            found.append(f"management_routes: {error}; must be an IPv4 prefix")
+    found += _duplicates("management_routes", routes)
+    keepalive, hold = desired.bgp_keepalive, desired.bgp_hold
+    if (keepalive or hold) and not (3 <= hold <= 65535 and 1 <= keepalive <= hold // 3):
+        found.append(
+            f"bgp_hold: {hold} must be 0 or from 3 to 65535, and bgp_keepalive, {keepalive}, from 1 to a third of it"
+        )
+    return found
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except AddressValueError:
+        return False
+    return True
+
+
 def _check_port(port: Port, vrfs: frozenset[str]) -> list[str]:
     where = f"ports[{port.name!r}]"
     found = []
@@ -114,6 +142,8 @@ def _check_port(port: Port, vrfs: frozenset[str]) -> list[str]:
     if port.vnis and port.role is not PortRole.FIREWALL:
         found.append(f"{where}.vnis: only firewalls exchange EVPN routes, this port is {port.role.value}")
     found += [f"{where}.vnis: {vni} must be from 1 to {LAST_VNI}" for vni in port.vnis if not 1 <= vni <= LAST_VNI]
+    if port.mtu and port.role is PortRole.ADDITIONAL:
+        found.append(f"{where}.mtu: only the administrative state of an operator's own port is the plane's")
     for prefix in port.allowed_prefixes:
         try:
             ip_network(prefix)
@@ -136,11 +166,11 @@ def _check_obstacles(desired: Desired, rows: Rows) -> list[str]:
                 tagged = fields.get("tagging_mode") == "tagged" and parent != f"Vlan{desired.pxe_vlan}"
                 if tagged and rest in routed:
                     found.append(f"ports[{rest!r}]: row {key} keeps the port in a VLAN, so it cannot be routed")
-                if going and (tagged or rest not in ports):
+                if going and (tagged or rest not in desired.own_ports):
                     found.append(f"vrfs: row {key} keeps {parent} in use")
             case "VLAN_INTERFACE" if rest and going:
                 found.append(f"vrfs: row {key} keeps {parent} in use")
-            case "INTERFACE" if rest and parent in ports and parent not in routed:
+            case "INTERFACE" if parent in ports and parent not in routed and (rest or parent not in desired.own_ports):
                 role = ports[parent].role.value
                 found.append(f"ports[{parent!r}]: row {key} keeps the port routed, so it cannot be {role}")
     return found

@@ -61,8 +61,7 @@ def compare(desired: Desired, facts: LeafFacts) -> Differences:
     rows = row_differences(owned(facts.rows, desired), render(desired, the_vtep(facts.rows)))
     if facts.running is None:
         return Differences(rows)
-    ports = frozenset(port.name for port in desired.ports)
-    return Differences(rows, tuple(differences(facts.running, render_frr(desired), ports)))
+    return Differences(rows, tuple(differences(facts.running, render_frr(desired), desired.own_ports)))
 
 
 def row_differences(found: Rows, wanted: Rows) -> tuple[RowDifference, ...]:

@@ -80,7 +80,8 @@ def render(desired: Desired, vtep: str) -> dict[str, dict[str, str]]:
             fields["mtu"] = str(port.effective_mtu)
         if port.effective_admin is not Admin.KEEP:
             fields["admin_status"] = port.effective_admin.value
-        rows[f"PORT|{port.name}"] = fields
+        if fields or port.role is not PortRole.ADDITIONAL:
+            rows[f"PORT|{port.name}"] = fields
         match port.role:
             case PortRole.UNPROVISIONED:
                 rows[f"VLAN_MEMBER|Vlan{desired.pxe_vlan}|{port.name}"] = {"tagging_mode": "untagged"}
@@ -88,7 +89,7 @@ def render(desired: Desired, vtep: str) -> dict[str, dict[str, str]]:
                 rows[f"INTERFACE|{port.name}"] = {"ipv6_use_link_local_only": "enable"}
             case PortRole.MACHINE:
                 rows[f"INTERFACE|{port.name}"] = {"ipv6_use_link_local_only": "enable", "vrf_name": port.vrf}
-            case PortRole.DOWN:
+            case PortRole.DOWN | PortRole.ADDITIONAL:
                 pass
     return rows
 
@@ -97,13 +98,17 @@ def owned(rows: Rows, desired: Desired) -> dict[str, dict[str, str]]:
     """The part of `rows` that is the agent's: rows by table and naming rule, reduced to the fields that it owns.
 
     Whatever is not in the answer is somebody else's and is never written or deleted. A port's rows are the agent's
-    while the port has a role, and also when they still point into a tenant VRF.
+    while the port has a role, and also when they still point into a tenant VRF. Of an operator's own bridge port only
+    the administrative state is, and that only while there is a wish for it.
     """
-    ports = frozenset(port.name for port in desired.ports)
+    ports = desired.own_ports
     wanted = frozenset(vrf.name for vrf in desired.vrfs)
+    lent = {f"PORT|{port.name}" for port in desired.with_role(PortRole.ADDITIONAL) if port.admin is not Admin.KEEP}
     mine: dict[str, dict[str, str]] = {}
     for key, fields in rows.items():
-        if _is_owned(key, fields, ports, wanted, f"Vlan{desired.pxe_vlan}"):
+        if key in lent:
+            mine[key] = {name: value for name, value in fields.items() if name == "admin_status"}
+        elif _is_owned(key, fields, ports, wanted, f"Vlan{desired.pxe_vlan}"):
             known = OWNED_FIELDS[table_of(key)]
             mine[key] = {name: value for name, value in fields.items() if name in known}
     return mine

@@ -6,11 +6,13 @@ write it to disk and back. It does not judge whether a state makes sense: that i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
+
+from metal_core.records import read_record
 
 # The plane's VLAN range for layer 3 VNIs on a leaf. Rows of VLANs in it belong to the agent.
 FIRST_VLAN = 1001
@@ -28,7 +30,10 @@ class PortRole(StrEnum):
     UNPROVISIONED = "unprovisioned"
     MACHINE = "machine"
     FIREWALL = "firewall"
+    # Of no use to anybody: administratively down.
     DOWN = "down"
+    # The operator's own bridge port: the agent owns nothing of it but its administrative state.
+    ADDITIONAL = "additional"
 
 
 class Admin(StrEnum):
@@ -37,6 +42,13 @@ class Admin(StrEnum):
     KEEP = ""
     UP = "up"
     DOWN = "down"
+
+
+class DriftPolicy(StrEnum):
+    """What to do about changes that others made to what the agent owns."""
+
+    REPAIR = "repair"
+    REPORT = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,7 @@ class Port:
 
     @property
     def effective_mtu(self) -> int:
-        """Octets to write, or 0 where the port's own value stays (a port that is down)."""
+        """Octets to write, or 0 where the port's own value stays (a port that is down, or an operator's)."""
         if self.mtu:
             return self.mtu
         match self.role:
@@ -65,7 +77,7 @@ class Port:
                 return MTU_FABRIC
             case PortRole.MACHINE | PortRole.UNPROVISIONED:
                 return MTU_TENANT
-            case PortRole.DOWN:
+            case PortRole.DOWN | PortRole.ADDITIONAL:
                 return 0
 
     @property
@@ -88,6 +100,12 @@ class Desired:
     """Everything that the agent is to bring about on one leaf.
 
     `generation` grows with each real change; `digest` is fabric's hash of the content and is echoed, never recomputed.
+    Both are 0 and empty for a state that is not the plane's but a person's on the leaf.
+
+    `management_gateway` (IPv4) is the next hop of the default route and of `management_routes` in VRF mgmt; without it
+    the agent has no routes there. `source_loopback` has the leaf's own packets along BGP routes come from the loopback.
+    `bgp_keepalive` and `bgp_hold` are seconds and 0 together for the usual ones. `confirm_seconds` is how long after a
+    change the plane may be out of reach before the leaf returns to what it had, 0 for the usual time.
     """
 
     switch_id: str
@@ -97,7 +115,19 @@ class Desired:
     loopback: str
     pxe_vlan: int
     ports: tuple[Port, ...] = ()
-    vrfs: tuple[Vrf, ...] = field(default=())
+    vrfs: tuple[Vrf, ...] = ()
+    management_gateway: str = ""
+    management_routes: tuple[str, ...] = ()
+    source_loopback: bool = False
+    bgp_keepalive: int = 0
+    bgp_hold: int = 0
+    drift_policy: DriftPolicy = DriftPolicy.REPAIR
+    confirm_seconds: int = 0
+
+    @property
+    def own_ports(self) -> frozenset[str]:
+        """The ports of which the agent owns more than the administrative state."""
+        return frozenset(port.name for port in self.ports if port.role is not PortRole.ADDITIONAL)
 
     def with_role(self, *roles: PortRole) -> tuple[Port, ...]:
         """The ports that have one of `roles`, in the natural order of their names."""
@@ -128,27 +158,6 @@ def to_json(desired: Desired) -> dict[str, Any]:
     return asdict(desired)
 
 
-def from_json(data: Mapping[str, Any]) -> Desired:
-    """The inverse of `to_json`; `KeyError`, `TypeError` or `ValueError` when the data is of another shape."""
-    return Desired(
-        switch_id=str(data["switch_id"]),
-        generation=int(data["generation"]),
-        digest=str(data["digest"]),
-        asn=int(data["asn"]),
-        loopback=str(data["loopback"]),
-        pxe_vlan=int(data["pxe_vlan"]),
-        ports=tuple(_port(port) for port in data["ports"]),
-        vrfs=tuple(Vrf(name=str(v["name"]), vni=int(v["vni"]), vlan_id=int(v["vlan_id"])) for v in data["vrfs"]),
-    )
-
-
-def _port(data: Mapping[str, Any]) -> Port:
-    return Port(
-        name=str(data["name"]),
-        role=PortRole(data["role"]),
-        admin=Admin(data["admin"]),
-        mtu=int(data["mtu"]),
-        vrf=str(data["vrf"]),
-        allowed_prefixes=tuple(str(prefix) for prefix in data["allowed_prefixes"]),
-        vnis=tuple(int(vni) for vni in data["vnis"]),
-    )
+def from_json(data: object, *, strict: bool = False) -> Desired:
+    """The inverse of `to_json`. Raises `records.BadRecord`, a ValueError that names the field; `strict` as there."""
+    return read_record(Desired, data, strict=strict)

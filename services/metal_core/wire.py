@@ -15,13 +15,14 @@ from metalplane.fabric.v1.agent_pb2 import (
     PhoneHome,
 )
 from metalplane.fabric.v1.observation_pb2 import LeafDifferences
+from metalplane.fabric.v1.settings_pb2 import DriftPolicy as WirePolicy
 from metalplane.fabric.v1.switch_pb2 import PortRole as WireRole
 from metalplane.fabric.v1.switch_pb2 import PortState as WireState
 from metalplane.fabric.v1.switch_pb2 import SwitchOs
 
 from metal_core.apply import Outcome
 from metal_core.compare import Differences
-from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.desired import Admin, Desired, DriftPolicy, Port, PortRole, Vrf
 from metal_core.identity import LeafIdentity
 from metal_core.observe import Announcement
 
@@ -35,11 +36,18 @@ _ROLES: Mapping[WireRole.ValueType, PortRole] = {
     WireRole.PORT_ROLE_MACHINE: PortRole.MACHINE,
     WireRole.PORT_ROLE_FIREWALL: PortRole.FIREWALL,
     WireRole.PORT_ROLE_UNUSED: PortRole.DOWN,
+    WireRole.PORT_ROLE_ADDITIONAL: PortRole.ADDITIONAL,
+    WireRole.PORT_ROLE_UNUSED: PortRole.DOWN,
 }
 _ADMIN: Mapping[WireState.ValueType, Admin] = {
     WireState.PORT_STATE_UNSPECIFIED: Admin.KEEP,
     WireState.PORT_STATE_UP: Admin.UP,
     WireState.PORT_STATE_DOWN: Admin.DOWN,
+}
+_POLICIES: Mapping[WirePolicy.ValueType, DriftPolicy] = {
+    WirePolicy.DRIFT_POLICY_UNSPECIFIED: DriftPolicy.REPAIR,
+    WirePolicy.DRIFT_POLICY_REPAIR: DriftPolicy.REPAIR,
+    WirePolicy.DRIFT_POLICY_REPORT: DriftPolicy.REPORT,
 }
 _STATES: Mapping[str, WireState.ValueType] = {
     "up": WireState.PORT_STATE_UP,
@@ -52,7 +60,10 @@ class UnknownState(ValueError):
 
 
 def desired_of(message: DesiredState) -> Desired:
-    """The state that a message describes. Raises UnknownState for roles and admin states of a newer contract."""
+    """The state that a message describes. Raises UnknownState for what only a newer contract knows."""
+    policy = _POLICIES.get(message.drift_policy)
+    if policy is None:
+        raise UnknownState(f"drift_policy: {message.drift_policy} is not known here")
     return Desired(
         switch_id=message.switch_id,
         generation=message.generation,
@@ -62,6 +73,13 @@ def desired_of(message: DesiredState) -> Desired:
         pxe_vlan=message.pxe_vlan,
         ports=tuple(_port_of(port) for port in message.ports),
         vrfs=tuple(Vrf(vrf.name, vrf.vni, vrf.vlan) for vrf in message.vrfs),
+        management_gateway=message.management_gateway,
+        management_routes=tuple(message.management_routes),
+        source_loopback=message.source_loopback,
+        bgp_keepalive=message.bgp_keepalive,
+        bgp_hold=message.bgp_hold,
+        drift_policy=policy,
+        confirm_seconds=message.confirm_seconds,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from metal_core.apply import Outcome, Standing
 from metal_core.compare import Differences, RowDifference
 from metal_core.databases import DatabaseConfigError, defaults, read
-from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.desired import Admin, Desired, DriftPolicy, Port, PortRole, Vrf
 from metal_core.following import Following
 from metal_core.identity import IdentityError, Told, identify, sonic_version
 from metal_core.known_good import KnownGood
@@ -24,6 +24,7 @@ from metal_kit import validation
 from metal_kit.backoff import Backoff
 from metal_kit.errors import ResourceExhausted
 from metalplane.fabric.v1.agent_pb2 import DesiredPort, DesiredState, DesiredVrf
+from metalplane.fabric.v1.settings_pb2 import DriftPolicy as WirePolicy
 from metalplane.fabric.v1.switch_pb2 import PortRole as WireRole
 from metalplane.fabric.v1.switch_pb2 import PortState as WireState
 
@@ -267,8 +268,17 @@ def test_a_message_becomes_the_state_that_it_describes() -> None:
             DesiredPort(
                 name="Ethernet8", role=WireRole.PORT_ROLE_FIREWALL, vnis=[2000], allowed_prefixes=["10.0.0.1/32"]
             ),
+            DesiredPort(name="Ethernet12", role=WireRole.PORT_ROLE_UNUSED, admin_state=WireState.PORT_STATE_DOWN),
+            DesiredPort(name="Ethernet16", role=WireRole.PORT_ROLE_ADDITIONAL),
         ],
         vrfs=[DesiredVrf(name="Vrf2000", vni=2000, vlan=1001)],
+        management_gateway="192.0.2.1",
+        management_routes=["198.51.100.0/24"],
+        source_loopback=True,
+        bgp_keepalive=3,
+        bgp_hold=9,
+        drift_policy=WirePolicy.DRIFT_POLICY_REPORT,
+        confirm_seconds=60,
     )
     assert desired_of(message) == Desired(
         "leaf01",
@@ -281,8 +291,17 @@ def test_a_message_becomes_the_state_that_it_describes() -> None:
             Port("Ethernet0", PortRole.MACHINE, mtu=9000, vrf="Vrf2000"),
             Port("Ethernet4", PortRole.DOWN, Admin.DOWN),
             Port("Ethernet8", PortRole.FIREWALL, allowed_prefixes=("10.0.0.1/32",), vnis=(2000,)),
+            Port("Ethernet12", PortRole.DOWN, Admin.DOWN),
+            Port("Ethernet16", PortRole.ADDITIONAL),
         ),
         (Vrf("Vrf2000", 2000, 1001),),
+        "192.0.2.1",
+        ("198.51.100.0/24",),
+        True,
+        3,
+        9,
+        DriftPolicy.REPORT,
+        60,
     )
 
 
@@ -293,6 +312,11 @@ def test_a_message_becomes_the_state_that_it_describes() -> None:
 def test_a_role_of_a_newer_contract_is_not_guessed_at(port: DesiredPort) -> None:
     with pytest.raises(UnknownState, match="is not known here"):
         desired_of(DesiredState(ports=[port]))
+
+
+def test_a_policy_of_a_newer_contract_is_not_guessed_at() -> None:
+    with pytest.raises(UnknownState, match="drift_policy: 99"):
+        desired_of(DesiredState(drift_policy=99))  # type: ignore[arg-type]
 
 
 class FakeApplier:

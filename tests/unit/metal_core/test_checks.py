@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from metal_core.checks import check_desired, check_frr, check_leaf
-from metal_core.desired import Desired, Port, PortRole, Vrf
+from metal_core.configdb import owned
+from metal_core.configdb import render as render_rows
+from metal_core.desired import Admin, Desired, Port, PortRole, Vrf, from_json, to_json
 from metal_core.frr.parse import parse
 from metal_core.frr.render import render
 
@@ -69,6 +73,15 @@ def test_a_consistent_state_passes_all_checks() -> None:
         (with_port(mtu=9217), ".mtu: 9217"),
         (with_port(name="Ethernet8\nno router bgp 4200000011"), ".name"),
         (with_port(name=""), ".name"),
+        (with_port(role=PortRole.ADDITIONAL, vrf="", allowed_prefixes=(), mtu=1500), ".mtu: only the administrative"),
+        (replace(GOOD, management_gateway="2001:db8::1"), "management_gateway: '2001:db8::1'"),
+        (replace(GOOD, management_gateway="gateway"), "management_gateway: 'gateway'"),
+        (replace(GOOD, management_routes=("10.0.0.0/8",)), "management_routes: they need"),
+        (replace(GOOD, management_gateway="192.0.2.1", management_routes=("10.0.0.1/8",)), "management_routes: 10.0"),
+        (replace(GOOD, management_gateway="192.0.2.1", management_routes=("2001:db8::/32",)), "management_routes"),
+        (replace(GOOD, bgp_keepalive=3), "bgp_hold: 0"),
+        (replace(GOOD, bgp_hold=9), "bgp_keepalive, 0"),
+        (replace(GOOD, bgp_keepalive=4, bgp_hold=9), "bgp_keepalive, 4"),
     ],
 )
 def test_a_contradiction_is_found_and_its_place_is_named(bad: Desired, place: str) -> None:
@@ -113,3 +126,48 @@ def test_what_vtysh_would_accept_but_not_mean_is_found(text: str, place: str) ->
     found = check_frr(parse(text))
     assert len(found) == 1
     assert place in found[0]
+
+
+def test_an_operators_own_port_stays_as_it_is_but_for_its_administrative_state() -> None:
+    own = Port("Ethernet16", PortRole.ADDITIONAL, admin=Admin.UP)
+    wanted = replace(GOOD, ports=(*GOOD.ports, own))
+    rows = ROWS | {
+        "PORT|Ethernet16": {"mtu": "1500", "admin_status": "down"},
+        "VLAN_MEMBER|Vlan300|Ethernet16": {"tagging_mode": "untagged"},
+    }
+    assert check_desired(wanted) == []
+    assert check_leaf(wanted, rows) == []
+    assert owned(rows, wanted)["PORT|Ethernet16"] == {"admin_status": "down"}
+    assert "VLAN_MEMBER|Vlan300|Ethernet16" not in owned(rows, wanted)
+    assert render_rows(wanted, "vtep")["PORT|Ethernet16"] == {"admin_status": "up"}
+    left_alone = replace(wanted, ports=(*GOOD.ports, replace(own, admin=Admin.KEEP)))
+    assert "PORT|Ethernet16" not in owned(rows, left_alone)
+    assert "PORT|Ethernet16" not in render_rows(left_alone, "vtep")
+    assert "Ethernet16" not in render(wanted).text()
+    (found,) = check_leaf(wanted, rows | {"INTERFACE|Ethernet16": {}})
+    assert "INTERFACE|Ethernet16 keeps the port routed, so it cannot be additional" in found
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"asn": None}, "asn: is missing"),
+        ({"asn": "4200000011"}, "asn: '4200000011' must be a whole number"),
+        ({"source_loopback": 1}, "source_loopback: 1 must be true or false"),
+        ({"ports": {}}, "ports: must be a list"),
+        ({"ports": [7]}, "ports[0]: must be an object"),
+        ({"ports": [{"name": "Ethernet0", "role": "spine"}]}, "ports[0].role: 'spine' is not one of 'uplink', "),
+        ({"ports": [{"name": "Ethernet0", "role": "uplink", "speed": 1}]}, "ports[0].speed: there is no such field"),
+        ({"vrfs": [{"name": "Vrf1", "vni": 1}]}, "vrfs[0].vlan_id: is missing"),
+    ],
+)
+def test_a_state_written_by_hand_is_refused_with_the_place_of_the_mistake(change: dict[str, Any], place: str) -> None:
+    data = {name: value for name, value in (to_json(GOOD) | change).items() if value is not None}
+    with pytest.raises(ValueError, match=re.escape(place)):
+        from_json(data, strict=True)
+
+
+def test_a_file_of_an_older_or_a_newer_agent_is_read() -> None:
+    data = to_json(GOOD)
+    assert from_json({k: v for k, v in data.items() if k not in {"source_loopback", "drift_policy"}}) == GOOD
+    assert from_json(data | {"of_a_newer_agent": 1}) == GOOD

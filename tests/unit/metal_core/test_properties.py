@@ -52,7 +52,7 @@ def desired_states(draw: st.DrawFn) -> Desired:
                 name,
                 role,
                 admin=draw(st.sampled_from(list(Admin))),
-                mtu=draw(st.sampled_from([0, 1500])),
+                mtu=draw(st.sampled_from([0, 1500])) if role is not PortRole.ADDITIONAL else 0,
                 vrf=draw(st.sampled_from(vrfs)).name if role is PortRole.MACHINE else "",
                 allowed_prefixes=draw(PREFIXES) if filtered else (),
                 vnis=draw(st.lists(st.sampled_from([2000, 2001, 9]), max_size=3).map(tuple)) if firewall else (),

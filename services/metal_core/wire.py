@@ -37,7 +37,6 @@ _ROLES: Mapping[WireRole.ValueType, PortRole] = {
     WireRole.PORT_ROLE_FIREWALL: PortRole.FIREWALL,
     WireRole.PORT_ROLE_UNUSED: PortRole.DOWN,
     WireRole.PORT_ROLE_ADDITIONAL: PortRole.ADDITIONAL,
-    WireRole.PORT_ROLE_UNUSED: PortRole.DOWN,
 }
 _ADMIN: Mapping[WireState.ValueType, Admin] = {
     WireState.PORT_STATE_UNSPECIFIED: Admin.KEEP,

@@ -66,7 +66,7 @@ class Core:
         self._reports = Reports()
         self._observer = Observer()
         self._os_version = ""
-        frr = "vtysh" if self._leaf.frr.present else "not present"
+        frr = "vtysh" if self._leaf.frr.present else "none, by the settings"
         _log.info("core.start", frr=frr, state=str(settings.state_directory))
 
     async def run(self) -> None:

@@ -1,14 +1,18 @@
 """FRR through vtysh: check a text, read the running configuration, load a delta.
 
-vtysh is another program and may be slow or hang, so each call has a limit and a killed process is waited for. Where FRR
-is not installed `NoFrr` stands in: it says so, and everything that does not need FRR still works.
+vtysh is another program and may be slow or hang, so each call has a limit and a killed process is waited for. It
+answers with success while bgpd is down, and then knows nothing of BGP and drops commands for it: so it is asked which
+daemons it talks to, whenever it is asked for anything else. Only a leaf whose settings say that it has no FRR gets
+`NoFrr`; a vtysh that is missing is a failure, looked for again at each run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
+import hashlib
+import json
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,10 +24,20 @@ from metal_core.known_good import replace_file
 # Seconds. A full file of 200 VRFs takes vtysh 0.2 s to check; a delta is loaded in under a second.
 CALL_LIMIT = 30.0
 _SHOWN = 2000
+# Texts that vtysh accepted: the leaf's own, the one before it, and the deltas between them.
+_REMEMBERED = 8
+_EMPTY = Configuration()
+_DAEMONS = frozenset({"zebra", "bgpd"})
+# What vtysh says when it is not the commands that are wrong.
+_AWAY = ("is not running", "failed to connect to any daemons", "Failure to communicate", "Connection refused")
 
 
 class FrrError(Exception):
-    """vtysh is there but refused or did not answer; the message carries the end of what it said."""
+    """FRR refused what it was given; the message carries the end of what vtysh said."""
+
+
+class FrrUnavailable(FrrError):
+    """There is no vtysh, it does not end, or a daemon that it needs is away; nothing is known about FRR's state."""
 
 
 class Frr(Protocol):
@@ -35,7 +49,11 @@ class Frr(Protocol):
         ...
 
     async def running(self) -> Configuration:
-        """The running configuration. Raises FrrError."""
+        """The running configuration; the same object as before while it does not change. Raises FrrUnavailable."""
+        ...
+
+    async def established(self) -> frozenset[str]:
+        """The neighbours of the default VRF with whom a BGP session is established. Raises FrrUnavailable."""
         ...
 
     async def check(self, text: str) -> None:
@@ -58,7 +76,11 @@ class NoFrr:
 
     async def running(self) -> Configuration:
         """Nothing runs."""
-        return Configuration()
+        return _EMPTY
+
+    async def established(self) -> frozenset[str]:
+        """Nobody holds sessions."""
+        return frozenset()
 
     async def check(self, text: str) -> None:
         """Nobody is there who could refuse."""
@@ -81,14 +103,36 @@ class Vtysh:
     def __init__(self, command: Sequence[str], directory: Path) -> None:
         self._command = tuple(command)
         self._directory = directory
+        self._seen: tuple[str, Configuration] | None = None
+        self._accepted: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def running(self) -> Configuration:
-        """The running configuration of all daemons."""
-        return parse(await self._run("-c", "show running-config"))
+        """The running configuration of all daemons, of which none that is needed is away. Read anew each time."""
+        text = await self._ask("show running-config")
+        if self._seen is None or self._seen[0] != text:
+            self._seen = (text, parse(text))
+        return self._seen[1]
+
+    async def established(self) -> frozenset[str]:
+        """From `show bgp summary json`, which lists each neighbour by address family; without BGP there is none."""
+        answer = await self._ask("show bgp summary json")
+        try:
+            families = json.loads(answer)
+            peers = [peer for family in families.values() for peer in family.get("peers", {}).items()]
+            return frozenset(name for name, peer in peers if peer.get("state") == "Established")
+        except (ValueError, AttributeError):
+            # FRR without a BGP instance says so in words, which differ by its version.
+            return frozenset()
 
     async def check(self, text: str) -> None:
-        """`vtysh -C`: syntax only, so `metal_core.checks` looks for the rest."""
-        await self._run("-C", "-f", await self._file("check.conf", text))
+        """`vtysh -C`: syntax only, so `metal_core.checks` looks for the rest. A text that it took is not asked again.
+
+        A whole configuration costs vtysh 0.1 s, and the answer depends on nothing but the text and FRR's version.
+        """
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if digest not in self._accepted:
+            await self._run("-C", "-f", await self._file("check.conf", text))
+            self._accepted.append(digest)
 
     async def load(self, commands: str) -> None:
         """`vtysh -f`: one process for the whole delta."""
@@ -99,6 +143,19 @@ class Vtysh:
         """FRR refuses while the kernel has the VRF; it is asked again after the next change."""
         with contextlib.suppress(FrrError):
             await self._run("-c", "configure terminal", "-c", f"no vrf {name}")
+
+    async def _ask(self, command: str) -> str:
+        """What FRR answers. One process tells both who is there and the answer; its first line is the former."""
+        try:
+            daemons, _, answer = (await self._run("-c", "show daemons", "-c", command)).partition("\n")
+        except FrrUnavailable:
+            raise
+        except FrrError as error:
+            # A question cannot be wrong; whatever is, it is not what the leaf is to have.
+            raise FrrUnavailable(str(error)) from error
+        if missing := _DAEMONS - set(daemons.split()):
+            raise FrrUnavailable(f"FRR: {' and '.join(sorted(missing))} not running")
+        return answer
 
     async def _file(self, name: str, text: str) -> str:
         path = self._directory / name
@@ -112,27 +169,27 @@ class Vtysh:
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stderr=asyncio.subprocess.PIPE,
             )
         except OSError as error:
-            raise FrrError(f"{self._command[0]}: {error.strerror}") from error
+            raise FrrUnavailable(f"{self._command[0]}: {error.strerror}") from error
         try:
             async with asyncio.timeout(CALL_LIMIT):
-                output, _ = await process.communicate()
+                output, complaints = await process.communicate()
         except TimeoutError as error:
-            raise FrrError(f"vtysh {arguments[0]} did not end within {CALL_LIMIT:g} s") from error
+            raise FrrUnavailable(f"vtysh {arguments[0]} did not end within {CALL_LIMIT:g} s") from error
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        text = output.decode(errors="replace")
-        if process.returncode != 0:
-            raise FrrError(f"vtysh {arguments[0]} failed ({process.returncode}): {text[-_SHOWN:].strip()}")
+        text, code = output.decode(errors="replace"), process.returncode or 0
+        if code != 0:
+            text += complaints.decode(errors="replace")
+            kind = FrrUnavailable if code < 0 or any(sign in text for sign in _AWAY) else FrrError
+            raise kind(f"vtysh {arguments[0]} failed ({code}): {text[-_SHOWN:].strip()}")
         return text
 
 
 def find(command: Sequence[str], directory: Path) -> Frr:
-    """FRR by `command`, or the stand-in when the program is not on this leaf."""
-    if command and shutil.which(command[0]) is not None:
-        return Vtysh(command, directory)
-    return NoFrr()
+    """FRR by `command`; without a command the stand-in. Whether the program is there shows when it is called."""
+    return Vtysh(command, directory) if command else NoFrr()

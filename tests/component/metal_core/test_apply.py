@@ -108,6 +108,9 @@ class RecordingFrr:
     async def running(self) -> Configuration:
         return self.configuration
 
+    async def established(self) -> frozenset[str]:
+        return frozenset()
+
     async def check(self, text: str) -> None:
         if self.refuse and self.refuse in text:
             raise FrrError("line 1: Unknown command")
@@ -128,9 +131,13 @@ class Frr:
     def __init__(self) -> None:
         self.sim = SimFrr()
         self.deltas: list[str] = []
+        self.up = frozenset({"Ethernet120", "Ethernet124"})
 
     async def running(self) -> Configuration:
         return parse(self.sim.running())
+
+    async def established(self) -> frozenset[str]:
+        return self.up & {name for name, _ in self.sim.sessions()}
 
     async def check(self, text: str) -> None:
         pass

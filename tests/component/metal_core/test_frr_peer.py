@@ -12,7 +12,7 @@ import pytest
 from metal_core.frr.delta import converge, detach, retire
 from metal_core.frr.model import Configuration
 from metal_core.frr.render import render
-from metal_core.vtysh import FrrError, NoFrr, Vtysh, find
+from metal_core.vtysh import FrrError, FrrUnavailable, NoFrr, Vtysh, find
 
 VTYSH = shutil.which("vtysh") or shutil.which("vtysh", path="/usr/bin:/usr/lib/frr")
 REQUIRED = os.environ.get("METALPLANE_REQUIRE_PEERS") == "1"
@@ -71,11 +71,66 @@ async def test_frr_refuses_what_is_no_command(vtysh: Vtysh) -> None:
         await vtysh.check("router bgp 0\n bgp rooter-id 1\nexit\n")
 
 
-async def test_where_frr_is_missing_the_stand_in_says_so(tmp_path: Path) -> None:
-    for command in ((), ("no-such-vtysh",)):
-        frr = find(command, tmp_path)
-        assert isinstance(frr, NoFrr)
-        assert not frr.present
+async def test_a_leaf_without_a_command_for_vtysh_has_no_frr(tmp_path: Path) -> None:
+    frr = find((), tmp_path)
+    assert isinstance(frr, NoFrr)
+    assert not frr.present
+
+
+async def test_a_vtysh_that_is_missing_is_a_failure_until_it_is_there(tmp_path: Path) -> None:
+    frr = find((str(tmp_path / "vtysh"),), tmp_path)
+    assert frr.present
+    with pytest.raises(FrrUnavailable, match=r"vtysh: No such file"):
+        await frr.running()
+    script(tmp_path, answer("vrf Vrf1"))
+    assert (await frr.running()).headers("vrf ") == ("vrf Vrf1",)
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("echo ' zebra'; echo 'frr version 8.4.4'", "bgpd not running"),
+        ("echo 'Exiting: failed to connect to any daemons.' >&2; exit 1", "failed to connect"),
+        ("echo 'container bgp is not running' >&2; exit 1", "is not running"),
+        ("echo 'cannot find container' >&2; exit 125", "cannot find container"),
+        ("kill -9 $$", r"failed \(-9\)"),
+    ],
+)
+async def test_a_daemon_that_is_away_is_no_empty_configuration(tmp_path: Path, body: str, complaint: str) -> None:
+    """vtysh itself answers with success while bgpd is down, and everything of BGP would seem to be gone."""
+    with pytest.raises(FrrUnavailable, match=complaint):
+        await script(tmp_path, body).running()
+
+
+async def test_commands_that_a_daemon_could_not_take_are_not_refused_commands(tmp_path: Path) -> None:
+    body = "echo 'line 2: Failure to communicate[13] to bgpd, line:  neighbor X' >&2; exit 2"
+    with pytest.raises(FrrUnavailable):
+        await script(tmp_path, body).load("router bgp 1\n")
+
+
+async def test_a_text_that_frr_has_accepted_is_not_checked_again(tmp_path: Path) -> None:
+    frr = script(tmp_path, f'echo "$@" >> {tmp_path}/calls; grep -q rooter "$3" && exit 2; exit 0')
+    for text in ("one\n", "one\n", "two\n", "one\n"):
+        await frr.check(text)
+    for _ in range(2):
+        with pytest.raises(FrrError):
+            await frr.check("rooter\n")
+    assert (tmp_path / "calls").read_text().count("\n") == 4
+
+
+async def test_sessions_are_those_of_any_family_that_are_established(tmp_path: Path) -> None:
+    peers = '{"Ethernet120": {"state": "Established"}, "Ethernet124": {"state": "Idle"}}'
+    text = (
+        f'{{"ipv4Unicast": {{"peers": {{"10.0.0.1": {{"state": "Established"}}}}}}, "l2VpnEvpn": {{"peers": {peers}}}}}'
+    )
+    assert await script(tmp_path, answer(text)).established() == {"Ethernet120", "10.0.0.1"}
+    assert await script(tmp_path, answer("{}")).established() == frozenset()
+    assert await script(tmp_path, answer("% BGP instance not found")).established() == frozenset()
+
+
+def answer(text: str) -> str:
+    """The body of a vtysh that talks to all daemons and answers `text`."""
+    return f"cat <<'END'\n zebra bgpd staticd\n{text}\nEND"
 
 
 def script(tmp_path: Path, body: str) -> Vtysh:
@@ -107,5 +162,7 @@ async def test_the_delta_is_handed_over_as_one_file(tmp_path: Path) -> None:
 
 
 async def test_the_running_configuration_is_what_vtysh_prints(tmp_path: Path) -> None:
-    frr = script(tmp_path, "printf 'Building configuration...\\n\\nvrf Vrf1\\n vni 1\\nexit-vrf\\n!\\nend\\n'")
-    assert (await frr.running()).block("vrf Vrf1").lines == ("vni 1",)
+    frr = script(tmp_path, answer("Building configuration...\n\nvrf Vrf1\n vni 1\nexit-vrf\n!\nend"))
+    running = await frr.running()
+    assert running.block("vrf Vrf1").lines == ("vni 1",)
+    assert await frr.running() is running

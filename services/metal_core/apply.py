@@ -9,88 +9,62 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from metal_kit import logs
 
-from metal_core.checks import check_desired, check_frr, check_leaf
-from metal_core.compare import Differences
-from metal_core.configdb import Rows, owned, render, the_vtep
+from metal_core import facts
+from metal_core.compare import Differences, LeafFacts, compare
+from metal_core.configdb import Rows, owned
+from metal_core.confirm import Trials
 from metal_core.desired import Desired
 from metal_core.execute import Execution, StepFailed
 from metal_core.frr.managed import differences, dispensable_vrfs
-from metal_core.frr.model import Configuration
-from metal_core.frr.render import render as render_frr
-from metal_core.known_good import KnownGood, KnownGoodFile, replace_file
+from metal_core.frr.render import HOLD
+from metal_core.known_good import KnownGood, replace_file
+from metal_core.outcome import Failure, Outcome, Standing
 from metal_core.plan import FrrConverge, expected, plan, takes_away, touched
+from metal_core.prepare import Preparation, Prepared, Refused
 from metal_core.sonic import Sonic, SonicUnavailable
 from metal_core.vtysh import Frr, FrrError
 
+__all__ = ["NO_FRR", "Applier", "Failure", "Outcome", "Standing"]
+
 NO_FRR = "frr: not present"
+# Seconds that a session may take to come back after a silent neighbour has been given up.
+_SESSION_GRACE = 7.0
+_SESSION_LOOK = 0.25
 _SHOWN = 10
 _FAILURES = (SonicUnavailable, FrrError, StepFailed, OSError)
 _log = logs.get_logger("metal_core.apply")
 
 
-class Standing(NamedTuple):
-    """What a leaf has: the generation that it was last brought to, 0 for none, and the hash of that state."""
+class Applier:
+    """Applies states to one leaf. `frr_conf` is where FRR reads its configuration at boot.
 
-    generation: int
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended: rows written or deleted, lines given to FRR, and seconds by phase.
-
-    Of a failed run: the `phase` that it failed in, what differed then, and in `quarantined` why it is not tried again
-    (empty: it is). `is_at` is what the leaf has after the run; None where that is not known.
+    `wait_limit` and `session_limit` are seconds: for the switch to follow a step, and for uplink sessions to be back,
+    by default as long as BGP needs to lose a silent neighbour and to find it again.
     """
 
-    applied: bool
-    error: str = ""
-    notes: tuple[str, ...] = ()
-    changed: int = 0
-    frr_commands: int = 0
-    durations: Mapping[str, float] = field(default_factory=dict)
-    phase: str = ""
-    differences: Differences = field(default_factory=Differences)
-    quarantined: str = ""
-    is_at: Standing | None = None
-
-
-class Refused(Exception):
-    """The state cannot be applied to this leaf; nothing was touched."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What a run starts from and where it goes."""
-
-    desired: Desired
-    before: Rows
-    target: Rows
-    running: Configuration
-    wanted: Configuration
-
-    @property
-    def ports(self) -> frozenset[str]:
-        return self.desired.own_ports
-
-
-class Applier:
-    """Applies states to one leaf. `frr_conf` is where FRR reads its configuration at boot."""
-
     def __init__(
-        self, sonic: Sonic, frr: Frr, known_good: KnownGoodFile, frr_conf: Path, *, wait_limit: float = 10.0
+        self,
+        sonic: Sonic,
+        frr: Frr,
+        trials: Trials,
+        frr_conf: Path,
+        *,
+        wait_limit: float = 10.0,
+        session_limit: float | None = None,
     ) -> None:
-        self._sonic, self._frr, self._known_good, self._frr_conf = sonic, frr, known_good, frr_conf
-        self._wait_limit = wait_limit
+        self._sonic, self._frr, self._trials, self._frr_conf = sonic, frr, trials, frr_conf
+        self._wait_limit, self._session_limit = wait_limit, session_limit
+        self._preparation = Preparation(sonic, frr)
         self._one_at_a_time = asyncio.Lock()
+        # What the switch was once seen to have followed, and the VRFs that FRR would not forget.
+        self._followed: Rows | None = None
+        self._kept_vrfs: tuple[str, ...] = ()
 
     async def apply(self, desired: Desired) -> Outcome:
         """Bring the leaf to `desired`. Never raises for what the leaf, Redis or FRR do; the outcome says it."""
@@ -106,45 +80,61 @@ class Applier:
         async with self._one_at_a_time:
             return await self._apply(good.desired, restoring=True)
 
+    async def look(self) -> LeafFacts:
+        """The leaf as it is now, for `compare`; not while a run changes it. Raises SonicUnavailable or FrrError."""
+        async with self._one_at_a_time:
+            return await self._preparation.facts()
+
     async def _apply(self, desired: Desired, *, restoring: bool) -> Outcome:
         clock = _Stopwatch()
         notes = () if self._frr.present else (NO_FRR,)
+        sessions: frozenset[str] = frozenset()
         try:
             with clock.phase("prepare"):
-                prepared = await self._prepare(desired)
-            steps = plan(prepared.before, prepared.target)
-            if restoring and (losing := takes_away(steps, prepared.before)):
-                raise Refused(f"the last known good state is stale; it would take away {', '.join(losing[:_SHOWN])}")
-        except (Refused, *_FAILURES) as error:
-            return Outcome(False, str(error), notes, durations=clock.seconds)
+                prepared = await self._preparation.prepare(desired)
+                if restoring and (losing := takes_away(prepared.steps, prepared.before)):
+                    message = f"the last known good state is stale; it would take away {', '.join(losing[:_SHOWN])}"
+                    raise Refused(message, Failure.OBSTACLE)
+                idle = await self._nothing_to_do(prepared)
+                if not idle:
+                    sessions = await self._frr.established() & prepared.uplinks
+                    await self._trials.begin(desired)
+            if idle:
+                with clock.phase("commit"):
+                    await self._commit(prepared, idle=True)
+                return Outcome(True, "", notes, durations=clock.seconds)
+        except Refused as refused:
+            return Outcome(
+                False, str(refused), notes, durations=clock.seconds, phase=clock.now, failure=refused.failure
+            )
+        except _FAILURES as error:
+            return Outcome(False, str(error), notes, durations=clock.seconds, phase=clock.now, failure=Failure.OUTAGE)
         execution = Execution(self._sonic, self._frr, prepared.wanted, prepared.ports, self._wait_limit)
+        execution.knows(prepared.running)
         try:
             with clock.phase("apply"):
-                await execution.run(steps)
+                await execution.run(prepared.steps)
             with clock.phase("verify"):
                 await self._verify(prepared, execution)
+                await self._sessions_back(prepared, sessions)
             with clock.phase("commit"):
                 await self._commit(prepared)
         except _FAILURES as error:
-            _log.warning("apply.failed", generation=desired.generation, error=str(error))
-            with clock.phase("rollback"):
-                undone = await self._roll_back(prepared)
-            return Outcome(False, f"{error}; {undone}", notes, durations=clock.seconds)
-        return Outcome(True, "", notes, touched(steps), execution.frr_commands, clock.seconds)
+            return await self._failed(prepared, error, clock, notes)
+        self._followed = prepared.target
+        return Outcome(True, "", notes, touched(prepared.steps), execution.frr_commands, clock.seconds)
 
-    async def _prepare(self, desired: Desired) -> _Prepared:
-        _refuse(check_desired(desired))
-        wanted = render_frr(desired)
-        _refuse(check_frr(wanted))
-        if not await self._sonic.port_init_done():
-            raise Refused("APPL_DB has no PORT_TABLE:PortInitDone; the switch has not created its ports yet")
-        rows = await self._sonic.config()
-        _refuse(check_leaf(desired, rows))
-        await self._frr.check(wanted.text())
-        running = await self._frr.running()
-        return _Prepared(desired, owned(rows, desired), render(desired, the_vtep(rows)), running, wanted)
+    async def _nothing_to_do(self, prepared: Prepared) -> bool:
+        """Whether the leaf has the state already, and the switch has followed what an interrupted run may have left."""
+        if not prepared.nothing_differs or not set(prepared.dispensable) <= set(self._kept_vrfs):
+            return False
+        if prepared.target != self._followed:
+            if await facts.unmet(self._sonic, expected(prepared.target)):
+                return False
+            self._followed = prepared.target
+        return True
 
-    async def _verify(self, prepared: _Prepared, execution: Execution) -> None:
+    async def _verify(self, prepared: Prepared, execution: Execution) -> None:
         """Read everything back. What is reported as applied has been seen in the databases and in FRR."""
         rows = owned(await self._sonic.config(), prepared.desired)
         left = plan(rows, prepared.target)
@@ -156,52 +146,90 @@ class Applier:
             running = await self._frr.running()
             if differing := differences(running, prepared.wanted, prepared.ports):
                 raise StepFailed(f"FRR differs in {len(differing)} lines: {'; '.join(differing[:_SHOWN])}")
-            for name in dispensable_vrfs(running, prepared.wanted):
+            self._kept_vrfs = dispensable_vrfs(running, prepared.wanted)
+            for name in self._kept_vrfs:
                 await self._frr.forget_vrf(name)
 
-    async def _commit(self, prepared: _Prepared) -> None:
-        """First the file for FRR's next boot, then the memory: the memory must never promise more than is on disk."""
-        before = await asyncio.to_thread(_replace_if_changed, self._frr_conf, prepared.wanted.text())
-        known = await self._known_good.load()
-        if known is None or known.desired != prepared.desired:
-            try:
-                await self._known_good.store(KnownGood(prepared.desired, time.time()))
-            except OSError:
-                # The run is taken back, and FRR must not boot with what it had brought.
-                await asyncio.to_thread(_put_back, self._frr_conf, before)
-                raise
+    async def _sessions_back(self, prepared: Prepared, before: frozenset[str]) -> None:
+        """As many uplinks as `before` the run have their BGP sessions, or have them again in time."""
+        loop = asyncio.get_running_loop()
+        hold = prepared.desired.bgp_hold or HOLD
+        limit = hold + _SESSION_GRACE if self._session_limit is None else self._session_limit
+        end = loop.time() + limit
+        while before and len(there := await self._frr.established() & prepared.uplinks) < len(before):
+            if loop.time() >= end:
+                lost = ", ".join(sorted(before - there))
+                raise StepFailed(
+                    f"{len(there)} uplinks have BGP sessions, {len(before)} had before; not back within "
+                    f"{limit:g} s: {lost}"
+                )
+            await asyncio.sleep(_SESSION_LOOK)
 
-    async def _roll_back(self, prepared: _Prepared) -> str:
-        """Undo what a failed run has done, and say whether that succeeded."""
+    async def _commit(self, prepared: Prepared, *, idle: bool = False) -> None:
+        """First the file for FRR's next boot, then the memory: the memory must never promise more than is on disk."""
+        before = await asyncio.to_thread(_replace_if_changed, self._frr_conf, prepared.text)
+        try:
+            await self._trials.proven(prepared.desired, idle=idle)
+        except OSError:
+            # The run is taken back, and FRR must not boot with what it had brought.
+            await asyncio.to_thread(_put_back, self._frr_conf, before)
+            raise
+
+    async def _failed(self, prepared: Prepared, error: Exception, clock: _Stopwatch, notes: tuple[str, ...]) -> Outcome:
+        """Take back what the run has done, after a look at how far it came."""
+        phase, desired = clock.now, prepared.desired
+        _log.warning("apply.failed", generation=desired.generation, phase=phase, error=str(error))
+        with clock.phase("rollback"):
+            differing = await self._differing(desired)
+            problem = await self._roll_back(prepared)
+            if not problem:
+                await self._trials.given_up(desired)
+        undone = f"taking it back failed as well: {problem}" if problem else "taken back"
+        return Outcome(
+            applied=False,
+            error=f"{error}; {undone}",
+            notes=notes,
+            durations=clock.seconds,
+            phase=phase,
+            differences=differing,
+            failure=Failure.FAILED,
+            taken_back=not problem,
+        )
+
+    async def _differing(self, desired: Desired) -> Differences:
+        try:
+            return compare(desired, await self._preparation.facts())
+        except _FAILURES:
+            # Then there is no more to tell than the failure itself.
+            return Differences()
+
+    async def _roll_back(self, prepared: Prepared) -> str:
+        """Undo what a failed run has done; empty when that succeeded, else what went wrong."""
+        self._followed = None
         execution = Execution(self._sonic, self._frr, prepared.running, prepared.ports, self._wait_limit)
         try:
             rows = owned(await self._sonic.config(), prepared.desired)
             await execution.run(plan(rows, prepared.before, going_back=True))
         except _FAILURES as error:
             _log.error("apply.rollback_failed", generation=prepared.desired.generation, error=str(error))
-            return f"taking it back failed as well: {error}"
-        return "taken back"
+            return str(error)
+        return ""
 
 
 class _Stopwatch:
-    """Seconds by phase."""
+    """Seconds by phase, and the phase that was begun last."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.now = ""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
+        self.now, started = name, time.monotonic()
         try:
             yield
         finally:
             self.seconds[name] = time.monotonic() - started
-
-
-def _refuse(findings: list[str]) -> None:
-    if findings:
-        more = f" (and {len(findings) - _SHOWN} more)" if len(findings) > _SHOWN else ""
-        raise Refused("; ".join(findings[:_SHOWN]) + more)
 
 
 def _replace_if_changed(path: Path, text: str) -> str | None:

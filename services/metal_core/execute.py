@@ -14,6 +14,8 @@ from metal_core.vtysh import Frr
 
 # Seconds between looks while waiting; orchagent usually follows within tens of milliseconds.
 _FIRST_LOOK, _LAST_LOOK = 0.01, 0.25
+# Seconds for which the running configuration is taken to be what it was when it was read.
+_FRESH = 1.0
 
 
 class StepFailed(Exception):
@@ -28,7 +30,12 @@ class Execution:
 
     def __init__(self, sonic: Sonic, frr: Frr, wanted: Configuration, ports: Collection[str], limit: float) -> None:
         self._sonic, self._frr, self._wanted, self._ports, self._limit = sonic, frr, wanted, ports, limit
+        self._known: tuple[Configuration, float] | None = None
         self.frr_commands = 0
+
+    def knows(self, running: Configuration) -> None:
+        """The running configuration as it was read just now, so that the first step need not read it again."""
+        self._known = (running, asyncio.get_running_loop().time())
 
     async def run(self, steps: Iterable[Step]) -> None:
         """All steps in order. Raises StepFailed, SonicUnavailable or FrrError at the first that fails."""
@@ -44,14 +51,20 @@ class Execution:
             case Wait(conditions):
                 await self.wait(conditions)
             case FrrDetach(ports):
-                await self._load(detach(await self._frr.running(), ports))
+                await self._load(detach(await self._running(), ports))
             case FrrRetire(vrfs):
-                await self._load(retire(await self._frr.running(), vrfs))
+                await self._load(retire(await self._running(), vrfs))
             case FrrConverge():
-                await self._load(converge(await self._frr.running(), self._wanted, self._ports))
+                await self._load(converge(await self._running(), self._wanted, self._ports))
+
+    async def _running(self) -> Configuration:
+        if self._known is not None and asyncio.get_running_loop().time() - self._known[1] < _FRESH:
+            return self._known[0]
+        return await self._frr.running()
 
     async def _load(self, commands: str) -> None:
         if commands and self._frr.present:
+            self._known = None
             await self._frr.check(commands)
             await self._frr.load(commands)
             self.frr_commands += commands.count("\n")

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from metal_core import databases, vtysh
 from metal_core.apply import Applier
+from metal_core.confirm import Trials
 from metal_core.known_good import KnownGoodFile
 from metal_core.lock import LeafLock
 from metal_core.sonic import Sonic
@@ -41,6 +42,7 @@ class Leaf:
     sonic: Sonic
     frr: Frr
     known_good: KnownGoodFile
+    trials: Trials
     applier: Applier
     lock: LeafLock
 
@@ -49,13 +51,17 @@ class Leaf:
         await self.sonic.close()
 
 
-def open_leaf(settings: LeafSettings) -> Leaf:
-    """The leaf that `settings` describe; nothing is connected yet. Raises StartError for what cannot work."""
+def open_leaf(settings: LeafSettings, *, trial_seconds: float = 0.0) -> Leaf:
+    """The leaf that `settings` describe; nothing is connected yet. Raises StartError for what cannot work.
+
+    `trial_seconds` as in `Trials`: without a plane that could be heard there are none.
+    """
     sonic = _sonic(settings)
     frr = vtysh.find(shlex.split(settings.vtysh), settings.state_directory)
     known_good = KnownGoodFile(settings.state_directory)
-    applier = Applier(sonic, frr, known_good, settings.frr_conf, wait_limit=settings.wait_seconds)
-    return Leaf(settings, sonic, frr, known_good, applier, LeafLock(settings.state_directory))
+    trials = Trials(known_good, limit=trial_seconds)
+    applier = Applier(sonic, frr, trials, settings.frr_conf, wait_limit=settings.wait_seconds)
+    return Leaf(settings, sonic, frr, known_good, trials, applier, LeafLock(settings.state_directory))
 
 
 def _sonic(settings: LeafSettings) -> Sonic:

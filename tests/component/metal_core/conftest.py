@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from metal_core import databases
 from metal_core.apply import Applier
+from metal_core.confirm import Trials
 from metal_core.known_good import KnownGoodFile
 from metal_core.sonic import Sonic
 from metal_core.vtysh import Frr, NoFrr
@@ -36,7 +37,14 @@ class Bench:
 
     def applier(self, sonic: Sonic | None = None, frr: Frr | None = None, wait_limit: float = 5.0) -> Applier:
         """An applier as a freshly started agent has it."""
-        return Applier(sonic or self.sonic, frr or NoFrr(), self.known_good, self.frr_conf, wait_limit=wait_limit)
+        return Applier(
+            sonic or self.sonic,
+            frr or NoFrr(),
+            Trials(self.known_good),
+            self.frr_conf,
+            wait_limit=wait_limit,
+            session_limit=0.5,
+        )
 
 
 @pytest.fixture

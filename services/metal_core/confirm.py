@@ -1,0 +1,160 @@
+"""A new generation is on trial until the plane has been heard after it: else the leaf goes back to the confirmed one.
+
+Two files keep that across crashes and restarts. The known good state is the one that was confirmed, or that was never
+in doubt. The candidate is written before anything is touched, again with its time when it is proven, and becomes the
+known good state when the plane is heard. A leaf that has no confirmed state has nowhere to go back to, so its first
+state is known good as soon as it is proven.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metal_kit import logs
+
+from metal_core.desired import Desired, from_json, to_json
+from metal_core.known_good import KnownGood, KnownGoodFile, replace_file
+
+FORMAT = 1
+_log = logs.get_logger("metal_core.confirm")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A state on trial. `proven_at` is when it was applied and verified, in seconds since the epoch; None before."""
+
+    desired: Desired
+    proven_at: float | None
+
+
+class Trials:
+    """What is confirmed and what is on trial.
+
+    `limit` is the seconds that a trial lasts where the state itself does not say it; 0: there are no trials at all.
+    """
+
+    def __init__(
+        self, known_good: KnownGoodFile, *, limit: float = 0.0, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._file, self._limit, self._clock = known_good, limit, clock
+        self._path = known_good.path.with_name("candidate.json")
+        self._loaded = False
+        self._earlier: Candidate | None = None
+        self.good: KnownGood | None = None
+        self.candidate: Candidate | None = None
+
+    async def load(self) -> None:
+        """Read both files; afterwards `good` and `candidate` are what they say. Only the first call reads."""
+        if self._loaded:
+            return
+        self.good = await self._file.load()
+        candidate = await asyncio.to_thread(_read, self._path)
+        if candidate is not None and (self.good is None or candidate.desired == self.good.desired):
+            # Confirmed just before a crash, or there is nothing left to go back to.
+            await self._forget()
+            candidate = None
+        self.candidate, self._loaded = candidate, True
+
+    @property
+    def on_trial(self) -> Candidate | None:
+        """The proven candidate that the plane has not been heard after."""
+        return self.candidate if self.candidate is not None and self.candidate.proven_at is not None else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the leaf goes back, 0 when it is time, None when nothing is on trial."""
+        if self.on_trial is None or self.on_trial.proven_at is None or self.good is None:
+            return None
+        # A clock that was set, either way, makes a trial neither longer than a whole one nor endless.
+        limit = self.limit_of(self.on_trial.desired)
+        return min(max(self.on_trial.proven_at + limit - self._clock(), 0.0), limit)
+
+    def limit_of(self, desired: Desired) -> float:
+        """How many seconds a trial of `desired` lasts."""
+        return float(desired.confirm_seconds or self._limit) if self._limit else 0.0
+
+    async def begin(self, desired: Desired) -> None:
+        """The leaf is about to be changed for `desired`. Raises OSError when that cannot be noted."""
+        await self.load()
+        if not self._limit or self.good is None or self.good.desired == desired:
+            return
+        if self.candidate is None or self.candidate.desired != desired:
+            self._earlier = self.on_trial
+            await self._store(Candidate(desired, None))
+
+    async def given_up(self, desired: Desired) -> None:
+        """What `begin` announced did not work, and the leaf has again what it had before."""
+        if self.candidate is None or self.candidate.desired != desired or self.candidate.proven_at is not None:
+            return
+        try:
+            await (self._store(self._earlier) if self._earlier is not None else self._forget())
+        except OSError as error:
+            _log.error("trial.not_noted", error=repr(error))
+
+    async def proven(self, desired: Desired, *, idle: bool = False) -> None:
+        """The leaf has `desired`; with `idle` it had it before the run. Raises OSError when the disk refuses."""
+        await self.load()
+        if self.good is not None and self.good.desired == desired:
+            await self._forget()
+        elif self.candidate is not None and (self.candidate.desired == desired or idle):
+            # Also another generation's trial goes on, where this one only gave the same content another number.
+            proven = Candidate(desired, self.candidate.proven_at or self._clock())
+            if proven != self.candidate:
+                await self._store(proven)
+        else:
+            await self._confirm(desired)
+
+    async def heard(self) -> bool:
+        """The plane was heard after the candidate was proven: it is the known good state from here on.
+
+        Whether there was one on trial. Raises OSError when the disk refuses.
+        """
+        if self.on_trial is None:
+            return False
+        await self._confirm(self.on_trial.desired)
+        return True
+
+    async def _confirm(self, desired: Desired) -> None:
+        good = KnownGood(desired, self._clock())
+        await self._file.store(good)
+        self.good = good
+        await self._forget()
+
+    async def _store(self, candidate: Candidate) -> None:
+        text = json.dumps(_to_json(candidate), indent=1, sort_keys=True) + "\n"
+        await asyncio.to_thread(replace_file, self._path, text)
+        self.candidate = candidate
+
+    async def _forget(self) -> None:
+        self._earlier = None
+        if self.candidate is not None or not self._loaded:
+            await asyncio.to_thread(self._path.unlink, missing_ok=True)
+            self.candidate = None
+
+
+def _read(path: Path) -> Candidate | None:
+    try:
+        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # The known good state is still there; what was on trial comes again from the plane.
+        _log.error("candidate.unreadable", path=str(path), error=repr(error))
+        return None
+
+
+def _to_json(candidate: Candidate) -> dict[str, Any]:
+    return {"format": FORMAT, "proven_at": candidate.proven_at, "desired": to_json(candidate.desired)}
+
+
+def _from_json(data: Mapping[str, Any]) -> Candidate:
+    if data["format"] != FORMAT:
+        raise ValueError(f"format {data['format']!r} is not {FORMAT}")
+    proven_at = data["proven_at"]
+    return Candidate(from_json(data["desired"]), None if proven_at is None else float(proven_at))

@@ -1,0 +1,130 @@
+"""What a run starts from and where it goes: renders, refuses what is known to be wrong, and reads the leaf once.
+
+What follows from a state alone is computed once a state, and a configuration of FRR that was found equal is not
+compared again while neither side changes: a look at a leaf where nothing is to do costs one read of CONFIG_DB and one
+vtysh.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metal_core.checks import check_desired, check_frr, check_leaf
+from metal_core.compare import LeafFacts
+from metal_core.configdb import Rows, owned, render, the_vtep
+from metal_core.desired import Desired, PortRole
+from metal_core.frr.managed import differences, dispensable_vrfs
+from metal_core.frr.model import Configuration
+from metal_core.frr.render import render as render_frr
+from metal_core.outcome import Failure
+from metal_core.plan import FrrConverge, Step, plan
+from metal_core.sonic import Sonic
+from metal_core.vtysh import Frr, FrrError, FrrUnavailable
+
+_SHOWN = 10
+_EMPTY = Configuration()
+
+
+class Refused(Exception):
+    """The state cannot be applied to this leaf; nothing was touched. `failure` says whether that can change."""
+
+    def __init__(self, message: str, failure: Failure) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The leaf as it was read, reduced to what is the agent's, and as it shall be. `lines` is where FRR differs."""
+
+    desired: Desired
+    before: Rows
+    target: Rows
+    running: Configuration
+    wanted: Configuration
+    text: str
+    steps: tuple[Step, ...]
+    lines: tuple[str, ...]
+
+    @property
+    def ports(self) -> frozenset[str]:
+        """The ports that are the agent's."""
+        return self.desired.own_ports
+
+    @property
+    def uplinks(self) -> frozenset[str]:
+        """The ports to the spines."""
+        return frozenset(port.name for port in self.desired.with_role(PortRole.UPLINK))
+
+    @property
+    def nothing_differs(self) -> bool:
+        """Whether rows and FRR are as they shall be."""
+        return self.steps == (FrrConverge(),) and not self.lines
+
+    @property
+    def dispensable(self) -> tuple[str, ...]:
+        """Tenant VRFs that FRR still lists though nothing is said about them."""
+        return dispensable_vrfs(self.running, self.wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    desired: Desired
+    wanted: Configuration
+    text: str
+
+
+class Preparation:
+    """Prepares runs on one leaf."""
+
+    def __init__(self, sonic: Sonic, frr: Frr) -> None:
+        self._sonic, self._frr = sonic, frr
+        self._rendered: _Rendered | None = None
+        self._equal: tuple[Configuration, Configuration] | None = None
+
+    async def facts(self) -> LeafFacts:
+        """The leaf as it is. Raises SonicUnavailable or FrrUnavailable."""
+        rows = await self._sonic.config()
+        return LeafFacts(rows, await self._frr.running() if self._frr.present else None)
+
+    async def prepare(self, desired: Desired) -> Prepared:
+        """Read the leaf and plan the way. Raises Refused, SonicUnavailable or FrrUnavailable; touches nothing."""
+        rendered = self._render(desired)
+        if not await self._sonic.port_init_done():
+            message = "APPL_DB has no PORT_TABLE:PortInitDone; the switch has not created its ports yet"
+            raise Refused(message, Failure.OUTAGE)
+        facts = await self.facts()
+        _refuse(check_leaf(desired, facts.rows), Failure.OBSTACLE)
+        try:
+            await self._frr.check(rendered.text)
+        except FrrUnavailable:
+            raise
+        except FrrError as error:
+            raise Refused(str(error), Failure.INVALID) from error
+        before, target = owned(facts.rows, desired), render(desired, the_vtep(facts.rows))
+        lines = self._lines(facts.running, rendered) if facts.running is not None else ()
+        steps = plan(before, target)
+        running = facts.running if facts.running is not None else _EMPTY
+        return Prepared(desired, before, target, running, rendered.wanted, rendered.text, steps, lines)
+
+    def _render(self, desired: Desired) -> _Rendered:
+        if self._rendered is None or self._rendered.desired != desired:
+            _refuse(check_desired(desired), Failure.INVALID)
+            wanted = render_frr(desired)
+            _refuse(check_frr(wanted), Failure.INVALID)
+            self._rendered = _Rendered(desired, wanted, wanted.text())
+        return self._rendered
+
+    def _lines(self, running: Configuration, rendered: _Rendered) -> tuple[str, ...]:
+        """Where FRR differs. Both sides keep their identity while they do not change."""
+        if self._equal is not None and self._equal[0] is running and self._equal[1] is rendered.wanted:
+            return ()
+        found = tuple(differences(running, rendered.wanted, rendered.desired.own_ports))
+        self._equal = None if found else (running, rendered.wanted)
+        return found
+
+
+def _refuse(findings: list[str], failure: Failure) -> None:
+    if findings:
+        more = f" (and {len(findings) - _SHOWN} more)" if len(findings) > _SHOWN else ""
+        raise Refused("; ".join(findings[:_SHOWN]) + more, failure)

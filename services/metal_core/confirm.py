@@ -12,7 +12,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,21 @@ from metal_core.desired import Desired, from_json, to_json
 from metal_core.known_good import KnownGood, KnownGoodFile, replace_file
 
 FORMAT = 1
+# Seconds that an agent which was away meanwhile has at least to hear the plane, once a trial.
+GRACE = 60.0
 _log = logs.get_logger("metal_core.confirm")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A state on trial. `proven_at` is when it was applied and verified, in seconds since the epoch; None before."""
+    """A state on trial. `proven_at` is when it was applied and verified, in seconds since the epoch; None before.
+
+    `extended`: an agent that had been away has got its time to hear the plane.
+    """
 
     desired: Desired
     proven_at: float | None
+    extended: bool = False
 
 
 class Trials:
@@ -50,16 +56,27 @@ class Trials:
         self.candidate: Candidate | None = None
 
     async def load(self) -> None:
-        """Read both files; afterwards `good` and `candidate` are what they say. Only the first call reads."""
+        """Read both files; afterwards `good` and `candidate` are what they say. Only the first call reads.
+
+        A trial whose time has run out while the agent, or the whole leaf, was down has proven nothing. Raises OSError
+        when that cannot be noted.
+        """
         if self._loaded:
             return
         self.good = await self._file.load()
         candidate = await asyncio.to_thread(_read, self._path)
+        self._loaded = True
+        if not self._limit:
+            return
         if candidate is not None and (self.good is None or candidate.desired == self.good.desired):
             # Confirmed just before a crash, or there is nothing left to go back to.
             await self._forget()
-            candidate = None
-        self.candidate, self._loaded = candidate, True
+            return
+        self.candidate = candidate
+        if candidate is not None and self.left is not None and not candidate.extended:
+            limit = self.limit_of(candidate.desired)
+            if self.left < (grace := min(GRACE, limit)):
+                await self._store(replace(candidate, proven_at=self._clock() - limit + grace, extended=True))
 
     @property
     def on_trial(self) -> Candidate | None:
@@ -104,7 +121,7 @@ class Trials:
             await self._forget()
         elif self.candidate is not None and (self.candidate.desired == desired or idle):
             # Also another generation's trial goes on, where this one only gave the same content another number.
-            proven = Candidate(desired, self.candidate.proven_at or self._clock())
+            proven = replace(self.candidate, desired=desired, proven_at=self.candidate.proven_at or self._clock())
             if proven != self.candidate:
                 await self._store(proven)
         else:
@@ -132,10 +149,8 @@ class Trials:
         self.candidate = candidate
 
     async def _forget(self) -> None:
-        self._earlier = None
-        if self.candidate is not None or not self._loaded:
-            await asyncio.to_thread(self._path.unlink, missing_ok=True)
-            self.candidate = None
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+        self.candidate = self._earlier = None
 
 
 def _read(path: Path) -> Candidate | None:
@@ -150,11 +165,18 @@ def _read(path: Path) -> Candidate | None:
 
 
 def _to_json(candidate: Candidate) -> dict[str, Any]:
-    return {"format": FORMAT, "proven_at": candidate.proven_at, "desired": to_json(candidate.desired)}
+    return {
+        "format": FORMAT,
+        "proven_at": candidate.proven_at,
+        "extended": candidate.extended,
+        "desired": to_json(candidate.desired),
+    }
 
 
 def _from_json(data: Mapping[str, Any]) -> Candidate:
     if data["format"] != FORMAT:
         raise ValueError(f"format {data['format']!r} is not {FORMAT}")
     proven_at = data["proven_at"]
-    return Candidate(from_json(data["desired"]), None if proven_at is None else float(proven_at))
+    return Candidate(
+        from_json(data["desired"]), None if proven_at is None else float(proven_at), bool(data["extended"])
+    )

@@ -19,7 +19,6 @@ from metal_kit.errors import Problem, Unavailable
 from metalplane.fabric.v1.agent_pb2 import ConnectRequest, ConnectResponse, DesiredState, Heartbeat, Hello
 from metalplane.fabric.v1.agent_pb2_grpc import SwitchAgentServiceStub
 
-from metal_core.apply import Outcome
 from metal_core.following import Following
 from metal_core.identity import IdentityError
 from metal_core.reports import Reports
@@ -97,19 +96,20 @@ class PlaneStream:
     def _take(self, message: ConnectResponse) -> None:
         match message.WhichOneof("message"):
             case "desired_state":
+                self._following.heard()
                 self._want(message.desired_state)
             case "ack":
-                self._reports.acknowledged(message.ack.id)
+                self._following.heard(self._reports.acknowledged(message.ack.id))
             case _:
-                # A heartbeat, or something of a newer contract that this version has no use for.
-                pass
+                # A heartbeat, or something of a newer contract that this version has no other use for.
+                self._following.heard()
 
     def _want(self, state: DesiredState) -> None:
         try:
             desired = desired_of(state)
         except UnknownState as error:
             _log.error("state.not_understood", generation=state.generation, error=str(error))
-            self._reports.ended(state.generation, state.hash, Outcome(False, str(error)))
+            self._following.refuse(state.generation, state.hash, str(error))
             return
         self._following.want(desired)
 

@@ -61,13 +61,15 @@ class Reports:
         if seen.states or seen.announcements:
             self.wake.set()
 
-    def acknowledged(self, report_id: str) -> None:
-        """The plane has stored the report."""
+    def acknowledged(self, report_id: str) -> int:
+        """The plane has stored the report. The generation, when it told how the last run ended; else 0."""
+        generation = 0
         if self._apply is not None and self._apply[0] == report_id:
-            self._apply = None
+            generation, self._apply = self._apply[1].request.apply_report.generation, None
         if self._batch is not None and self._batch[0] == report_id:
             self._batch = None
             self.wake.set()
+        return generation
 
     def reconnected(self) -> None:
         """A new stream knows nothing of what was sent on the old one."""

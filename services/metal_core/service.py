@@ -23,7 +23,9 @@ from metal_core.identity import IdentityError, LeafIdentity, Told
 from metal_core.leaf import LeafSettings, open_leaf
 from metal_core.lock import LockHeld
 from metal_core.observe import Observer
+from metal_core.outcome import Outcome
 from metal_core.plane import PlaneStream
+from metal_core.quarantine import Quarantine
 from metal_core.reports import Reports
 from metal_core.sonic import SonicUnavailable
 from metal_core.wire import hello_of
@@ -47,6 +49,12 @@ class CoreSettings(LeafSettings):
     management_address: str = ""
     init_seconds: float = Field(120.0, ge=0, le=3600, description="how long to wait for the switch's ports at start")
     observe_seconds: float = Field(1.0, ge=0.05, le=60, description="time between two looks at ports and neighbours")
+    confirm_seconds: float = Field(
+        120.0,
+        ge=0,
+        le=3600,
+        description="how long the plane may be silent after a change before it is taken back; 0: for ever",
+    )
     compare_seconds: float = Field(60.0, ge=0.1, le=3600, description="time between two comparisons with the leaf")
 
     @field_validator("uplinks", mode="before")
@@ -61,8 +69,9 @@ class Core:
     def __init__(self, agent: Agent[CoreSettings]) -> None:
         settings = agent.settings
         self._settings, self._stopping, self._peers = settings, agent.stopping, agent.peers
-        self._leaf = open_leaf(settings)
-        self._sonic, self._known_good, self._applier = self._leaf.sonic, self._leaf.known_good, self._leaf.applier
+        self._leaf = open_leaf(settings, trial_seconds=settings.confirm_seconds)
+        self._sonic, self._applier, self._trials = self._leaf.sonic, self._leaf.applier, self._leaf.trials
+        self._quarantine = Quarantine(settings.state_directory)
         self._reports = Reports()
         self._observer = Observer()
         self._os_version = ""
@@ -88,6 +97,8 @@ class Core:
             self._reports,
             switch_id=leaf.switch_id,
             compare_every=self._settings.compare_seconds,
+            trials=self._trials,
+            quarantine=self._quarantine,
         )
         await self._restore(following)
         stream = PlaneStream(self._peers, lambda: self._introduce(following), following, self._reports)
@@ -149,16 +160,28 @@ class Core:
         return hello_of(leaf, states, following.introduce())
 
     async def _restore(self, following: Following) -> None:
-        """Bring back the last known good state before the plane is asked: it may be out of reach."""
-        good = await self._known_good.load()
+        """Bring back what was on trial or the last known good state before the plane is asked: it may be away."""
+        await self._quarantine.load()
+        try:
+            await self._trials.load()
+        except OSError as error:
+            raise StartError(f"METALPLANE_STATE_DIRECTORY: {error}") from error
+        good, candidate = self._trials.good, self._trials.candidate
         if good is None:
             _log.info("restore.nothing_known")
             return
         await self._ports_created()
-        outcome = await self._applier.restore(good)
         # A failure is not the end: the loop tries again, and the plane may meanwhile say something newer.
-        following.resume(good, outcome)
-        _log.info("restore.ended", generation=good.desired.generation, applied=outcome.applied, error=outcome.error)
+        if candidate is None:
+            desired, outcome = good.desired, await self._applier.restore(good)
+            following.resume(good, outcome)
+        elif self._trials.left == 0:
+            desired, outcome = good.desired, Outcome(False, "the trial of a newer generation has ended")
+            following.resume(good, outcome)
+        else:
+            desired, outcome = candidate.desired, await self._applier.apply(candidate.desired)
+            following.resume_trial(candidate, outcome)
+        _log.info("restore.ended", generation=desired.generation, applied=outcome.applied, error=outcome.error)
 
     async def _ports_created(self) -> None:
         loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from fake_applier import FakeApplier, report
 from metal_core.apply import Outcome, Standing
 from metal_core.compare import Differences, RowDifference
 from metal_core.databases import DatabaseConfigError, defaults, read
@@ -319,28 +320,6 @@ def test_a_policy_of_a_newer_contract_is_not_guessed_at() -> None:
         desired_of(DesiredState(drift_policy=99))  # type: ignore[arg-type]
 
 
-class FakeApplier:
-    """Applies whatever it is told, with outcomes that a test scripts."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, int]] = []
-        self.outcomes: list[Outcome] = []
-        self.called = asyncio.Event()
-        self.on_call: Callable[[], None] = lambda: None
-
-    async def apply(self, desired: Desired) -> Outcome:
-        return self._call("apply", desired)
-
-    async def restore(self, good: KnownGood) -> Outcome:
-        return self._call("restore", good.desired)
-
-    def _call(self, what: str, desired: Desired) -> Outcome:
-        self.calls.append((what, desired.generation))
-        self.called.set()
-        self.on_call()
-        return self.outcomes.pop(0) if self.outcomes else Outcome(True)
-
-
 @pytest.fixture
 def fake() -> FakeApplier:
     return FakeApplier()
@@ -350,13 +329,6 @@ def following_of(fake: FakeApplier, reports: Reports, compare_every: float = 360
     """A Following that tries again at once."""
     retry = Backoff(first=timedelta(milliseconds=1), most=timedelta(milliseconds=2), least=timedelta(milliseconds=1))
     return Following(fake, reports, switch_id="leaf01", compare_every=compare_every, retry=retry)  # type: ignore[arg-type]
-
-
-def report(reports: Reports) -> Any:
-    """The apply report that waits to be sent."""
-    reports.reconnected()
-    found = [request.apply_report for request in reports.due() if request.WhichOneof("message") == "apply_report"]
-    return found[0] if found else None
 
 
 Until = Callable[[Following, Callable[[], bool]], Awaitable[None]]

@@ -48,15 +48,22 @@ class Administration:
             return await self._planner.switch_changed(conn, switch_id)
 
     async def want_port(self, switch_id: str, port: str, state: LinkState) -> SwitchView:
-        """Want a port up or down. Raises NotFound, Invalid `PORT_UNKNOWN`, Refused `PORT_WITHOUT_MACHINE`."""
+        """Want a port up or down. One that is wanted down while no machine hangs on it is out of use.
+
+        Raises NotFound, Invalid `PORT_UNKNOWN`, Refused `PORT_IS_UPLINK`.
+        """
         async with self._db.transaction(purpose="want port") as conn:
             await self._switches.lock(conn, [switch_id])
             view = _found(await self._views.get(conn, switch_id), switch_id)
             use = next((each for each in view.ports if each.port.name == port), None)
             if use is None:
                 raise Invalid("PORT_UNKNOWN", f"{switch_id} has no port of this name", field="port")
-            if not use.machine:
-                raise Refused("PORT_WITHOUT_MACHINE", f"no machine hangs on port {port} of {switch_id}", field="port")
+            if use.port.uplink:
+                raise Refused(
+                    "PORT_IS_UPLINK",
+                    f"port {port} of {switch_id} is an uplink; without it the plane might not reach the leaf any more",
+                    field="port",
+                )
             admin = use.port.admin.wanted(state)
             if admin == use.port.admin:
                 return view

@@ -6,11 +6,12 @@ in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from metal_fabric.filters import UNPROVISIONED, PortRole, Wish
+from metal_fabric.filters import TENANT_ROLES, UNPROVISIONED, PortRole, Wish
 from metal_fabric.ports import LinkState, sort_key
+from metal_fabric.settings import NOTHING_SET, DriftPolicy, Settings
 from metal_fabric.switch import Port, Switch
 
 # Bytes. EVPN underlay links carry VXLAN's overhead on top of the tenants' 9000 (metal-core's values).
@@ -20,7 +21,8 @@ ACCESS_MTU = 9000
 
 @dataclass(frozen=True)
 class DesiredPort:
-    """A port as it shall be; `vrf` is empty for the default VRF and for ports that are not routed."""
+    """A port as it shall be; `vrf` is empty for the default VRF and for ports that are not routed. An MTU of 0 leaves
+    the port's own alone."""
 
     name: str
     role: PortRole
@@ -42,7 +44,8 @@ class DesiredVrf:
 
 @dataclass(frozen=True)
 class DesiredState:
-    """Everything that a leaf shall have: its ports by lane, its VRFs by VNI."""
+    """Everything that a leaf shall have: its ports by lane, its VRFs by VNI, and its part of the partition's settings
+    (times in seconds; empty and 0 leave a thing as the leaf has it by itself)."""
 
     switch_id: str
     asn: int
@@ -50,6 +53,13 @@ class DesiredState:
     pxe_vlan: int
     ports: tuple[DesiredPort, ...]
     vrfs: tuple[DesiredVrf, ...]
+    management_gateway: str = ""
+    management_routes: tuple[str, ...] = ()
+    source_loopback: bool = False
+    bgp_keepalive: int = 0
+    bgp_hold: int = 0
+    report_drift_only: bool = False
+    confirm_seconds: int = 0
 
 
 def vrf_name(vni: int) -> str:
@@ -62,35 +72,73 @@ def vnis_needed(wishes: Mapping[str, Wish]) -> frozenset[int]:
     return frozenset(wish.vrf for wish in wishes.values() if wish.role is PortRole.MACHINE)
 
 
-def desired_state(switch: Switch, wishes: Mapping[str, Wish], vlans: Mapping[int, int]) -> DesiredState:
-    """State that `switch` shall have when the machines on its ports have `wishes` and VNIs have `vlans`.
+def role_of(port: Port, wish: Wish, *, occupied: bool, additional: Collection[str] = ()) -> PortRole:
+    """What a port is for when the machine on it, if there is one (`occupied`), has `wish`; `additional` names the
+    operator's own ports."""
+    if port.uplink:
+        return PortRole.UPLINK
+    if wish.role in TENANT_ROLES:
+        return wish.role
+    if port.name in additional and not occupied:
+        return PortRole.ADDITIONAL
+    if port.admin.wish is LinkState.DOWN and not occupied:
+        # Nobody is there who would want to boot, and whoever is plugged in gets nowhere.
+        return PortRole.UNUSED
+    return PortRole.UNPROVISIONED
 
-    Ports without a wish, and wishes for ports that the switch does not have, are no error: the first are unprovisioned,
-    the second are left out. Raises KeyError when a VNI has no VLAN.
+
+def desired_state(
+    switch: Switch,
+    wishes: Mapping[str, Wish],
+    vlans: Mapping[int, int],
+    *,
+    occupied: Collection[str] = (),
+    settings: Settings = NOTHING_SET,
+) -> DesiredState:
+    """State that `switch` shall have when the machines on its ports have `wishes`, VNIs have `vlans`, machines hang on
+    the ports `occupied`, and its partition has `settings`.
+
+    Ports without a wish, and wishes for ports that the switch does not have, are no error: the first are nobody's, the
+    second are left out. Raises KeyError when a VNI has no VLAN.
     """
     ports = sorted(switch.ports.values(), key=lambda port: sort_key(port.name, switch.facts.os))
-    shaped = tuple(_port(port, wishes.get(port.name, UNPROVISIONED)) for port in ports)
+    additional = settings.additional_bridge_ports
+    shaped = []
+    for port in ports:
+        wish = wishes.get(port.name, UNPROVISIONED)
+        shaped.append(_port(port, wish, role_of(port, wish, occupied=port.name in occupied, additional=additional)))
     vnis = vnis_needed({port.name: wishes[port.name] for port in ports if port.name in wishes and not port.uplink})
     return DesiredState(
         switch_id=switch.id,
         asn=switch.facts.asn,
         loopback=switch.facts.loopback,
-        pxe_vlan=switch.facts.pxe_vlan,
-        ports=shaped,
+        pxe_vlan=settings.pxe_vlan or switch.facts.pxe_vlan,
+        ports=tuple(shaped),
         vrfs=tuple(DesiredVrf(vrf_name(vni), vni, vlans[vni]) for vni in sorted(vnis)),
+        management_gateway=settings.management_gateway,
+        management_routes=settings.management_routes,
+        source_loopback=settings.source_loopback,
+        bgp_keepalive=settings.bgp_keepalive,
+        bgp_hold=settings.bgp_hold,
+        report_drift_only=settings.drift_policy is DriftPolicy.REPORT,
+        confirm_seconds=settings.confirm_seconds,
     )
 
 
-def _port(port: Port, wish: Wish) -> DesiredPort:
-    if port.uplink:
-        # Never shut by the plane: it would cut the leaf off from the plane itself.
-        return DesiredPort(port.name, PortRole.UPLINK, None, UNDERLAY_MTU)
-    return DesiredPort(
-        name=port.name,
-        role=wish.role,
-        admin=port.admin.wish,
-        mtu=UNDERLAY_MTU if wish.role is PortRole.FIREWALL else ACCESS_MTU,
-        vrf=vrf_name(wish.vrf),
-        allowed_prefixes=wish.allowed_prefixes,
-        vnis=wish.vnis,
-    )
+def _port(port: Port, wish: Wish, role: PortRole) -> DesiredPort:
+    match role:
+        case PortRole.UPLINK:
+            # Never shut by the plane: it would cut the leaf off from the plane itself.
+            return DesiredPort(port.name, role, None, UNDERLAY_MTU)
+        case PortRole.UNUSED | PortRole.ADDITIONAL:
+            return DesiredPort(port.name, role, port.admin.wish, 0)
+        case _:
+            return DesiredPort(
+                name=port.name,
+                role=role,
+                admin=port.admin.wish,
+                mtu=UNDERLAY_MTU if role is PortRole.FIREWALL else ACCESS_MTU,
+                vrf=vrf_name(wish.vrf),
+                allowed_prefixes=wish.allowed_prefixes,
+                vnis=wish.vnis,
+            )

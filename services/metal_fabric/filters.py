@@ -25,6 +25,12 @@ class PortRole(Enum):
     UNPROVISIONED = "unprovisioned"
     MACHINE = "machine"
     FIREWALL = "firewall"
+    UNUSED = "unused"
+    ADDITIONAL = "additional"
+
+
+# Roles that give whoever is behind the port a part in a tenant's network.
+TENANT_ROLES = frozenset({PortRole.MACHINE, PortRole.FIREWALL})
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Leaves:
             async with self._db.transaction(purpose="note refused leaf") as conn:
                 await self._syncs.refused(conn, reported.id, f"{refused.reason}: {refused.message}")
             raise
-        log.info("leaf.registered", switch=reported.id, applied=applied, desired=newest, changed=changed)
+        log.info("leaf.registered", switch=reported.id, applied=applied, desired=newest.number, changed=changed)
 
     async def applied(self, switch_id: str, session: str, report: ApplyReport) -> None:
         """Take in how an attempt to apply a generation ended.

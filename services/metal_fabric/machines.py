@@ -145,17 +145,15 @@ class Machines:
 
     async def _move(self, conn: Connection, after: Attachment, involved: Collection[str]) -> None:
         await self._attachments.put(conn, after)
-        wanted = {switch_id: await self._planner.plan(conn, switch_id) for switch_id in sorted(involved)}
-        hanging = {leaf.switch_id for leaf in after.leaves}
-        await self._attachments.put_leaves(
-            conn, after.machine, {switch_id: wanted[switch_id] for switch_id in wanted if switch_id in hanging}
-        )
+        planned = {switch_id: await self._planner.plan(conn, switch_id) for switch_id in sorted(involved)}
+        wanted = {leaf.switch_id: planned[leaf.switch_id].containing(leaf.ports) for leaf in after.leaves}
+        await self._attachments.put_leaves(conn, after.machine, wanted)
         # The leaves may have applied it already, when it makes no difference to them.
         await self._planner.announce_attachment(conn, after.machine)
 
     async def _switch_on(self, conn: Connection, ports: Collection[tuple[str, str]]) -> None:
-        # A port that was switched off would keep the next machine out, and nobody could switch it on without one. To
-        # want nothing of it is not enough: a leaf then leaves the port as it is, which is off.
+        # It was switched off because of the machine that has left, and would keep the next one out. To want nothing of
+        # it is not enough: a leaf then leaves the port as it is, which is off.
         for switch_id, port in sorted(ports):
             await self._switches.switch_on(conn, switch_id, port)
 

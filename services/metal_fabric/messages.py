@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from metal_kit.timestamps import to_timestamp
-from metalplane.fabric.v1 import agent_pb2, cabling_pb2, switch_pb2
+from metalplane.fabric.v1 import agent_pb2, cabling_pb2, settings_pb2, switch_pb2
 from metalplane.fabric.v1.agent_pb2 import DesiredState
 
 from metal_fabric import desired
@@ -22,6 +22,8 @@ ROLES = {
     PortRole.UNPROVISIONED: switch_pb2.PORT_ROLE_UNPROVISIONED,
     PortRole.MACHINE: switch_pb2.PORT_ROLE_MACHINE,
     PortRole.FIREWALL: switch_pb2.PORT_ROLE_FIREWALL,
+    PortRole.UNUSED: switch_pb2.PORT_ROLE_UNUSED,
+    PortRole.ADDITIONAL: switch_pb2.PORT_ROLE_ADDITIONAL,
 }
 ROLE_OF = {message: role for role, message in ROLES.items()}
 STATES = {
@@ -70,7 +72,45 @@ def desired_message(state: desired.DesiredState) -> DesiredState:
         )
     for vrf in state.vrfs:
         message.vrfs.add(name=vrf.name, vni=vrf.vni, vlan=vrf.vlan)
+    message.management_gateway = state.management_gateway
+    message.management_routes.extend(state.management_routes)
+    message.source_loopback = state.source_loopback
+    message.bgp_keepalive, message.bgp_hold = state.bgp_keepalive, state.bgp_hold
+    if state.report_drift_only:
+        message.drift_policy = settings_pb2.DRIFT_POLICY_REPORT
+    message.confirm_seconds = state.confirm_seconds
     return message
+
+
+def desired_of(message: DesiredState) -> desired.DesiredState:
+    """The desired state that a message tells; the inverse of `desired_message`."""
+    ports = (
+        desired.DesiredPort(
+            name=port.name,
+            role=ROLE_OF[port.role],
+            admin=STATE_OF[port.admin_state] if port.admin_state else None,
+            mtu=port.mtu,
+            vrf=port.vrf,
+            allowed_prefixes=tuple(port.allowed_prefixes),
+            vnis=tuple(port.vnis),
+        )
+        for port in message.ports
+    )
+    return desired.DesiredState(
+        switch_id=message.switch_id,
+        asn=message.asn,
+        loopback=message.loopback,
+        pxe_vlan=message.pxe_vlan,
+        ports=tuple(ports),
+        vrfs=tuple(desired.DesiredVrf(vrf.name, vrf.vni, vrf.vlan) for vrf in message.vrfs),
+        management_gateway=message.management_gateway,
+        management_routes=tuple(message.management_routes),
+        source_loopback=message.source_loopback,
+        bgp_keepalive=message.bgp_keepalive,
+        bgp_hold=message.bgp_hold,
+        report_drift_only=message.drift_policy == settings_pb2.DRIFT_POLICY_REPORT,
+        confirm_seconds=message.confirm_seconds,
+    )
 
 
 def digest_of(message: DesiredState) -> str:
@@ -133,6 +173,11 @@ def switch_message(view: SwitchView) -> switch_pb2.Switch:
         create_time=to_timestamp(view.create_time),
         update_time=to_timestamp(view.update_time),
     )
+    if view.pin is not None:
+        pin = view.pin
+        message.pin.CopyFrom(
+            switch_pb2.Pin(generation=pin.generation, reason=pin.reason, create_time=to_timestamp(pin.since))
+        )
     for use in sorted(view.ports, key=lambda each: sort_key(each.port.name, facts.os)):
         message.ports.append(_port_message(use))
     return message

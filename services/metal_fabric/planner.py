@@ -6,15 +6,53 @@ Both happen in the caller's transaction. The planner decides nothing by itself: 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
 from metal_kit.db import Connection
 from metal_kit.outbox import emit
-from metalplane.fabric.v1.agent_pb2 import PhoneHome
+from metalplane.fabric.v1.agent_pb2 import DesiredState, PhoneHome
 from metalplane.fabric.v1.events_pb2 import AttachmentConfirmed, MachineSeen, SwitchChanged, SwitchDeleted
 
 from metal_fabric import vlans
+from metal_fabric.desired import DesiredState as DomainState
 from metal_fabric.desired import desired_state, vnis_needed
-from metal_fabric.messages import attachment_message, desired_message, digest_of, switch_message
-from metal_fabric.store import AttachmentStore, GenerationStore, SwitchStore, SwitchView, ViewStore
+from metal_fabric.messages import attachment_message, desired_message, desired_of, digest_of, switch_message
+from metal_fabric.pinning import held, lacking
+from metal_fabric.store import (
+    AttachmentStore,
+    GenerationStore,
+    PinStore,
+    SettingsStore,
+    SwitchStore,
+    SwitchView,
+    ViewStore,
+)
+from metal_fabric.vlans import Vlan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The newest generation of a switch, and the ports whose part in tenants' networks it withholds: the switch is held
+    at an older content."""
+
+    number: int
+    lacking: frozenset[str] = frozenset()
+
+    def containing(self, ports: Iterable[str]) -> int:
+        """Generation that contains what is wanted of these ports: the newest, or the one that follows the pin."""
+        return self.number if self.lacking.isdisjoint(ports) else self.number + 1
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a switch shall have (`state`) and would if it followed the plane (`live`), the VLANs that go with it, and
+    the generation whose content it is held at, 0 for none."""
+
+    state: DomainState
+    live: DomainState
+    vlans: Mapping[int, Vlan]
+    pinned_to: int
 
 
 class Planner:
@@ -24,32 +62,58 @@ class Planner:
         self._switches = SwitchStore()
         self._generations = GenerationStore()
         self._attachments = AttachmentStore()
+        self._pins = PinStore()
+        self._settings = SettingsStore()
         self._views = ViewStore()
 
-    async def plan(self, conn: Connection, switch_id: str, *, beyond: int = 0) -> int:
-        """Bring the desired state of a switch up to date; gives its newest generation. The switch must be locked.
+    async def plan(self, conn: Connection, switch_id: str, *, beyond: int = 0) -> Planned:
+        """Bring the desired state of a switch up to date. The switch must be locked, and be a leaf.
 
         A new generation is made only when the state differs from the newest one, or when that is not above `beyond`:
         a leaf ignores what is older than what it has.
 
         Raises Exhausted when the leaf has no VLAN left.
         """
-        switch = (await self._switches.load(conn, [switch_id]))[switch_id]
         newest = await self._generations.newest(conn, switch_id)
         if newest is None:
             raise RuntimeError(f"switch {switch_id} vanished under its lock")
-        wishes = await self._attachments.wishes(conn, switch_id)
         number = max(newest.number, beyond) + 1
-        known = await self._generations.vlans(conn, switch_id)
-        assigned = vlans.assign(known, vnis_needed(wishes), generation=number, applied=newest.applied)
-        message = desired_message(desired_state(switch, wishes, vlans.in_use(assigned)))
+        draft = await self.draft(conn, switch_id, number=number, applied=newest.applied)
+        message = desired_message(draft.state)
         digest = digest_of(message)
         if digest == newest.hash and newest.number > beyond:
-            return newest.number
-        message.generation, message.hash = number, digest
-        await self._generations.put_vlans(conn, switch_id, assigned.values())
-        await self._generations.add(conn, switch_id, number, digest, message.SerializeToString())
-        return number
+            number = newest.number
+        else:
+            message.generation, message.hash = number, digest
+            await self._generations.put_vlans(conn, switch_id, draft.vlans.values())
+            await self._generations.add(
+                conn, switch_id, number, digest, message.SerializeToString(), pinned_to=draft.pinned_to
+            )
+        planned = Planned(number, lacking(draft.state, draft.live))
+        if planned.lacking:
+            await self._attachments.postpone(conn, switch_id, planned.lacking, number + 1)
+        return planned
+
+    async def draft(
+        self, conn: Connection, switch_id: str, *, number: int, applied: int, pin: tuple[int, bytes] | None = None
+    ) -> Draft:
+        """What the switch shall have, as things are, in a generation with this number; `applied` is the one that its
+        leaf has. `pin` is a generation and content to hold it at instead of the pin that it has. Writes nothing.
+
+        Raises Exhausted when the leaf has no VLAN left.
+        """
+        switch = (await self._switches.load(conn, [switch_id]))[switch_id]
+        wishes = await self._attachments.wishes(conn, switch_id)
+        pin = pin or await self._pins.state(conn, switch_id)
+        old = desired_of(DesiredState.FromString(pin[1])) if pin else None
+        known = await self._generations.vlans(conn, switch_id)
+        needed = vnis_needed(wishes)
+        assigned = vlans.assign(known, needed, generation=number, applied=applied)
+        numbers = vlans.in_use(assigned)
+        settings = await self._settings.of_switch(conn, switch_id)
+        live = desired_state(switch, wishes, numbers, occupied=wishes, settings=settings)
+        state = held(old, live, numbers) if old else live
+        return Draft(state, live, assigned, pin[0] if pin else 0)
 
     async def announce(self, conn: Connection, switch_id: str, applied: int) -> list[str]:
         """Publish the attachments that are confirmed now that a switch has applied a generation; gives the machines."""
@@ -75,9 +139,7 @@ class Planner:
     async def switch_changed(self, conn: Connection, switch_id: str) -> SwitchView:
         """Publish a switch that has changed; gives it as it is now."""
         await self._switches.touch(conn, switch_id)
-        view = await self._views.get(conn, switch_id)
-        if view is None:
-            raise RuntimeError(f"switch {switch_id} vanished under its lock")
+        view = await self.view(conn, switch_id)
         await emit(
             conn,
             subject="metalplane.fabric.switch.changed",
@@ -87,6 +149,13 @@ class Planner:
             partition=view.facts.partition,
             payload=SwitchChanged(switch=switch_message(view)),
         )
+        return view
+
+    async def view(self, conn: Connection, switch_id: str) -> SwitchView:
+        """The switch as it is now. It must be locked."""
+        view = await self._views.get(conn, switch_id)
+        if view is None:
+            raise RuntimeError(f"switch {switch_id} vanished under its lock")
         return view
 
     async def switch_deleted(self, conn: Connection, view: SwitchView, version: int) -> None:

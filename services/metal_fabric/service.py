@@ -6,12 +6,15 @@ from metal_kit.runtime import Parts, Runtime, Servicer, ServiceSpec
 from metal_kit.settings import ServiceSettings
 from metalplane.fabric.v1.agent_pb2_grpc import add_SwitchAgentServiceServicer_to_server
 from metalplane.fabric.v1.cabling_pb2_grpc import add_CablingServiceServicer_to_server
+from metalplane.fabric.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from metalplane.fabric.v1.switch_pb2_grpc import add_SwitchServiceServicer_to_server
 
 from metal_fabric.administration import Administration
 from metal_fabric.api.agents import SwitchAgentApi
 from metal_fabric.api.cabling import CablingApi
+from metal_fabric.api.generations import GenerationApi
 from metal_fabric.api.switches import SwitchApi
+from metal_fabric.history import History
 from metal_fabric.leaves import Leaves
 from metal_fabric.machines import Machines
 from metal_fabric.planner import Planner
@@ -32,6 +35,11 @@ async def compose(rt: Runtime) -> Parts:
                 add_CablingServiceServicer_to_server,
                 CablingApi(machines, rt.paging),
                 "metalplane.fabric.v1.CablingService",
+            ),
+            Servicer(
+                add_GenerationServiceServicer_to_server,
+                GenerationApi(History(db, planner), rt.paging),
+                "metalplane.fabric.v1.GenerationService",
             ),
             Servicer(add_SwitchAgentServiceServicer_to_server, agents, "metalplane.fabric.v1.SwitchAgentService"),
         ]

@@ -12,6 +12,7 @@ from metalctl.commands import (
     allocation,
     audit,
     bmc,
+    generation,
     ip,
     issues,
     login,
@@ -74,6 +75,7 @@ def _assemble() -> None:
     for module in (
         allocation,
         bmc,
+        generation,
         ip,
         machine,
         member,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from metal_fabric.store.attachments import AttachmentStore
 from metal_fabric.store.cables import CableStore
-from metal_fabric.store.generations import Generation, GenerationStore
+from metal_fabric.store.generations import Generation, GenerationStore, Kept
+from metal_fabric.store.pins import Pin, PinStore
+from metal_fabric.store.settings import SettingsStore
 from metal_fabric.store.switches import SwitchStore
 from metal_fabric.store.syncs import Sync, SyncStore
 from metal_fabric.store.views import PortUse, SwitchView, ViewStore
@@ -14,7 +16,11 @@ __all__ = [
     "CableStore",
     "Generation",
     "GenerationStore",
+    "Kept",
+    "Pin",
+    "PinStore",
     "PortUse",
+    "SettingsStore",
     "SwitchStore",
     "SwitchView",
     "Sync",

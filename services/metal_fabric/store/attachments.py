@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import asyncpg
 from metal_kit.db import Connection
 
 from metal_fabric.attachment import Attachment, Leaf
-from metal_fabric.filters import PortRole, Wish
+from metal_fabric.filters import UNPROVISIONED, PortRole, Wish
 from metal_fabric.store.syncs import CONNECTED
 
 _GET = "SELECT * FROM attachment WHERE machine = $1"
@@ -38,8 +38,24 @@ _PUT_LEAVES = """
 """
 _WISHES = """
     SELECT c.port, a.role, a.vrf, a.allowed_prefixes, a.vnis
-    FROM cable c JOIN attachment a USING (machine)
-    WHERE c.switch_id = $1 AND a.role <> 'unprovisioned'
+    FROM cable c LEFT JOIN attachment a USING (machine)
+    WHERE c.switch_id = $1
+"""
+# Locked in the order in which leaves' reports lock them.
+_POSTPONE = """
+    WITH late AS (
+        SELECT a.machine
+        FROM cable c
+        JOIN attachment_leaf l ON l.machine = c.machine AND l.switch_id = c.switch_id
+        JOIN attachment a ON a.machine = c.machine
+        WHERE c.switch_id = $1 AND c.port = ANY ($2) AND l.wanted_generation <> $3
+        ORDER BY a.machine FOR UPDATE OF a
+    ), moved AS (
+        UPDATE attachment_leaf SET wanted_generation = $3
+        WHERE switch_id = $1 AND machine IN (SELECT machine FROM late)
+    )
+    UPDATE attachment SET announced = false, version = nextval('version')
+    WHERE machine IN (SELECT machine FROM late)
 """
 _LOCK_UNANNOUNCED = """
     SELECT a.machine FROM attachment a
@@ -90,8 +106,13 @@ class AttachmentStore:
         await conn.execute(_PUT_LEAVES, machine, list(wanted), list(wanted.values()))
 
     async def wishes(self, conn: Connection, switch_id: str) -> dict[str, Wish]:
-        """What the ports of a switch are wanted to be, for those that are not unprovisioned."""
-        return {row["port"]: _wish(row) for row in await conn.fetch(_WISHES, switch_id)}
+        """What the ports of a switch are wanted to be, for those that a machine hangs on."""
+        rows = await conn.fetch(_WISHES, switch_id)
+        return {row["port"]: _wish(row) if row["role"] else UNPROVISIONED for row in rows}
+
+    async def postpone(self, conn: Connection, switch_id: str, ports: Collection[str], generation: int) -> None:
+        """Have the machines on these ports wait for a generation of this switch that has not been made yet."""
+        await conn.execute(_POSTPONE, switch_id, list(ports), generation)
 
     async def lock_unannounced(self, conn: Connection, switch_id: str, applied: int) -> list[str]:
         """Machines whose attachment may now be confirmed because the switch has applied this generation, locked."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
+import asyncpg
 from metal_kit.db import Connection
 
 from metal_fabric.vlans import Vlan
@@ -26,7 +28,15 @@ _PRUNE = """
 """
 _INSERT = """
     WITH newest AS (UPDATE switch SET desired_generation = $2 WHERE id = $1)
-    INSERT INTO switch_generation (switch_id, generation, hash, state) VALUES ($1, $2, $3, $4)
+    INSERT INTO switch_generation (switch_id, generation, hash, state, pinned_to) VALUES ($1, $2, $3, $4, $5)
+"""
+_PAGE = """
+    SELECT g.*, s.desired_generation, y.applied_generation, y.applied_hash
+    FROM switch_generation g
+    JOIN switch s ON s.id = g.switch_id
+    LEFT JOIN leaf_sync y ON y.switch_id = g.switch_id
+    WHERE g.switch_id = $1 AND g.generation < $2
+    ORDER BY g.generation DESC LIMIT $3
 """
 _MADE = """
     SELECT hash, extract(epoch FROM clock_timestamp() - create_time)::float8 AS age
@@ -50,6 +60,20 @@ class Generation:
     applied: int = 0
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A generation that was made: `applied` tells whether the leaf has it, `wanted` whether it is the newest one,
+    `pinned_to` whose content it was rolled back to (0 for none)."""
+
+    number: int
+    hash: str
+    state: bytes
+    made: datetime
+    applied: bool
+    wanted: bool
+    pinned_to: int
+
+
 class GenerationStore:
     """Generations, by switch id."""
 
@@ -68,10 +92,25 @@ class GenerationStore:
         row = await conn.fetchrow(_MADE, switch_id, generation)
         return float(row["age"]) if row is not None and row["hash"] == digest else None
 
-    async def add(self, conn: Connection, switch_id: str, generation: int, digest: str, state: bytes) -> None:
-        """Make `state` the newest generation. Its leaf's stream, on whichever replica, looks once this is committed."""
+    async def page(self, conn: Connection, switch_id: str, *, before: int, limit: int) -> list[Kept]:
+        """Generations below a number, the newest first."""
+        return [_kept(row) for row in await conn.fetch(_PAGE, switch_id, before, limit)]
+
+    async def state(self, conn: Connection, switch_id: str, generation: int) -> bytes | None:
+        """Content of a generation; None for one that was never made, or is not kept any more."""
+        query = "SELECT state FROM switch_generation WHERE switch_id = $1 AND generation = $2"
+        content: bytes | None = await conn.fetchval(query, switch_id, generation)
+        return content
+
+    async def add(
+        self, conn: Connection, switch_id: str, generation: int, digest: str, state: bytes, *, pinned_to: int = 0
+    ) -> None:
+        """Make `state` the newest generation. Its leaf's stream, on whichever replica, looks once this is committed.
+
+        `pinned_to` is the generation that it was rolled back to, 0 for none.
+        """
         await conn.execute(_PRUNE, switch_id, KEPT - 1)
-        await conn.execute(_INSERT, switch_id, generation, digest, state)
+        await conn.execute(_INSERT, switch_id, generation, digest, state, pinned_to)
         await self.wake(conn, switch_id)
 
     async def wake(self, conn: Connection, switch_id: str) -> None:
@@ -89,6 +128,19 @@ class GenerationStore:
         vnis = [vlan.vni for vlan in every]
         await conn.execute(_DROP_VLANS, switch_id, vnis)
         await conn.execute(_PUT_VLANS, switch_id, vnis, [vlan.id for vlan in every], [vlan.released for vlan in every])
+
+
+def _kept(row: asyncpg.Record) -> Kept:
+    number = row["generation"]
+    return Kept(
+        number=number,
+        hash=row["hash"],
+        state=row["state"],
+        made=row["create_time"],
+        applied=(number, row["hash"]) == (row["applied_generation"], row["applied_hash"]),
+        wanted=number == row["desired_generation"],
+        pinned_to=row["pinned_to"],
+    )
 
 
 def topic_of(switch_id: str) -> str:

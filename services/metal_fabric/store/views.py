@@ -9,20 +9,24 @@ from datetime import datetime
 import asyncpg
 from metal_kit.db import Connection
 
-from metal_fabric.filters import PortRole
+from metal_fabric.desired import role_of
+from metal_fabric.filters import PortRole, Wish
+from metal_fabric.settings import NOTHING_SET, Settings, of_stored
+from metal_fabric.store.pins import Pin
 from metal_fabric.store.switches import facts_of, port_of
 from metal_fabric.store.syncs import CONNECTED, Sync
 from metal_fabric.switch import Port, SwitchFacts
 
 _SWITCHES = f"""
     SELECT s.*, y.applied_generation, y.applied_hash, y.apply_time, y.error, y.notes, y.seen_time,
-           coalesce({CONNECTED}, false) AS connected
-    FROM switch s LEFT JOIN leaf_sync y ON y.switch_id = s.id
+           coalesce({CONNECTED}, false) AS connected,
+           p.generation AS pin_generation, p.reason AS pin_reason, p.create_time AS pin_time
+    FROM switch s LEFT JOIN leaf_sync y ON y.switch_id = s.id LEFT JOIN switch_pin p ON p.switch_id = s.id
     WHERE s.id = ANY ($1)
     ORDER BY s.id
 """
 _PORTS = """
-    SELECT p.*, c.machine, c.nic_mac, a.role, coalesce(a.vrf, 0) AS vrf
+    SELECT p.*, c.machine, c.nic_mac, coalesce(a.role, 'unprovisioned') AS role, coalesce(a.vrf, 0) AS vrf
     FROM port p
     LEFT JOIN cable c ON c.switch_id = p.switch_id AND c.port = p.name
     LEFT JOIN attachment a ON a.machine = c.machine
@@ -57,6 +61,8 @@ class SwitchView:
     create_time: datetime
     update_time: datetime
     sync: Sync
+    settings: Settings = NOTHING_SET
+    pin: Pin | None = None
     ports: list[PortUse] = field(default_factory=list)
 
 
@@ -77,10 +83,12 @@ class ViewStore:
         """These switches, by id."""
         views = {row["id"]: _view(row) for row in await conn.fetch(_SWITCHES, list(ids))}
         for row in await conn.fetch(_PORTS, list(views)):
-            views[row["switch_id"]].ports.append(
+            view, port = views[row["switch_id"]], port_of(row)
+            additional, wish = view.settings.additional_bridge_ports, Wish(PortRole(row["role"]))
+            view.ports.append(
                 PortUse(
-                    port=port_of(row),
-                    role=PortRole.UPLINK if row["uplink"] else PortRole(row["role"] or "unprovisioned"),
+                    port=port,
+                    role=role_of(port, wish, occupied=row["machine"] is not None, additional=additional),
                     vrf=row["vrf"],
                     machine=str(row["machine"]) if row["machine"] else "",
                     nic_mac=row["nic_mac"] or "",
@@ -108,4 +116,6 @@ def _view(row: asyncpg.Record) -> SwitchView:
         create_time=row["create_time"],
         update_time=row["update_time"],
         sync=sync,
+        settings=of_stored(row["settings"]),
+        pin=Pin(row["pin_generation"], row["pin_reason"], row["pin_time"]) if row["pin_generation"] else None,
     )

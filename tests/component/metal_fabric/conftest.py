@@ -22,6 +22,7 @@ from metalplane.fabric.v1 import agent_pb2, cabling_pb2, switch_pb2
 from metalplane.fabric.v1.agent_pb2 import ConnectRequest, DesiredState
 from metalplane.fabric.v1.agent_pb2_grpc import SwitchAgentServiceStub
 from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceStub
+from metalplane.fabric.v1.generation_pb2_grpc import GenerationServiceStub
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer, add_TokenServiceServicer_to_server
@@ -146,6 +147,9 @@ class Fabric:
     def switches(self, *, as_: str = "allocation", token: str = "", replica: int = 0) -> Any:
         bearer = "" if token else identity.service_id(as_)
         return self.stub(self.replicas[replica], SwitchServiceStub, as_=bearer, token=token)
+
+    def generations(self, *, token: str = "operator") -> Any:
+        return self.stub(self.replicas[0], GenerationServiceStub, as_="", token=token)
 
     def cabling(self, *, as_: str = "inventory", token: str = "") -> Any:
         bearer = "" if token else identity.service_id(as_)

@@ -159,16 +159,16 @@ async def test_a_description_is_changed_by_who_has_seen_the_latest(fabric: Any, 
         await fabric.switches(token="viewer").UpdateSwitch(UpdateSwitchRequest(switch=edit))
 
 
-async def test_a_port_is_switched_off_only_when_a_machine_hangs_on_it(fabric: Any, pair: Any, eventually: Any) -> None:
+async def test_a_machines_port_is_switched_off_and_comes_back_when_the_machine_is_gone(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
     switches = fabric.switches(token="operator")
     request = SetPortStateRequest(id="leaf01", port="Ethernet0", state=switch_pb2.PORT_STATE_DOWN)
-    with pytest.raises(FailedPrecondition) as refused:
-        await switches.SetPortState(request)
-    assert refused.value.reason == "PORT_WITHOUT_MACHINE"
     machine = await fabric.machine("Ethernet0")
     shown = await switches.SetPortState(request)
     assert shown.ports[0].desired_state == switch_pb2.PORT_STATE_DOWN
     assert shown.ports[0].reported_state == switch_pb2.PORT_STATE_UP
+    assert shown.ports[0].role == switch_pb2.PORT_ROLE_UNPROVISIONED
     await eventually(lambda: pair[0].generation == 2)
     assert pair[0].port("Ethernet0").admin_state == switch_pb2.PORT_STATE_DOWN
     assert pair[1].generation == 1, "the other leaf has nothing to change"
@@ -177,8 +177,35 @@ async def test_a_port_is_switched_off_only_when_a_machine_hangs_on_it(fabric: An
     assert caught.value.field == "port"
     await fabric.cabling().DisconnectMachine(DisconnectMachineRequest(machine=machine))
     await eventually(lambda: pair[0].generation == 3)
-    # Not merely unspecified: that leaves the port as it is, and without a machine nobody could switch it on.
+    # Not merely unspecified: that leaves the port as it is, which is off.
     assert pair[0].port("Ethernet0").admin_state == switch_pb2.PORT_STATE_UP
+
+
+async def test_a_port_that_nothing_hangs_on_is_taken_out_of_use_and_back(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    switches = fabric.switches(token="operator")
+    shown = await switches.SetPortState(
+        SetPortStateRequest(id="leaf01", port="Ethernet8", state=switch_pb2.PORT_STATE_DOWN)
+    )
+    assert shown.ports[2].role == switch_pb2.PORT_ROLE_UNUSED
+    await eventually(lambda: pair[0].generation == 2)
+    port = pair[0].port("Ethernet8")
+    assert (port.role, port.admin_state) == (switch_pb2.PORT_ROLE_UNUSED, switch_pb2.PORT_STATE_DOWN)
+    machine = await fabric.machine("Ethernet8")
+    await eventually(lambda: pair[0].generation == 3)
+    port = pair[0].port("Ethernet8")
+    assert (port.role, port.admin_state) == (switch_pb2.PORT_ROLE_UNPROVISIONED, switch_pb2.PORT_STATE_DOWN)
+    await fabric.cabling().DisconnectMachine(DisconnectMachineRequest(machine=machine))
+    await eventually(lambda: pair[0].generation == 4)
+    assert pair[0].port("Ethernet8").admin_state == switch_pb2.PORT_STATE_UP
+
+
+async def test_an_uplink_is_not_switched_off(fabric: Any, pair: Any) -> None:
+    request = SetPortStateRequest(id="leaf01", port="Ethernet192", state=switch_pb2.PORT_STATE_DOWN)
+    with pytest.raises(FailedPrecondition) as refused:
+        await fabric.switches(token="operator").SetPortState(request)
+    assert (refused.value.reason, refused.value.field) == ("PORT_IS_UPLINK", "port")
 
 
 async def test_a_switch_is_forgotten_only_without_machines_and_comes_back_with_a_later_generation(

@@ -13,13 +13,22 @@ from metal_fabric.attachment import Attachment
 from metal_fabric.cabling import Cable
 from metal_fabric.filters import PortRole, Wish
 from metal_fabric.ports import LinkState
-from metal_fabric.store import AttachmentStore, CableStore, GenerationStore, SwitchStore, SyncStore, ViewStore
+from metal_fabric.store import (
+    AttachmentStore,
+    CableStore,
+    GenerationStore,
+    PinStore,
+    SettingsStore,
+    SwitchStore,
+    SyncStore,
+    ViewStore,
+)
 from metal_fabric.vlans import Vlan
 from metal_lab.servers import Postgres
 from plans import Call, Plans, measured
 
 SWITCHES, CABLES, ATTACHMENTS, SYNCS = SwitchStore(), CableStore(), AttachmentStore(), SyncStore()
-GENERATIONS, VIEWS = GenerationStore(), ViewStore()
+GENERATIONS, VIEWS, PINS, SETTINGS = GenerationStore(), ViewStore(), PinStore(), SettingsStore()
 # 20,000 leaves, of which the first half has 4 ports each, and three machines on them that are attached.
 FILL = (
     """
@@ -34,6 +43,7 @@ FILL = (
     "INSERT INTO leaf_sync (switch_id, session, seen_time) SELECT id, gen_random_uuid(), now() FROM switch",
     "INSERT INTO switch_generation SELECT id, g, 'h', 's' FROM switch, generate_series(25, 30) AS g "
     "WHERE id < 'leaf10000'",
+    "INSERT INTO switch_pin (switch_id, generation, state, reason) SELECT id, 3, 's', '' FROM switch",
     "INSERT INTO vlan SELECT id, v, 1000 + v FROM switch, generate_series(1, 3) AS v WHERE id < 'leaf10000'",
     "INSERT INTO cable SELECT switch_id, name, md5(substr(switch_id, 1, 8) || (right(switch_id, 1)::int / 2) || name)"
     "::uuid, 'mac' FROM port WHERE name <> 'Ethernet4'",
@@ -94,6 +104,14 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "newest": partial(GENERATIONS.newest, switch_id=LEAF),
             "made": partial(GENERATIONS.made, switch_id=LEAF, generation=29, digest="h"),
             "add": partial(GENERATIONS.add, switch_id=LEAF, generation=31, digest="h", state=b""),
+            "content": partial(GENERATIONS.state, switch_id=LEAF, generation=29),
+            "first page of generations": partial(GENERATIONS.page, switch_id=LEAF, before=1 << 60, limit=51),
+            "later page of generations": partial(GENERATIONS.page, switch_id=LEAF, before=28, limit=3),
+            "pin": partial(PINS.state, switch_id=LEAF),
+            "put pin": partial(PINS.put, switch_id=LEAF, generation=3, state=b"", reason=""),
+            "unpin": partial(PINS.delete, switch_id=LEAF),
+            "settings of a switch": partial(SETTINGS.of_switch, switch_id=LEAF),
+            "postpone": partial(ATTACHMENTS.postpone, switch_id=LEAF, ports=["Ethernet1"], generation=31),
             "vlans": partial(GENERATIONS.vlans, switch_id=LEAF),
             "put vlans": partial(GENERATIONS.put_vlans, switch_id=LEAF, vlans=vlans),
             "open": partial(SYNCS.open, switch_id=LEAF, session=session, applied=3, digest="h"),

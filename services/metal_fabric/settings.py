@@ -1,0 +1,107 @@
+"""What all leaves of a partition have in common, by an operator's choice.
+
+Pure rules. The settings are an input of each leaf's desired state; in which order they reach the leaves is `rollout`'s
+matter. What is not set is as every leaf has it by itself, and takes no part in the desired state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from ipaddress import IPv4Network, ip_network
+from typing import Any
+
+from metal_fabric.problems import Invalid
+from metal_fabric.vlans import FIRST_VLAN, LAST_VLAN
+
+# RFC 4271 section 4.2: a hold time of 1 or 2 s must be refused. Section 4.4: a third of it between two keepalives.
+LEAST_HOLD = 3
+KEEPALIVES_PER_HOLD = 3
+
+
+class DriftPolicy(Enum):
+    """What a leaf does about changes that others made to what metal-core owns: correct them, or only tell."""
+
+    DEFAULT = ""
+    REPAIR = "repair"
+    REPORT = "report"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a partition's fabric; times in seconds. Empty and 0 stand for what each leaf has by itself.
+
+    `management_gateway` is the next hop of the management's default route and of `management_routes`.
+    `additional_bridge_ports` are the operator's own: left alone but for their administrative state.
+    """
+
+    pxe_vlan: int = 0
+    management_gateway: str = ""
+    management_routes: tuple[str, ...] = ()
+    additional_bridge_ports: tuple[str, ...] = ()
+    source_loopback: bool = False
+    bgp_keepalive: int = 0
+    bgp_hold: int = 0
+    drift_policy: DriftPolicy = DriftPolicy.DEFAULT
+    confirm_seconds: int = 0
+
+
+# Of a partition that nobody has set anything for.
+NOTHING_SET = Settings()
+
+
+def check(settings: Settings) -> None:
+    """Raise Invalid for settings that contradict themselves: `PXE_VLAN_RESERVED`, `GATEWAY_MISSING`,
+    `BGP_TIMERS_INVALID`."""
+    if FIRST_VLAN <= settings.pxe_vlan <= LAST_VLAN:
+        raise Invalid(
+            "PXE_VLAN_RESERVED",
+            f"VLANs {FIRST_VLAN} to {LAST_VLAN} belong to tenant VRFs; choose another PXE VLAN",
+            field="settings.pxe_vlan",
+        )
+    if settings.management_routes and not settings.management_gateway:
+        raise Invalid(
+            "GATEWAY_MISSING",
+            "further management routes need the gateway that they lead to",
+            field="settings.management_gateway",
+        )
+    keepalive, hold = settings.bgp_keepalive, settings.bgp_hold
+    if (keepalive or hold) and not (keepalive and hold >= max(LEAST_HOLD, KEEPALIVES_PER_HOLD * keepalive)):
+        raise Invalid(
+            "BGP_TIMERS_INVALID",
+            f"set both, with a hold time of at least {LEAST_HOLD} s and {KEEPALIVES_PER_HOLD} keepalives; or neither",
+            field="settings.bgp_hold",
+        )
+
+
+def canonical_routes(prefixes: Iterable[str], *, field: str = "settings.management_routes") -> tuple[str, ...]:
+    """IPv4 prefixes in ascending order, each once. Raises Invalid `PREFIX_INVALID`, `ROUTE_IS_DEFAULT`."""
+    routes: set[IPv4Network] = set()
+    for index, text in enumerate(prefixes):
+        try:
+            network = ip_network(text, strict=True)
+        except ValueError:
+            network = None
+        if not isinstance(network, IPv4Network):
+            raise Invalid(
+                "PREFIX_INVALID", "not an IPv4 prefix without host bits, such as 10.0.0.0/24", field=f"{field}[{index}]"
+            )
+        if not network.prefixlen:
+            raise Invalid(
+                "ROUTE_IS_DEFAULT", "the default route comes with the gateway; leave it out", field=f"{field}[{index}]"
+            )
+        routes.add(network)
+    return tuple(map(str, sorted(routes)))
+
+
+def stored(settings: Settings) -> dict[str, Any]:
+    """The settings as they are stored, as JSON: only what is set."""
+    values = asdict(settings) | {"drift_policy": settings.drift_policy.value}
+    return {name: value for name, value in values.items() if value}
+
+
+def of_stored(values: Mapping[str, Any]) -> Settings:
+    """The inverse of `stored`."""
+    lists = {name: tuple(values.get(name, ())) for name in ("management_routes", "additional_bridge_ports")}
+    return Settings(**{**values, **lists, "drift_policy": DriftPolicy(values.get("drift_policy", ""))})

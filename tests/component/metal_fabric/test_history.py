@@ -1,0 +1,224 @@
+"""Generations of a leaf: looked back at, compared, returned to, and left again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from metal_kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
+from metal_kit.ids import uuid7
+from metalplane.fabric.v1 import switch_pb2
+from metalplane.fabric.v1.generation_pb2 import (
+    DiffGenerationsRequest,
+    GetDesiredStateRequest,
+    ListGenerationsRequest,
+    PlanSwitchRequest,
+    RollbackSwitchRequest,
+    UnpinSwitchRequest,
+)
+from metalplane.fabric.v1.switch_pb2 import (
+    DetachMachineRequest,
+    GetAttachmentRequest,
+    GetSwitchRequest,
+    SetPortStateRequest,
+)
+
+TENANT, WAITING = switch_pb2.PORT_ROLE_MACHINE, switch_pb2.PORT_ROLE_UNPROVISIONED
+
+
+@pytest.fixture
+async def attached(fabric: Any, pair: Any, eventually: Any) -> tuple[str, str]:
+    """A machine on Ethernet0 in VRF 20, which both leaves have confirmed in generation 2; and its allocation."""
+    machine, allocation = await fabric.machine(), uuid7()
+    await fabric.switches().AttachMachine(fabric.attaching(machine, allocation))
+    await follow(pair, eventually, 2)
+    return machine, allocation
+
+
+async def follow(leaves: Any, eventually: Any, generation: int) -> None:
+    """Have the leaves apply this generation."""
+    for leaf in leaves:
+        await eventually(lambda leaf=leaf: leaf.generation == generation, what=f"generation {generation}")
+        report = await leaf.apply()
+        await eventually(lambda leaf=leaf, report=report: report in leaf.acks, what="its acknowledgement")
+
+
+async def shut(fabric: Any, port: str) -> None:
+    request = SetPortStateRequest(id="leaf01", port=port, state=switch_pb2.PORT_STATE_DOWN)
+    await fabric.switches(token="operator").SetPortState(request)
+
+
+def rollback(generation: int, reason: str = "") -> RollbackSwitchRequest:
+    return RollbackSwitchRequest(switch_id="leaf01", generation=generation, reason=reason)
+
+
+async def confirmed(fabric: Any, machine: str) -> bool:
+    return bool((await fabric.switches().GetAttachment(GetAttachmentRequest(machine=machine))).confirmed)
+
+
+async def test_generations_are_listed_newest_first_page_by_page(fabric: Any, pair: Any, attached: Any) -> None:
+    await shut(fabric, "Ethernet8")
+    generations = fabric.generations(token="viewer")
+    first = await generations.ListGenerations(ListGenerationsRequest(switch_id="leaf01", page_size=2))
+    rest = await generations.ListGenerations(
+        ListGenerationsRequest(switch_id="leaf01", page_size=2, page_token=first.next_page_token)
+    )
+    listed = [*first.generations, *rest.generations]
+    assert [(each.number, each.applied, each.wanted) for each in listed] == [
+        (3, False, True), (2, True, False), (1, False, False),
+    ]  # fmt: skip
+    assert not rest.next_page_token
+    assert [dict(each.ports) for each in listed] == [
+        {"machine": 1, "unused": 1, "uplink": 2}, {"machine": 1, "uplink": 2}, {"uplink": 2},
+    ]  # fmt: skip
+    assert [each.vrfs for each in listed] == [1, 1, 0]
+    assert all(each.create_time.seconds and each.hash and not each.pinned_to for each in listed)
+    with pytest.raises(NotFound):
+        await generations.ListGenerations(ListGenerationsRequest(switch_id="nobody"))
+
+
+async def test_a_generations_content_is_shown(fabric: Any, pair: Any, attached: Any) -> None:
+    generations = fabric.generations(token="viewer")
+    old = await generations.GetDesiredState(GetDesiredStateRequest(switch_id="leaf01", generation=1))
+    new = await generations.GetDesiredState(GetDesiredStateRequest(switch_id="leaf01"))
+    assert (old, new) == (pair[0].states[0], pair[0].states[-1])
+    with pytest.raises(NotFound) as caught:
+        await generations.GetDesiredState(GetDesiredStateRequest(switch_id="leaf01", generation=9))
+    assert (caught.value.reason, caught.value.field) == ("GENERATION_NOT_KEPT", "generation")
+
+
+async def test_what_differs_is_told_by_object_and_field(fabric: Any, pair: Any, attached: Any) -> None:
+    await shut(fabric, "Ethernet8")
+    generations = fabric.generations(token="viewer")
+    pending = await generations.DiffGenerations(DiffGenerationsRequest(switch_id="leaf01"))
+    assert (pending.before, pending.after) == (2, 3)
+    assert [(each.object, each.field, each.before, each.after) for each in pending.changes] == [
+        ("port Ethernet8", "role", "unprovisioned", "unused"),
+        ("port Ethernet8", "admin", "", "down"),
+        ("port Ethernet8", "mtu", "9000", ""),
+    ]
+    back = await generations.DiffGenerations(DiffGenerationsRequest(switch_id="leaf01", before=2, after=1))
+    assert ("vrf Vrf20", "", "vni 20, vlan 1001", "") in [
+        (each.object, each.field, each.before, each.after) for each in back.changes
+    ]
+
+
+async def test_a_switch_is_held_at_an_old_content_until_it_is_unpinned(
+    fabric: Any, pair: Any, attached: Any, eventually: Any
+) -> None:
+    generations, operator = fabric.generations(), fabric.switches(token="operator")
+    await shut(fabric, "Ethernet8")
+    await follow(pair[:1], eventually, 3)
+    view = await generations.RollbackSwitch(rollback(2, "wrong port"))
+    assert (view.pin.generation, view.pin.reason, view.pin.HasField("create_time")) == (2, "wrong port", True)
+    await follow(pair[:1], eventually, 4)
+    assert pair[0].states[-1].ports == pair[0].states[-3].ports
+    listed = await generations.ListGenerations(ListGenerationsRequest(switch_id="leaf01", page_size=1))
+    assert (listed.generations[0].number, listed.generations[0].pinned_to) == (4, 2)
+    assert await confirmed(fabric, attached[0]), "the old content has the attachment as well"
+    await shut(fabric, "Ethernet12")
+    assert (await operator.GetSwitch(GetSwitchRequest(id="leaf01"))).sync.desired_generation == 4
+    plan = await generations.PlanSwitch(PlanSwitchRequest(switch_id="leaf01"))
+    assert {each.object for each in plan.changes} == {"port Ethernet8", "port Ethernet12"}
+    released = await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf01"))
+    assert not released.HasField("pin")
+    await eventually(lambda: pair[0].generation == 5)
+    assert pair[0].port("Ethernet12").role == switch_pb2.PORT_ROLE_UNUSED
+    again = await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf01"))
+    assert (again.etag, again.sync.desired_generation) == (released.etag, 5), "there was nothing to release"
+
+
+async def test_a_tenant_that_the_old_content_lacks_is_confirmed_only_after_the_pin(
+    fabric: Any, pair: Any, attached: Any, eventually: Any
+) -> None:
+    machine, _ = attached
+    assert await confirmed(fabric, machine)
+    await fabric.generations().RollbackSwitch(rollback(1))
+    await follow(pair[:1], eventually, 3)
+    assert pair[0].port("Ethernet0").role == WAITING
+    assert not await confirmed(fabric, machine)
+    newcomer = await fabric.machine("Ethernet4")
+    await fabric.switches().AttachMachine(fabric.attaching(newcomer, uuid7(), vrf=30))
+    await follow(pair[1:], eventually, 3)
+    assert pair[0].generation == 3, "the pinned leaf is left alone"
+    assert not await confirmed(fabric, newcomer)
+    await fabric.generations().UnpinSwitch(UnpinSwitchRequest(switch_id="leaf01"))
+    await follow(pair[:1], eventually, 4)
+    assert (pair[0].port("Ethernet0").vrf, pair[0].port("Ethernet4").vrf) == ("Vrf20", "Vrf30")
+    assert await confirmed(fabric, machine)
+    assert await confirmed(fabric, newcomer)
+
+
+async def test_another_return_under_a_pin_confirms_nobody_either(
+    fabric: Any, pair: Any, attached: Any, eventually: Any
+) -> None:
+    await shut(fabric, "Ethernet8")
+    await follow(pair[:1], eventually, 3)
+    await fabric.generations().RollbackSwitch(rollback(1))
+    await follow(pair[:1], eventually, 4)
+    await shut(fabric, "Ethernet12")
+    await fabric.generations().UnpinSwitch(UnpinSwitchRequest(switch_id="leaf01"))
+    await fabric.generations().RollbackSwitch(rollback(1))
+    await follow(pair[:1], eventually, 6)
+    assert pair[0].port("Ethernet0").role == WAITING
+    assert not await confirmed(fabric, attached[0])
+
+
+async def test_a_machine_that_is_freed_leaves_a_pinned_leaf_at_once(
+    fabric: Any, pair: Any, attached: Any, eventually: Any
+) -> None:
+    machine, allocation = attached
+    await fabric.generations().RollbackSwitch(rollback(2))
+    await fabric.switches().DetachMachine(DetachMachineRequest(machine=machine, allocation=allocation))
+    await follow(pair, eventually, 3)
+    assert pair[0].port("Ethernet0").role == WAITING
+    assert not pair[0].states[-1].vrfs
+    assert await confirmed(fabric, machine)
+
+
+async def test_nobody_is_put_back_into_a_network_that_he_has_left(
+    fabric: Any, pair: Any, attached: Any, eventually: Any
+) -> None:
+    machine, allocation = attached
+    await fabric.switches().DetachMachine(DetachMachineRequest(machine=machine, allocation=allocation))
+    await follow(pair, eventually, 3)
+    for request in (fabric.generations().RollbackSwitch(rollback(2)),
+                    fabric.generations().PlanSwitch(PlanSwitchRequest(switch_id="leaf01", rollback_to=2))):  # fmt: skip
+        with pytest.raises(FailedPrecondition) as caught:
+            await request
+        assert caught.value.reason == "ROLLBACK_CROSSES_TENANTS"
+        assert "Ethernet0" in caught.value.message
+    view = await fabric.switches(token="viewer").GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert not view.HasField("pin")
+    assert view.sync.desired_generation == 3
+
+
+async def test_a_vlan_that_carries_another_vni_by_now_is_not_taken_back(fabric: Any, pair: Any, attached: Any) -> None:
+    # A thousand VRFs later the number would have been given away, and the VRF have come back under another one.
+    await fabric.rows("UPDATE vlan SET vlan = 1002 WHERE switch_id = 'leaf01' AND vni = 20")
+    await fabric.rows("INSERT INTO vlan (switch_id, vni, vlan) VALUES ('leaf01', 77, 1001)")
+    with pytest.raises(FailedPrecondition) as caught:
+        await fabric.generations().RollbackSwitch(rollback(2))
+    assert caught.value.reason == "VLAN_NOT_ITS_OWN"
+    assert "VNI 77" in caught.value.message
+
+
+async def test_a_plan_says_what_a_return_would_do_and_does_nothing(fabric: Any, pair: Any, attached: Any) -> None:
+    plan = await fabric.generations(token="viewer").PlanSwitch(PlanSwitchRequest(switch_id="leaf01", rollback_to=1))
+    assert (plan.applied_generation, plan.desired_generation) == (2, 2)
+    assert ("port Ethernet0", "role", "machine", "unprovisioned") in [
+        (each.object, each.field, each.before, each.after) for each in plan.changes
+    ]
+    assert not (await fabric.generations().PlanSwitch(PlanSwitchRequest(switch_id="leaf01"))).changes
+    assert not await fabric.rows("SELECT 1 FROM switch_pin")
+    assert pair[0].generation == 2
+
+
+async def test_who_only_looks_cannot_roll_back(fabric: Any, pair: Any) -> None:
+    with pytest.raises(PermissionDenied):
+        await fabric.generations(token="viewer").RollbackSwitch(rollback(1))
+    with pytest.raises(InvalidArgument) as caught:
+        await fabric.generations().RollbackSwitch(rollback(0))
+    assert caught.value.field == "generation"
+    with pytest.raises(NotFound):
+        await fabric.generations().RollbackSwitch(rollback(7))

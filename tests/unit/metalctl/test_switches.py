@@ -1,0 +1,100 @@
+"""What operators ask of switches."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from metal_kit.errors import FailedPrecondition
+from metalplane.fabric.v1 import generation_pb2, switch_pb2
+
+CHANGES = [
+    generation_pb2.StateChange(object="port Ethernet8", field="role", before="unprovisioned", after="unused"),
+    generation_pb2.StateChange(object="vrf Vrf20", before="vni 20, vlan 1001"),
+]
+LEAF = switch_pb2.Switch(
+    id="leaf1", rack="r1", kind=switch_pb2.SWITCH_KIND_LEAF, mode=switch_pb2.SWITCH_MODE_OPERATIONAL,
+    sync={"desired_generation": 5, "applied_generation": 4}, pin={"generation": 2, "reason": "broken"},
+)  # fmt: skip
+
+
+def test_a_port_is_switched_by_name(call: Any, plane: Any) -> None:
+    plane.answers["SetPortState"] = LEAF
+    outcome = call("switch", "port", "down", "leaf1", "Ethernet8")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == [
+        "ID     RACK  KIND  MODE         DESIRED  APPLIED  PIN",
+        "leaf1  r1    leaf  operational  5        4        2",
+    ]
+    call("switch", "port", "up", "leaf1", "Ethernet8")
+    assert [(each.id, each.port, each.state) for each in plane.requests("SetPortState")] == [
+        ("leaf1", "Ethernet8", switch_pb2.PORT_STATE_DOWN), ("leaf1", "Ethernet8", switch_pb2.PORT_STATE_UP),
+    ]  # fmt: skip
+
+
+def test_history_shows_what_was_applied_and_what_was_returned_to(call: Any, plane: Any) -> None:
+    made = Timestamp(seconds=1_790_000_000)
+    plane.answers["ListGenerations"] = generation_pb2.ListGenerationsResponse(
+        generations=[
+            generation_pb2.Generation(number=3, hash="ab" * 32, create_time=made, wanted=True, pinned_to=1),
+            generation_pb2.Generation(
+                number=2, hash="cd" * 32, create_time=made, applied=True, vrfs=1, ports={"uplink": 2, "machine": 1}
+            ),
+        ]
+    )
+    assert call("switch", "history", "leaf1").out.splitlines() == [
+        "GENERATION  TIME                      STATE    PINNED TO  VRFS  PORTS                HASH",
+        "3           2026-09-21T14:13:20.000Z  wanted   1          0     -                    abababababab",
+        "2           2026-09-21T14:13:20.000Z  applied  -          1     machine 1, uplink 2  cdcdcdcdcdcd",
+    ]
+
+
+def test_a_diff_says_what_it_compares_and_json_has_all_of_it(call: Any, plane: Any) -> None:
+    answer = generation_pb2.DiffGenerationsResponse(before=2, after=3, changes=CHANGES)
+    plane.answers["DiffGenerations"] = answer
+    outcome = call("switch", "diff", "leaf1", "--from", "2", "--to", "3")
+    assert outcome.err == "generation 2 to 3\n"
+    assert outcome.out.splitlines() == [
+        "WHAT            FIELD  BEFORE             AFTER",
+        "port Ethernet8  role   unprovisioned      unused",
+        "vrf Vrf20       -      vni 20, vlan 1001  -",
+    ]
+    assert plane.requests("DiffGenerations")[0] == generation_pb2.DiffGenerationsRequest(
+        switch_id="leaf1", before=2, after=3
+    )
+    told = json.loads(call("switch", "diff", "leaf1", "-o", "json").out)
+    assert (told["before"], len(told["changes"])) == ("2", 2)
+
+
+def test_a_plan_that_changes_nothing_says_so(call: Any, plane: Any) -> None:
+    plane.answers["PlanSwitch"] = generation_pb2.PlanSwitchResponse(applied_generation=4, desired_generation=4)
+    outcome = call("switch", "plan", "leaf1")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err == "generation 4 to what the plane wants: nothing differs\n"
+    call("switch", "plan", "leaf1", "--rollback-to", "2")
+    assert plane.requests("PlanSwitch")[1].rollback_to == 2
+
+
+def test_a_rollback_names_a_generation_and_a_reason(call: Any, plane: Any) -> None:
+    plane.answers |= {"RollbackSwitch": LEAF, "UnpinSwitch": LEAF}
+    assert call("switch", "rollback", "leaf1", "2", "--reason", "broken").code == 0
+    assert plane.requests("RollbackSwitch") == [
+        generation_pb2.RollbackSwitchRequest(switch_id="leaf1", generation=2, reason="broken")
+    ]
+    assert call("switch", "unpin", "leaf1").code == 0
+    assert plane.requests("UnpinSwitch")[0].switch_id == "leaf1"
+
+
+@pytest.mark.parametrize("generation", ["0", "-1", "x"])
+def test_a_rollback_to_what_is_no_generation_asks_nobody(call: Any, plane: Any, generation: str) -> None:
+    assert call("switch", "rollback", "leaf1", generation).code == 2
+    assert not plane.asked
+
+
+def test_a_refused_rollback_is_one_line(call: Any, plane: Any) -> None:
+    plane.answers["RollbackSwitch"] = FailedPrecondition("ROLLBACK_CROSSES_TENANTS", "choose a later generation")
+    outcome = call("switch", "rollback", "leaf1", "2")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "choose a later generation" in outcome.err

@@ -1,4 +1,4 @@
-"""What operators do with switches: look, describe, want ports up or down, forget."""
+"""What operators do with switches: look, describe, want ports up or down."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from metal_kit.identity import missing
 from metal_fabric.planner import Planner
 from metal_fabric.ports import LinkState
 from metal_fabric.problems import Invalid, Refused
-from metal_fabric.store import CableStore, GenerationStore, SwitchStore, SwitchView, ViewStore
-
-_SHOWN_MACHINES = 5
+from metal_fabric.store import SwitchStore, SwitchView, ViewStore
 
 
 class Administration:
@@ -22,8 +20,6 @@ class Administration:
         self._db = db
         self._planner = planner
         self._switches = SwitchStore()
-        self._cables = CableStore()
-        self._generations = GenerationStore()
         self._views = ViewStore()
 
     async def get(self, switch_id: str) -> SwitchView:
@@ -70,20 +66,6 @@ class Administration:
             await self._switches.wish(conn, switch_id, port, admin.wish)
             await self._planner.plan(conn, switch_id)
             return await self._planner.switch_changed(conn, switch_id)
-
-    async def forget(self, switch_id: str) -> None:
-        """Forget a switch; a leaf that is still there registers again. Raises NotFound, Refused `SWITCH_IN_USE`."""
-        async with self._db.transaction(purpose="forget switch") as conn:
-            await self._switches.lock(conn, [switch_id])
-            view = _found(await self._views.get(conn, switch_id), switch_id)
-            machines = sorted({cable.machine for cable in await self._cables.of_switches(conn, [switch_id])})
-            if machines:
-                names = ", ".join(machines[:_SHOWN_MACHINES])
-                more = f" and {len(machines) - _SHOWN_MACHINES} more" if len(machines) > _SHOWN_MACHINES else ""
-                raise Refused("SWITCH_IN_USE", f"machines hang on {switch_id}: {names}{more}; delete them first")
-            version = await self._switches.delete(conn, switch_id)
-            await self._generations.wake(conn, switch_id)
-            await self._planner.switch_deleted(conn, view, version)
 
 
 def _found(view: SwitchView | None, switch_id: str) -> SwitchView:

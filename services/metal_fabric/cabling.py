@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from metal_fabric.ports import SwitchOs, line_of
+from metal_fabric.ports import lanes_of
 from metal_fabric.problems import Refused
 from metal_fabric.switch import Port, Switch
 
@@ -175,8 +175,7 @@ def _check_mirrored(pair: list[Switch], cables: Iterable[Cable]) -> None:
 
 def _place(port: str, leaf: Switch) -> int | str:
     # Compared by lane, so that Ethernet4 of a SONiC leaf mirrors swp2 of a Cumulus leaf.
-    line = line_of(port, leaf.facts.os) if leaf.facts.os is not SwitchOs.OTHER else None
-    return port if line is None else line
+    return lanes_of(leaf.ports, leaf.facts.os).get(port, port)
 
 
 def _check_moved(machine: str, rack: str, before: Iterable[Cable], racks: Mapping[str, str]) -> None:

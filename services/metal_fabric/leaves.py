@@ -18,8 +18,9 @@ from prometheus_client import Counter, Histogram
 from metal_fabric.messages import STATE_OF
 from metal_fabric.planner import Planner
 from metal_fabric.problems import Invalid, Refused
+from metal_fabric.registration import Registration
 from metal_fabric.store import CableStore, GenerationStore, SwitchStore, SyncStore
-from metal_fabric.switch import Switch, merge
+from metal_fabric.switch import Switch
 
 log = get_logger(__name__)
 
@@ -43,6 +44,7 @@ class Leaves:
     def __init__(self, db: Database, planner: Planner) -> None:
         self._db = db
         self._planner = planner
+        self._registration = Registration()
         self._switches = SwitchStore()
         self._cables = CableStore()
         self._generations = GenerationStore()
@@ -54,15 +56,14 @@ class Leaves:
         `generation` and `digest` say what it has applied. They count only when they name a generation that was made
         here; what a leaf applied that nobody here knows, after a database was restored, is superseded by a new one.
 
-        Raises Refused as `switch.merge` does; the switch's status then says why.
+        Raises Refused as `Registration.take_in` does; the switch's status then says why.
         """
         if generation >= MAX_GENERATION:
             raise Invalid("GENERATION_INVALID", "no such generation was ever made", field="hello.applied_generation")
         try:
             async with self._db.transaction(purpose="register leaf") as conn:
-                changed = await self._merge(conn, reported)
-                made = await self._generations.made(conn, reported.id, generation, digest)
-                foreign = generation > 0 and made is None
+                taken = await self._registration.take_in(conn, reported, generation, digest)
+                changed, foreign = taken.changed, taken.foreign
                 applied = 0 if foreign else generation
                 await self._syncs.open(conn, reported.id, session, applied=applied, digest="" if foreign else digest)
                 newest = await self._planner.plan(conn, reported.id, beyond=generation if foreign else 0)
@@ -153,22 +154,6 @@ class Leaves:
         # tells again on its new stream what nobody has acknowledged.
         if not await self._syncs.speaks(conn, switch_id, session):
             raise superseded()
-
-    async def _merge(self, conn: Connection, reported: Switch) -> bool:
-        """Store what is new about the switch; whether something was. The switch is locked afterwards."""
-        # The second time round it exists: somebody else inserted it after we looked.
-        while not await self._switches.lock(conn, [reported.id]):
-            if await self._switches.insert(conn, merge(None, reported, connected=())):
-                await self._switches.put_ports(conn, reported)
-                return True
-        known = (await self._switches.load(conn, [reported.id]))[reported.id]
-        connected = {cable.port for cable in await self._cables.of_switches(conn, [reported.id])}
-        merged = merge(known, reported, connected=connected)
-        if merged == known:
-            return False
-        await self._switches.update(conn, merged)
-        await self._switches.put_ports(conn, merged)
-        return True
 
     async def _seen(self, conn: Connection, switch_id: str, partition: str, phone_home: PhoneHome, behind: str) -> None:
         machine = parse_uuid(phone_home.machine, field="observations.phone_homes.machine")

@@ -15,7 +15,7 @@ from metal_fabric.desired import vrf_name
 from metal_fabric.filters import PortRole
 from metal_fabric.ports import AdminState, LinkState, SwitchOs, sort_key
 from metal_fabric.store import PortUse, SwitchView, Sync
-from metal_fabric.switch import Port, Switch, SwitchFacts, ports_by_name
+from metal_fabric.switch import Port, Switch, SwitchFacts, SwitchKind, SwitchMode, ports_by_name
 
 ROLES = {
     PortRole.UPLINK: switch_pb2.PORT_ROLE_UPLINK,
@@ -37,6 +37,16 @@ SYSTEMS = {
     SwitchOs.CUMULUS: switch_pb2.SWITCH_OS_CUMULUS,
     SwitchOs.OTHER: switch_pb2.SWITCH_OS_UNSPECIFIED,
 }
+KINDS = {
+    SwitchKind.LEAF: switch_pb2.SWITCH_KIND_LEAF,
+    SwitchKind.SPINE: switch_pb2.SWITCH_KIND_SPINE,
+    SwitchKind.EXIT: switch_pb2.SWITCH_KIND_EXIT,
+}
+KIND_OF = {message: kind for kind, message in KINDS.items()}
+MODES = {
+    SwitchMode.OPERATIONAL: switch_pb2.SWITCH_MODE_OPERATIONAL,
+    SwitchMode.REPLACE: switch_pb2.SWITCH_MODE_REPLACE,
+}
 SYSTEM_OF = {message: system for system, message in SYSTEMS.items()}
 
 
@@ -55,6 +65,19 @@ def switch_of_hello(hello: agent_pb2.Hello) -> Switch:
         pxe_vlan=hello.pxe_vlan,
     )
     return Switch(hello.switch_id, facts, ports_by_name(ports))
+
+
+def switch_of_device(request: switch_pb2.RecordDeviceRequest) -> Switch:
+    """The spine or exit that an operator records."""
+    facts = SwitchFacts(
+        partition=request.partition,
+        rack=request.rack,
+        os=SYSTEM_OF[request.os],
+        management_address=request.management_address,
+        loopback=request.loopback,
+        asn=request.asn,
+    )
+    return Switch(request.id, facts, {}, request.description, KIND_OF[request.kind])
 
 
 def desired_message(state: desired.DesiredState) -> DesiredState:
@@ -169,6 +192,8 @@ def switch_message(view: SwitchView) -> switch_pb2.Switch:
         asn=facts.asn,
         sync=_sync_message(view.sync),
         description=view.description,
+        kind=KINDS[view.kind],
+        mode=MODES[view.mode],
         etag=str(view.version),
         create_time=to_timestamp(view.create_time),
         update_time=to_timestamp(view.update_time),

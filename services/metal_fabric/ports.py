@@ -6,7 +6,7 @@ Pure rules. Which machine hangs on a port is cabling's matter, what a port carri
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -40,7 +40,7 @@ def line_of(name: str, os: SwitchOs) -> int | None:
     """Number of the first lane of port `name`, or None for a name that does not follow the system's scheme.
 
     SONiC writes the lane (`Ethernet4`); Cumulus the front-panel port (`swp2`, lane 4) and the part of a breakout
-    (`swp2s1`, lane 5).
+    (`swp2s1`, lane 5 of a port in four parts; of one in two parts only `lanes_of` knows better).
     """
     if os is SwitchOs.SONIC:
         match = _SONIC.fullmatch(name)
@@ -51,22 +51,34 @@ def line_of(name: str, os: SwitchOs) -> int | None:
     return None
 
 
-def name_of(line: int, os: SwitchOs, *, lines: Collection[int]) -> str:
-    """Name of the port that starts at lane `line` on a system `os` whose ports start at `lines`.
+def lanes_of(names: Iterable[str], os: SwitchOs) -> dict[str, int]:
+    """First lanes of all ports of a switch, by name; names outside the system's scheme are left out.
 
-    The other ports matter on Cumulus only: the first lane of a group of four is called `swpNs0` when the group is
-    broken out, and `swpN` when it is whole.
+    A port that Cumulus has broken out in two (`swp2s0`, `swp2s1`) has two lanes for each part.
+    """
+    lines = {name: line for name in names if (line := line_of(name, os)) is not None}
+    if os is not SwitchOs.CUMULUS:
+        return lines
+    groups = _groups(lines.values())
+    halves = {group for group, offsets in groups.items() if offsets == {0, 1}}
+    return {
+        name: line + line % LANES_PER_PORT if line // LANES_PER_PORT in halves else line for name, line in lines.items()
+    }
+
+
+def names_of(lanes: Iterable[int], os: SwitchOs) -> dict[int, str]:
+    """Names that a system gives to the ports that start at these lanes of a switch, by lane.
 
     Raises ValueError for a negative lane or a system without a naming scheme.
     """
-    if line < 0:
-        raise ValueError(f"lane {line} is negative")
+    every = sorted(set(lanes))
+    if every and every[0] < 0:
+        raise ValueError(f"lane {every[0]} is negative")
     if os is SwitchOs.SONIC:
-        return f"Ethernet{line}"
+        return {lane: f"Ethernet{lane}" for lane in every}
     if os is SwitchOs.CUMULUS:
-        group, part = divmod(line, LANES_PER_PORT)
-        broken_out = any(other != line and other // LANES_PER_PORT == group for other in lines)
-        return f"swp{group + 1}s{part}" if part or broken_out else f"swp{group + 1}"
+        groups = _groups(every)
+        return {lane: _cumulus(*divmod(lane, LANES_PER_PORT), groups[lane // LANES_PER_PORT]) for lane in every}
     raise ValueError(f"no naming scheme is known for {os.value}")
 
 
@@ -77,11 +89,24 @@ def translate(name: str, source: SwitchOs, target: SwitchOs, *, names: Collectio
     """
     if source is target:
         return name
-    line = line_of(name, source)
-    if line is None or target is SwitchOs.OTHER:
+    lanes = lanes_of({name, *names}, source)
+    if name not in lanes or target is SwitchOs.OTHER:
         return None
-    lines = [other for other in (line_of(each, source) for each in names) if other is not None]
-    return name_of(line, target, lines=lines)
+    return names_of(lanes.values(), target)[lanes[name]]
+
+
+def _groups(lanes: Iterable[int]) -> dict[int, set[int]]:
+    """Which lanes within each front-panel port a port starts at, by front-panel port from 0."""
+    groups: dict[int, set[int]] = {}
+    for lane in lanes:
+        groups.setdefault(lane // LANES_PER_PORT, set()).add(lane % LANES_PER_PORT)
+    return groups
+
+
+def _cumulus(group: int, offset: int, offsets: Collection[int]) -> str:
+    if offsets == {0}:
+        return f"swp{group + 1}"
+    return f"swp{group + 1}s{offset // 2 if offsets == {0, 2} else offset}"
 
 
 def sort_key(name: str, os: SwitchOs) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from metal_fabric.api.generations import GenerationApi
 from metal_fabric.api.switches import SwitchApi
 from metal_fabric.history import History
 from metal_fabric.leaves import Leaves
+from metal_fabric.life import SwitchLife
 from metal_fabric.machines import Machines
 from metal_fabric.planner import Planner
 
@@ -26,7 +27,7 @@ async def compose(rt: Runtime) -> Parts:
     planner = Planner()
     machines = Machines(db, planner)
     leaves = Leaves(db, planner)
-    switches = SwitchApi(Administration(db, planner), machines, rt.paging)
+    switches = SwitchApi(Administration(db, planner), SwitchLife(db, planner), machines, rt.paging)
     agents = SwitchAgentApi(db, leaves, rt.stopping)
     return Parts(
         servicers=[

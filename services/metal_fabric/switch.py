@@ -9,10 +9,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from metal_fabric.ports import AdminState, LinkState, SwitchOs
 from metal_fabric.problems import Invalid, Refused
 from metal_fabric.vlans import FIRST_VLAN, LAST_VLAN
+
+
+class SwitchKind(Enum):
+    """What a switch is in the fabric. Only leaves follow the plane; of the others it knows that they are there."""
+
+    LEAF = "leaf"
+    SPINE = "spine"
+    EXIT = "exit"
+
+
+class SwitchMode(Enum):
+    """Whether a leaf's next registration is the known box's (`OPERATIONAL`), or may be another box's (`REPLACE`)."""
+
+    OPERATIONAL = "operational"
+    REPLACE = "replace"
 
 
 @dataclass(frozen=True)
@@ -48,19 +64,23 @@ class SwitchFacts:
 
 @dataclass(frozen=True)
 class Switch:
-    """A leaf as the plane knows it; `id` is its host name, `ports` are keyed by name."""
+    """A switch as the plane knows it; `id` is its host name, `ports` are keyed by name. Of a device that is no leaf the
+    plane knows no ports."""
 
     id: str
     facts: SwitchFacts
     ports: Mapping[str, Port]
     description: str = ""
+    kind: SwitchKind = SwitchKind.LEAF
+    mode: SwitchMode = SwitchMode.OPERATIONAL
 
 
 def merge(known: Switch | None, reported: Switch, *, connected: Collection[str]) -> Switch:
     """The switch after `reported` registered; `connected` names the ports that machines hang on.
 
-    Raises Refused: `PORT_NAME_TWICE`, `PORT_ALIAS_TWICE`, `PXE_VLAN_RESERVED`, `SWITCH_IN_OTHER_PARTITION`,
-    `CONNECTED_SWITCH_MOVED`, `CONNECTED_PORT_REMOVED`, `CONNECTED_PORT_RENAMED`, `CONNECTED_PORT_IS_UPLINK`.
+    Raises Refused: `PORT_NAME_TWICE`, `PORT_ALIAS_TWICE`, `PXE_VLAN_RESERVED`, `NAME_OF_A_DEVICE`,
+    `SWITCH_IN_OTHER_PARTITION`, `CONNECTED_SWITCH_MOVED`, `CONNECTED_PORT_REMOVED`, `CONNECTED_PORT_RENAMED`,
+    `CONNECTED_PORT_IS_UPLINK`.
     """
     if FIRST_VLAN <= reported.facts.pxe_vlan <= LAST_VLAN:
         raise Invalid(
@@ -71,6 +91,12 @@ def merge(known: Switch | None, reported: Switch, *, connected: Collection[str])
     _check_ports(reported.ports.values())
     if known is None:
         return reported
+    if known.kind is not SwitchKind.LEAF:
+        raise Refused(
+            "NAME_OF_A_DEVICE",
+            f"{reported.id} is recorded as {known.kind.value}; rename the leaf, or delete the record",
+            field="hello.switch_id",
+        )
     if known.facts.partition != reported.facts.partition:
         raise Refused(
             "SWITCH_IN_OTHER_PARTITION",
@@ -88,6 +114,7 @@ def merge(known: Switch | None, reported: Switch, *, connected: Collection[str])
         reported,
         ports=merge_ports(known.ports, reported.ports.values(), connected=connected),
         description=known.description,
+        mode=known.mode,
     )
 
 

@@ -170,6 +170,8 @@ OVERRIDES: Mapping[str, Override] = {
     "SizeService.DeleteSize": lambda view: {"id": f"spare-{view.turn}"},
     "SwitchAgentService.Connect": lambda view: {"hello": made.hello(view.partition, view.leaf).hello},
     "SwitchService.AttachMachine": lambda _: {"role": switch_pb2.PORT_ROLE_MACHINE, "vrf": 20},
+    "SwitchService.MigrateSwitch": lambda view: {"target": view.leaf},
+    "SwitchService.RecordDevice": lambda view: {"id": "spine-new", "kind": switch_pb2.SWITCH_KIND_SPINE},
     "SwitchService.SetPortState": lambda _: {"port": "Ethernet28"},
     "SwitchService.UpdateSwitch": lambda _: {"update_mask": FieldMask(paths=["description"])},
     "TenantService.CreateTenant": lambda _: {"tenant": tenant_pb2.Tenant(name=_NEW)},

@@ -15,8 +15,9 @@ from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceServicer
 
 from metal_fabric.administration import Administration
 from metal_fabric.filters import wish
+from metal_fabric.life import SwitchLife
 from metal_fabric.machines import Machines
-from metal_fabric.messages import ROLE_OF, STATE_OF, attachment_message, switch_message
+from metal_fabric.messages import ROLE_OF, STATE_OF, attachment_message, switch_message, switch_of_device
 from metal_fabric.refusals import answered
 from metal_fabric.store import SwitchView
 
@@ -27,8 +28,9 @@ MOST_SWITCHES = 100
 class SwitchApi(SwitchServiceServicer):
     """Implements SwitchService."""
 
-    def __init__(self, administration: Administration, machines: Machines, paging: Paging) -> None:
+    def __init__(self, administration: Administration, life: SwitchLife, machines: Machines, paging: Paging) -> None:
         self._administration = administration
+        self._life = life
         self._machines = machines
         self._paging = paging
 
@@ -64,9 +66,21 @@ class SwitchApi(SwitchServiceServicer):
             view = await self._administration.want_port(request.id, request.port, STATE_OF[request.state])
         return switch_message(view)
 
+    async def RecordDevice(self, request: switch_pb2.RecordDeviceRequest, context: Any) -> switch_pb2.Switch:
+        with answered():
+            return switch_message(await self._life.record(switch_of_device(request)))
+
+    async def ReplaceSwitch(self, request: switch_pb2.ReplaceSwitchRequest, context: Any) -> switch_pb2.Switch:
+        with answered():
+            return switch_message(await self._life.replace(request.id, cancel=request.cancel))
+
+    async def MigrateSwitch(self, request: switch_pb2.MigrateSwitchRequest, context: Any) -> switch_pb2.Switch:
+        with answered():
+            return switch_message(await self._life.migrate(request.id, request.target))
+
     async def DeleteSwitch(self, request: switch_pb2.DeleteSwitchRequest, context: Any) -> Empty:
         with answered():
-            await self._administration.forget(request.id)
+            await self._life.forget(request.id)
         return Empty()
 
     async def AttachMachine(self, request: switch_pb2.AttachMachineRequest, context: Any) -> switch_pb2.Attachment:

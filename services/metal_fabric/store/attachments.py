@@ -57,6 +57,20 @@ _POSTPONE = """
     UPDATE attachment SET announced = false, version = nextval('version')
     WHERE machine IN (SELECT machine FROM late)
 """
+_LEAVERS = """
+    SELECT l.machine FROM attachment_leaf l
+    JOIN attachment a USING (machine)
+    JOIN leaf_sync y ON y.switch_id = l.switch_id
+    WHERE l.switch_id = $1 AND a.leaving AND y.applied_generation < l.wanted_generation
+"""
+# Locked in the order in which leaves' reports lock them.
+_LOCK_OF_LEAF = """
+    SELECT a.machine, a.leaving FROM attachment_leaf l JOIN attachment a USING (machine)
+    WHERE l.switch_id = $1 ORDER BY a.machine FOR UPDATE OF a
+"""
+_DROP_OF_LEAF = "DELETE FROM attachment_leaf WHERE switch_id = $1"
+_ADD_TO_LEAF = "INSERT INTO attachment_leaf SELECT machine, $2, $3 FROM unnest($1::uuid[]) AS machine"
+_UNANNOUNCE = "UPDATE attachment SET announced = false, version = nextval('version') WHERE machine = ANY ($1)"
 _LOCK_UNANNOUNCED = """
     SELECT a.machine FROM attachment a
     WHERE NOT a.announced AND EXISTS (
@@ -113,6 +127,21 @@ class AttachmentStore:
     async def postpone(self, conn: Connection, switch_id: str, ports: Collection[str], generation: int) -> None:
         """Have the machines on these ports wait for a generation of this switch that has not been made yet."""
         await conn.execute(_POSTPONE, switch_id, list(ports), generation)
+
+    async def unconfirmed_leavers(self, conn: Connection, switch_id: str) -> list[str]:
+        """Machines that leave a tenant's network, which this leaf has not confirmed."""
+        return [str(row["machine"]) for row in await conn.fetch(_LEAVERS, switch_id)]
+
+    async def move_leaf(self, conn: Connection, old_id: str, new_id: str, generation: int) -> None:
+        """Have the machines that are attached wait for this generation of a leaf that has taken over. Of those that
+        left it never knew."""
+        rows = await conn.fetch(_LOCK_OF_LEAF, old_id)
+        staying = [row["machine"] for row in rows if not row["leaving"]]
+        await conn.execute(_DROP_OF_LEAF, old_id)
+        # What it had of its own is of machines that hang elsewhere by now.
+        await conn.execute(_DROP_OF_LEAF, new_id)
+        await conn.execute(_ADD_TO_LEAF, staying, new_id, generation)
+        await conn.execute(_UNANNOUNCE, staying)
 
     async def lock_unannounced(self, conn: Connection, switch_id: str, applied: int) -> list[str]:
         """Machines whose attachment may now be confirmed because the switch has applied this generation, locked."""

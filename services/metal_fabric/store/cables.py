@@ -18,6 +18,10 @@ _INSERT = """
     INSERT INTO cable (switch_id, port, machine, nic_mac)
     SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[])
 """
+_NEIGHBOURS = """
+    SELECT DISTINCT other.switch_id FROM cable c JOIN cable other USING (machine)
+    WHERE c.switch_id = $1 AND other.switch_id <> $1
+"""
 
 
 class CableStore:
@@ -32,10 +36,22 @@ class CableStore:
         query = "SELECT * FROM cable WHERE switch_id = ANY ($1) ORDER BY switch_id, port"
         return _cables(await conn.fetch(query, list(switch_ids)))
 
+    async def neighbours(self, conn: Connection, switch_id: str) -> set[str]:
+        """The other switches that machines of this one hang on."""
+        return {row["switch_id"] for row in await conn.fetch(_NEIGHBOURS, switch_id)}
+
+    async def put_of_switch(self, conn: Connection, switch_id: str, cables: Iterable[Cable]) -> None:
+        """Make the switch's cables the given ones. It must be locked."""
+        await conn.execute("DELETE FROM cable WHERE switch_id = $1", switch_id)
+        await self._insert(conn, cables)
+
     async def put(self, conn: Connection, machine: str, cables: Iterable[Cable]) -> None:
         """Make the machine's cables the given ones, on all of its switches at once. The switches must be locked."""
-        every = list(cables)
         await conn.execute("DELETE FROM cable WHERE machine = $1", machine)
+        await self._insert(conn, cables)
+
+    async def _insert(self, conn: Connection, cables: Iterable[Cable]) -> None:
+        every = list(cables)
         await conn.execute(
             _INSERT,
             [cable.switch_id for cable in every],

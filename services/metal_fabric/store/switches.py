@@ -10,21 +10,21 @@ from metal_kit.db import Connection
 from metal_fabric.cabling import host_key
 from metal_fabric.ports import AdminState, LinkState, SwitchOs
 from metal_fabric.problems import Refused
-from metal_fabric.switch import Port, Switch, SwitchFacts
+from metal_fabric.switch import Port, Switch, SwitchFacts, SwitchKind, SwitchMode
 
 _LOCK = "SELECT id FROM switch WHERE id = ANY ($1) ORDER BY id FOR UPDATE"
 _LOAD = "SELECT * FROM switch WHERE id = ANY ($1)"
-_BY_HOST = "SELECT * FROM switch WHERE host_key = ANY ($1)"
+_BY_HOST = "SELECT * FROM switch WHERE host_key = ANY ($1) AND kind = 'leaf'"
 _PORTS = "SELECT * FROM port WHERE switch_id = ANY ($1)"
 _INSERT = """
     INSERT INTO switch (id, host_key, partition, rack, os, os_version, core_version, management_address, loopback, asn,
-                        pxe_vlan)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                        pxe_vlan, kind, description)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
     ON CONFLICT (id) DO NOTHING RETURNING id
 """
 _UPDATE = """
     UPDATE switch SET rack = $2, os = $3, os_version = $4, core_version = $5, management_address = $6, loopback = $7,
-                      asn = $8, pxe_vlan = $9
+                      asn = $8, pxe_vlan = $9, mode = $10
     WHERE id = $1
 """
 _TOUCH = """
@@ -62,7 +62,7 @@ class SwitchStore:
         return await self._with_ports(conn, await conn.fetch(_LOAD, list(ids)))
 
     async def by_host(self, conn: Connection, names: Collection[str]) -> dict[str, Switch]:
-        """Switches that neighbours with these LLDP system names may be, by id."""
+        """Leaves that neighbours with these LLDP system names may be, by id."""
         keys = {host_key(name) for name in names} - {""}
         return await self._with_ports(conn, await conn.fetch(_BY_HOST, sorted(keys)))
 
@@ -79,28 +79,27 @@ class SwitchStore:
                     _INSERT,
                     *(switch.id, host_key(switch.id), facts.partition, facts.rack, facts.os.value),
                     *(facts.os_version, facts.core_version, facts.management_address, facts.loopback),
-                    *(facts.asn, facts.pxe_vlan),
+                    *(facts.asn, facts.pxe_vlan, switch.kind.value, switch.description),
                 )
         except asyncpg.UniqueViolationError:
             raise Refused(
                 "HOST_NAME_TAKEN",
                 f"another switch is called {switch.id}, in other letters; rename one of them",
-                field="hello.switch_id",
+                field="hello.switch_id" if switch.kind is SwitchKind.LEAF else "id",
             ) from None
         return inserted is not None
 
     async def update(self, conn: Connection, switch: Switch) -> None:
-        """Write the facts of a switch; id, partition and description stay."""
+        """Write the facts and the mode of a switch; id, kind, partition and description stay."""
         facts = switch.facts
         await conn.execute(
             _UPDATE,
             *(switch.id, facts.rack, facts.os.value, facts.os_version, facts.core_version),
-            *(facts.management_address, facts.loopback, facts.asn, facts.pxe_vlan),
+            *(facts.management_address, facts.loopback, facts.asn, facts.pxe_vlan, switch.mode.value),
         )
 
-    async def put_ports(self, conn: Connection, switch: Switch) -> None:
-        """Make the ports of a switch the given ones. The database refuses to drop one that a machine hangs on."""
-        await conn.execute(_DROP_PORTS, switch.id, list(switch.ports))
+    async def add_ports(self, conn: Connection, switch: Switch) -> None:
+        """Write the ports of a switch; others that it had stay."""
         ports = list(switch.ports.values())
         await conn.execute(
             _PUT_PORTS,
@@ -111,6 +110,10 @@ class SwitchStore:
             [port.admin.wish.value if port.admin.wish else None for port in ports],
             [port.admin.actual.value for port in ports],
         )
+
+    async def drop_ports(self, conn: Connection, switch: Switch) -> None:
+        """Delete the ports that the switch no longer has. The database refuses to drop one that a machine hangs on."""
+        await conn.execute(_DROP_PORTS, switch.id, list(switch.ports))
 
     async def report(self, conn: Connection, switch_id: str, states: Mapping[str, LinkState]) -> int:
         """Record what the leaf reports of its ports; gives how many of them changed. Unknown ports are left out."""
@@ -145,7 +148,12 @@ class SwitchStore:
         ports: dict[str, dict[str, Port]] = {row["id"]: {} for row in rows}
         for row in await conn.fetch(_PORTS, list(ports)):
             ports[row["switch_id"]][row["name"]] = port_of(row)
-        return {row["id"]: Switch(row["id"], facts_of(row), ports[row["id"]], row["description"]) for row in rows}
+        return {row["id"]: _switch(row, ports[row["id"]]) for row in rows}
+
+
+def _switch(row: asyncpg.Record, ports: dict[str, Port]) -> Switch:
+    kind, mode = SwitchKind(row["kind"]), SwitchMode(row["mode"])
+    return Switch(row["id"], facts_of(row), ports, row["description"], kind, mode)
 
 
 def port_of(row: asyncpg.Record) -> Port:

@@ -15,7 +15,7 @@ from metal_fabric.settings import NOTHING_SET, Settings, of_stored
 from metal_fabric.store.pins import Pin
 from metal_fabric.store.switches import facts_of, port_of
 from metal_fabric.store.syncs import CONNECTED, Sync
-from metal_fabric.switch import Port, SwitchFacts
+from metal_fabric.switch import Port, SwitchFacts, SwitchKind, SwitchMode
 
 _SWITCHES = f"""
     SELECT s.*, y.applied_generation, y.applied_hash, y.apply_time, y.error, y.notes, y.seen_time,
@@ -61,6 +61,8 @@ class SwitchView:
     create_time: datetime
     update_time: datetime
     sync: Sync
+    kind: SwitchKind = SwitchKind.LEAF
+    mode: SwitchMode = SwitchMode.OPERATIONAL
     settings: Settings = NOTHING_SET
     pin: Pin | None = None
     ports: list[PortUse] = field(default_factory=list)
@@ -116,6 +118,8 @@ def _view(row: asyncpg.Record) -> SwitchView:
         create_time=row["create_time"],
         update_time=row["update_time"],
         sync=sync,
+        kind=SwitchKind(row["kind"]),
+        mode=SwitchMode(row["mode"]),
         settings=of_stored(row["settings"]),
         pin=Pin(row["pin_generation"], row["pin_reason"], row["pin_time"]) if row["pin_generation"] else None,
     )

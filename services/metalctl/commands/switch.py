@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,16 @@ from metalctl.values import enum
 
 Switch = Annotated[str, typer.Argument(help="host name of the switch")]
 PortName = Annotated[str, typer.Argument(metavar="PORT", help="name of the port")]
+
+
+class Device(StrEnum):
+    """What a switch is that is no leaf."""
+
+    SPINE = "spine"
+    EXIT = "exit"
+
+
+_DEVICES = {Device.SPINE: pb.SWITCH_KIND_SPINE, Device.EXIT: pb.SWITCH_KIND_EXIT}
 
 ROW = (
     ("ID", lambda s: s.id),
@@ -37,6 +48,10 @@ def add(groups: Mapping[str, typer.Typer]) -> None:
     command.add(port, "up", up, "want a port up")
     command.add(port, "down", down, "want a port down; one that nothing hangs on is out of use then")
     group.add_typer(port, name="port")
+    command.add(group, "replace", replace, "let another box take a leaf's place under its name")
+    command.add(group, "migrate", migrate, "have another leaf of the rack take over everything of a leaf")
+    command.add(group, "record", record, "record a spine or an exit, or change what is recorded of it")
+    command.add(group, "delete", delete, "forget a switch that no machine hangs on")
 
 
 def ports(ctx: typer.Context, switch: Switch) -> None:
@@ -62,6 +77,56 @@ def up(ctx: typer.Context, switch: Switch, port: PortName) -> None:
 def down(ctx: typer.Context, switch: Switch, port: PortName) -> None:
     """Want a port down."""
     _want(ctx, switch, port, pb.PORT_STATE_DOWN)
+
+
+def replace(
+    ctx: typer.Context,
+    switch: Switch,
+    cancel: Annotated[bool, typer.Option("--cancel", help="the box stays after all")] = False,
+) -> None:
+    """Prepare a replacement."""
+    request = pb.ReplaceSwitchRequest(id=switch, cancel=cancel)
+    show_row(call(ctx, lambda stub: stub.ReplaceSwitch(request)), ROW, ctx.obj.output)
+
+
+def migrate(
+    ctx: typer.Context,
+    switch: Switch,
+    target: Annotated[str, typer.Argument(help="host name of the leaf that takes over; no machine hangs on it yet")],
+) -> None:
+    """Move everything to another leaf."""
+    request = pb.MigrateSwitchRequest(id=switch, target=target)
+    show_row(call(ctx, lambda stub: stub.MigrateSwitch(request)), ROW, ctx.obj.output)
+
+
+def record(
+    ctx: typer.Context,
+    switch: Switch,
+    kind: Annotated[Device, typer.Option(help="what it is")],
+    partition: Annotated[str, typer.Option(help="its partition")],
+    rack: Annotated[str, typer.Option(help="its rack")] = "",
+    management_address: Annotated[str, typer.Option(help="its management address")] = "",
+    loopback: Annotated[str, typer.Option(help="its loopback address")] = "",
+    asn: Annotated[int, typer.Option(help="ASN of its BGP router", min=0, max=4294967295)] = 0,
+    description: Annotated[str, typer.Option(help="free text")] = "",
+) -> None:
+    """Record a device."""
+    request = pb.RecordDeviceRequest(
+        id=switch,
+        kind=_DEVICES[kind],
+        partition=partition,
+        rack=rack,
+        management_address=management_address,
+        loopback=loopback,
+        asn=asn,
+        description=description,
+    )
+    show_row(call(ctx, lambda stub: stub.RecordDevice(request)), ROW, ctx.obj.output)
+
+
+def delete(ctx: typer.Context, switch: Switch) -> None:
+    """Forget a switch."""
+    call(ctx, lambda stub: stub.DeleteSwitch(pb.DeleteSwitchRequest(id=switch)))
 
 
 def _want(ctx: typer.Context, switch: str, port: str, state: pb.PortState.ValueType) -> None:

@@ -205,6 +205,12 @@ class Fabric:
         await self.cabling().ConnectMachine(self.cables(machine, port))
         return machine
 
+    async def machine_on(self, hosts: Iterable[str], port: str = "Ethernet0") -> str:
+        """A new machine that hangs on this port of these switches."""
+        machine = str(uuid4())
+        await self.cabling().ConnectMachine(self.cables(machine, port, hosts))
+        return machine
+
     async def rows(self, query: str, *args: Any) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.settings["database_url"], server_settings={"search_path": "fabric"})
         try:

@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metal_fabric.ports import AdminState, LinkState, SwitchOs, line_of, name_of, sort_key, translate
-
-LINES = st.integers(min_value=0, max_value=1023)
+from metal_fabric.ports import AdminState, LinkState, SwitchOs, lanes_of, line_of, names_of, sort_key, translate
 
 
 @pytest.mark.parametrize(
@@ -35,15 +33,35 @@ def test_a_name_outside_cumulus_scheme_has_no_line(name: str) -> None:
     assert line_of(name, SwitchOs.CUMULUS) is None
 
 
-def test_the_first_lane_has_a_breakout_name_only_when_its_port_is_broken_out() -> None:
-    assert name_of(4, SwitchOs.CUMULUS, lines=[0, 4, 8]) == "swp2"
-    assert name_of(4, SwitchOs.CUMULUS, lines=[0, 4, 5, 8]) == "swp2s0"
-    assert name_of(5, SwitchOs.CUMULUS, lines=[5]) == "swp2s1"
+@pytest.mark.parametrize(
+    ("sonic", "cumulus"),
+    [
+        (["Ethernet0", "Ethernet4", "Ethernet8"], ["swp1", "swp2", "swp3"]),
+        (["Ethernet0", "Ethernet4", "Ethernet6", "Ethernet8"], ["swp1", "swp2s0", "swp2s1", "swp3"]),
+        (
+            ["Ethernet0", "Ethernet4", "Ethernet5", "Ethernet6", "Ethernet7"],
+            ["swp1", "swp2s0", "swp2s1", "swp2s2", "swp2s3"],
+        ),
+    ],
+)
+def test_whole_halved_and_quartered_ports_have_names_on_both_systems(sonic: list[str], cumulus: list[str]) -> None:
+    there = [translate(name, SwitchOs.SONIC, SwitchOs.CUMULUS, names=sonic) for name in sonic]
+    back = [translate(name, SwitchOs.CUMULUS, SwitchOs.SONIC, names=cumulus) for name in cumulus]
+    assert (there, back) == (cumulus, sonic)
 
 
-@given(st.sets(LINES, min_size=1))
-def test_names_survive_the_way_to_the_other_system_and_back(lines: set[int]) -> None:
-    sonic = [f"Ethernet{line}" for line in lines]
+def test_a_part_that_stands_alone_keeps_its_number() -> None:
+    assert names_of([5], SwitchOs.CUMULUS) == {5: "swp2s1"}
+    assert lanes_of(["swp2s1", "eth0"], SwitchOs.CUMULUS) == {"swp2s1": 5}
+
+
+# A front-panel port is whole, in two parts, or in four.
+BREAKOUTS = st.dictionaries(st.integers(0, 255), st.sampled_from([(0,), (0, 2), (0, 1, 2, 3)]), min_size=1)
+
+
+@given(BREAKOUTS)
+def test_names_survive_the_way_to_the_other_system_and_back(breakouts: dict[int, tuple[int, ...]]) -> None:
+    sonic = [f"Ethernet{4 * group + offset}" for group, offsets in breakouts.items() for offset in offsets]
     cumulus = [translate(name, SwitchOs.SONIC, SwitchOs.CUMULUS, names=sonic) for name in sonic]
     names = [name for name in cumulus if name is not None]
     assert len(set(names)) == len(sonic)
@@ -58,9 +76,9 @@ def test_a_name_of_no_scheme_translates_to_nothing_but_stays_within_its_system()
 
 def test_a_name_needs_a_lane_and_a_scheme() -> None:
     with pytest.raises(ValueError, match="negative"):
-        name_of(-1, SwitchOs.SONIC, lines=[])
+        names_of([4, -1], SwitchOs.SONIC)
     with pytest.raises(ValueError, match="naming scheme"):
-        name_of(0, SwitchOs.OTHER, lines=[])
+        names_of([0], SwitchOs.OTHER)
 
 
 def test_ports_sort_by_lane_and_not_by_letter() -> None:

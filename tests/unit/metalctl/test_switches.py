@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from google.protobuf import empty_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from metal_kit.errors import FailedPrecondition
 from metalplane.fabric.v1 import generation_pb2, switch_pb2
@@ -91,6 +92,24 @@ def test_a_rollback_names_a_generation_and_a_reason(call: Any, plane: Any) -> No
 def test_a_rollback_to_what_is_no_generation_asks_nobody(call: Any, plane: Any, generation: str) -> None:
     assert call("switch", "rollback", "leaf1", generation).code == 2
     assert not plane.asked
+
+
+def test_boxes_are_replaced_relieved_recorded_and_forgotten(call: Any, plane: Any) -> None:
+    plane.answers |= {
+        "ReplaceSwitch": LEAF, "MigrateSwitch": LEAF, "RecordDevice": LEAF, "DeleteSwitch": empty_pb2.Empty()
+    }  # fmt: skip
+    assert call("switch", "replace", "leaf1").code == 0
+    assert call("switch", "replace", "leaf1", "--cancel").code == 0
+    assert [each.cancel for each in plane.requests("ReplaceSwitch")] == [False, True]
+    assert call("switch", "migrate", "leaf1", "leaf3").code == 0
+    assert plane.requests("MigrateSwitch") == [switch_pb2.MigrateSwitchRequest(id="leaf1", target="leaf3")]
+    assert call("switch", "record", "spine1", "--kind", "spine", "--partition", "mini", "--asn", "65000").code == 0
+    assert plane.requests("RecordDevice") == [
+        switch_pb2.RecordDeviceRequest(id="spine1", kind=switch_pb2.SWITCH_KIND_SPINE, partition="mini", asn=65000)
+    ]
+    assert call("switch", "record", "leaf9", "--kind", "leaf", "--partition", "mini").code == 2
+    assert call("switch", "delete", "leaf1").code == 0
+    assert plane.requests("DeleteSwitch")[0].id == "leaf1"
 
 
 def test_a_refused_rollback_is_one_line(call: Any, plane: Any) -> None:

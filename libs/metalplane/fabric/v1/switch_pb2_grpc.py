@@ -153,8 +153,8 @@ class SwitchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSwitch(self, request, context):
-        """Forgets a switch. FAILED_PRECONDITION while machines hang on it, while it is connected, or while it has not yet
-        confirmed that a machine has left it.
+        """Forgets a switch. FAILED_PRECONDITION while machines hang on it, or while it is connected and has not yet applied
+        what is wanted of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

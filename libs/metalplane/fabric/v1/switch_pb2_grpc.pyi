@@ -59,8 +59,8 @@ class SwitchServiceStub:
     FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
     """
     DeleteSwitch: _grpc.UnaryUnaryMultiCallable[_switch_pb2.DeleteSwitchRequest, _empty_pb2.Empty]
-    """Forgets a switch. FAILED_PRECONDITION while machines hang on it, while it is connected, or while it has not yet
-    confirmed that a machine has left it.
+    """Forgets a switch. FAILED_PRECONDITION while machines hang on it, or while it is connected and has not yet applied
+    what is wanted of it.
     """
     AttachMachine: _grpc.UnaryUnaryMultiCallable[_switch_pb2.AttachMachineRequest, _switch_pb2.Attachment]
     """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
@@ -103,8 +103,8 @@ class SwitchServiceAsyncStub(SwitchServiceStub):
     FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
     """
     DeleteSwitch: _aio.UnaryUnaryMultiCallable[_switch_pb2.DeleteSwitchRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Forgets a switch. FAILED_PRECONDITION while machines hang on it, while it is connected, or while it has not yet
-    confirmed that a machine has left it.
+    """Forgets a switch. FAILED_PRECONDITION while machines hang on it, or while it is connected and has not yet applied
+    what is wanted of it.
     """
     AttachMachine: _aio.UnaryUnaryMultiCallable[_switch_pb2.AttachMachineRequest, _switch_pb2.Attachment]  # type: ignore[assignment]
     """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
@@ -192,8 +192,8 @@ class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _switch_pb2.DeleteSwitchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Forgets a switch. FAILED_PRECONDITION while machines hang on it, while it is connected, or while it has not yet
-        confirmed that a machine has left it.
+        """Forgets a switch. FAILED_PRECONDITION while machines hang on it, or while it is connected and has not yet applied
+        what is wanted of it.
         """
 
     @_abc_1.abstractmethod

@@ -203,7 +203,7 @@ class Following:
         return self._retry.delay(self._failures - 1).total_seconds()
 
     async def _succeeded(self, desired: Desired, outcome: Outcome, *, announce: bool) -> None:
-        await self._quarantine.passed()
+        await self._quarantine.passed(desired)
         drifted = outcome.touched and self.applied == desired
         if drifted:
             outcome = replace(outcome, notes=(*outcome.notes, _drift(desired, outcome)))

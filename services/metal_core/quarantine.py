@@ -90,9 +90,9 @@ class Quarantine:
             replace(_entry(desired, 1, reason, Outcome(False, phase="confirm"), self._clock()), unheard=True)
         )
 
-    async def passed(self) -> None:
-        """A generation was applied: what failed before does not matter any more."""
-        if self.entry is not None:
+    async def passed(self, desired: Desired) -> None:
+        """`desired` was applied: what is known of itself or of an older generation does not matter any more."""
+        if self.entry is not None and (_is_about(self.entry, desired) or desired.generation > self.entry.generation):
             await self._keep(None)
 
     @property

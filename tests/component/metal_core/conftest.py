@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from leaf_rack import Rack
 from metal_core import databases
 from metal_core.apply import Applier
 from metal_core.confirm import Trials
 from metal_core.known_good import KnownGoodFile
 from metal_core.sonic import Sonic
 from metal_core.vtysh import Frr, NoFrr
+from metal_kit.ca import Authority
 from metal_lab.servers import Redis
 from metal_sim.leaf import LeafSpec, SimLeaf
 
@@ -55,3 +59,14 @@ async def bench(redis_server: Callable[[], Awaitable[Redis]], tmp_path: Path) ->
         sonic = Sonic(databases.read(leaf.database_config))
         yield Bench(server, leaf, sonic, KnownGoodFile(tmp_path / "state"), tmp_path / "frr" / "frr.conf")
         await sonic.close()
+
+
+@pytest.fixture
+async def rack(bench: Any, tmp_path: Path) -> AsyncIterator[Rack]:
+    """A leaf with its agent stopped and fabric up."""
+    async with AsyncExitStack() as stack:
+        rack = Rack(bench, tmp_path / "certificates", Authority.create("core tests"))
+        await rack.fabric_up()
+        stack.push_async_callback(rack.fabric_down)
+        stack.push_async_callback(rack.stop_agent)
+        yield rack

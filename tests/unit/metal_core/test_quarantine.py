@@ -68,7 +68,9 @@ async def test_another_generation_is_always_tried_and_its_success_forgets_the_fa
     newer = replace(STATE, generation=6, digest="six")
     assert quarantine.reason(newer) == ""
     assert await quarantine.failed(newer, FAILED) == ""
-    await quarantine.passed()
+    await quarantine.passed(STATE)
+    assert quarantine.entry is not None, "an older one says nothing about it: the leaf goes back to that"
+    await quarantine.passed(newer)
     assert (quarantine.entry, (tmp_path / "quarantine.json").exists()) == (None, False)
 
 

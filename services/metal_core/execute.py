@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 from metal_core import facts
+from metal_core.events import changes
 from metal_core.frr.delta import converge, detach, retire
 from metal_core.frr.model import Configuration
 from metal_core.plan import Condition, DeleteRows, FrrConverge, FrrDetach, FrrRetire, SetRows, Step, Wait
 from metal_core.sonic import Sonic
 from metal_core.vtysh import Frr
 
-# Seconds between looks while waiting; orchagent usually follows within tens of milliseconds.
-_FIRST_LOOK, _LAST_LOOK = 0.01, 0.25
 # Seconds for which the running configuration is taken to be what it was when it was read.
 _FRESH = 1.0
 
@@ -71,11 +70,15 @@ class Execution:
 
     async def wait(self, conditions: Collection[Condition]) -> None:
         """Return when all conditions hold. Raises StepFailed, naming those that do not, when they take too long."""
+        if not await facts.unmet(self._sonic, conditions):
+            return
         loop = asyncio.get_running_loop()
-        end, pause = loop.time() + self._limit, _FIRST_LOOK
-        while missing := await facts.unmet(self._sonic, conditions):
-            if loop.time() >= end:
-                what = ", ".join(str(condition) for condition in missing)
-                raise StepFailed(f"the switch did not follow within {self._limit:g} s: {what}")
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LAST_LOOK)
+        end = loop.time() + self._limit
+        async with changes(self._sonic, conditions) as changed:
+            # After the subscription, so that nothing is missed between a look and the next event.
+            while missing := await facts.unmet(self._sonic, conditions):
+                left = end - loop.time()
+                if left <= 0:
+                    what = ", ".join(str(condition) for condition in missing)
+                    raise StepFailed(f"the switch did not follow within {self._limit:g} s: {what}")
+                await changed(left)

@@ -34,7 +34,7 @@ class Sonic:
     """Clients of the databases; one instance a process, closed by `close`. Methods raise SonicUnavailable."""
 
     def __init__(self, locations: Mapping[str, Location], password: str = "") -> None:
-        self._separator = {name: location.separator for name, location in locations.items()}
+        self.locations = dict(locations)
         self._clients = {name: _client(location, password) for name, location in locations.items()}
 
     async def close(self) -> None:
@@ -83,7 +83,11 @@ class Sonic:
 
     def key(self, database: str, *parts: str) -> str:
         """The key of an object in `database`."""
-        return self._separator[database].join(parts)
+        return self.locations[database].separator.join(parts)
+
+    def client(self, database: str) -> Redis:
+        """The client of one database, whose own exceptions its user has to expect."""
+        return self._clients[database]
 
     @asynccontextmanager
     async def database(self, name: str) -> AsyncIterator[Redis]:

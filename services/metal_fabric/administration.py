@@ -25,12 +25,13 @@ class Administration:
     async def get(self, switch_id: str) -> SwitchView:
         """One switch. Raises NotFound."""
         async with self._db.connection() as conn:
-            return _found(await self._views.get(conn, switch_id), switch_id)
+            return _found(await self._views.describe(conn, switch_id), switch_id)
 
     async def page(self, *, after: str, partition: str, rack: str, limit: int) -> list[SwitchView]:
         """Switches after an id, by id, of one partition and rack if given."""
         async with self._db.connection() as conn:
-            return await self._views.page(conn, after=after, partition=partition, rack=rack, limit=limit)
+            views = await self._views.page(conn, after=after, partition=partition, rack=rack, limit=limit)
+            return await self._views.with_health(conn, views)
 
     async def describe(self, switch_id: str, edit: Callable[[SwitchView], str]) -> SwitchView:
         """Give a switch the description that `edit` makes of what it is now. Raises NotFound and what `edit` does."""

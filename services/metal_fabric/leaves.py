@@ -5,21 +5,20 @@ Each use case is one transaction and may be repeated: a leaf sends a report agai
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from metal_kit.db import Connection, Database
-from metal_kit.errors import Aborted
-from metal_kit.ids import parse_uuid
 from metal_kit.logs import get_logger
 from metal_kit.timestamps import from_timestamp
-from metalplane.fabric.v1.agent_pb2 import ApplyReport, DesiredState, Observations, PhoneHome
+from metalplane.fabric.v1.agent_pb2 import ApplyReport, DesiredState, Observations
 from prometheus_client import Counter, Histogram
 
-from metal_fabric.messages import STATE_OF
+from metal_fabric.health import Code, Finding
+from metal_fabric.observed import Observed, demand_speaker
 from metal_fabric.planner import Planner
 from metal_fabric.problems import Invalid, Refused
 from metal_fabric.registration import Registration
-from metal_fabric.store import CableStore, GenerationStore, SwitchStore, SyncStore
+from metal_fabric.store import AttachmentStore, FindingStore, GenerationStore, ReportStore, SyncStore
 from metal_fabric.switch import Switch
 
 log = get_logger(__name__)
@@ -31,8 +30,18 @@ APPLIED = Histogram(
 )
 FAILED = Counter("metalplane_fabric_apply_failures_total", "Attempts of leaves to apply a generation that failed.")
 
-# An installed system announces itself every few seconds, on every cable; one event in this time tells as much.
-SEEN_EVERY = timedelta(seconds=30)
+RETRACTED = Counter(
+    "metalplane_fabric_confirmations_retracted_total",
+    "Attachments of machines whose confirmation a leaf took back by returning to an older generation.",
+)
+PHASE_SECONDS = Histogram(
+    "metalplane_fabric_leaf_phase_seconds",
+    "Time that leaves took for each phase of an attempt to apply a generation, by their own clocks.",
+    ["phase"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+PHASES = ("prepare", "apply", "verify", "commit", "rollback")
+NAME_TAKEN = "SWITCH_NAME_TAKEN"
 # Far beyond what real changes reach, and as far from what a bigint holds.
 MAX_GENERATION = 1 << 48
 _MAX_ERROR = 1024
@@ -45,27 +54,39 @@ class Leaves:
         self._db = db
         self._planner = planner
         self._registration = Registration()
-        self._switches = SwitchStore()
-        self._cables = CableStore()
         self._generations = GenerationStore()
         self._syncs = SyncStore()
+        self._attachments = AttachmentStore()
+        self._reports = ReportStore()
+        self._findings = FindingStore()
+        self._observed = Observed(db, planner)
 
-    async def register(self, reported: Switch, session: str, *, generation: int, digest: str) -> None:
+    async def register(
+        self, reported: Switch, session: str, *, generation: int, digest: str, chassis: str = ""
+    ) -> None:
         """Take in how a leaf introduces itself, and let `session` speak for it from now on.
 
         `generation` and `digest` say what it has applied. They count only when they name a generation that was made
         here; what a leaf applied that nobody here knows, after a database was restored, is superseded by a new one.
+        `chassis` tells its box from others; empty when it does not say.
 
-        Raises Refused as `Registration.take_in` does; the switch's status then says why.
+        Raises Refused as `Registration.take_in` does, and `SWITCH_NAME_TAKEN` while another box speaks for the leaf;
+        the switch's status then says why.
         """
         if generation >= MAX_GENERATION:
             raise Invalid("GENERATION_INVALID", "no such generation was ever made", field="hello.applied_generation")
         try:
             async with self._db.transaction(purpose="register leaf") as conn:
+                # Before anything of another box is looked at; and again behind the lock, for two that come at once.
+                await self._demand_one_box(conn, reported.id, chassis)
                 taken = await self._registration.take_in(conn, reported, generation, digest)
+                await self._demand_one_box(conn, reported.id, chassis)
                 changed, foreign = taken.changed, taken.foreign
                 applied = 0 if foreign else generation
-                await self._syncs.open(conn, reported.id, session, applied=applied, digest="" if foreign else digest)
+                await self._syncs.open(
+                    conn, reported.id, session, applied=applied, digest="" if foreign else digest, chassis=chassis
+                )
+                await self._attachments.retract(conn, reported.id, applied)
                 newest = await self._planner.plan(conn, reported.id, beyond=generation if foreign else 0)
                 await self._planner.announce(conn, reported.id, applied)
                 # An older stream of this leaf, here or on another replica, ends.
@@ -74,17 +95,23 @@ class Leaves:
                     await self._planner.switch_changed(conn, reported.id)
         except Refused as refused:
             async with self._db.transaction(purpose="note refused leaf") as conn:
-                await self._syncs.refused(conn, reported.id, f"{refused.reason}: {refused.message}")
+                if refused.reason == NAME_TAKEN:
+                    # The leaf that has the name is well, and its status is its own.
+                    finding = Finding(Code.NAME_TAKEN, chassis, refused.message)
+                    await self._findings.put(conn, reported.id, "name", [finding])
+                else:
+                    await self._syncs.refused(conn, reported.id, f"{refused.reason}: {refused.message}")
             raise
         log.info("leaf.registered", switch=reported.id, applied=applied, desired=newest.number, changed=changed)
 
     async def applied(self, switch_id: str, session: str, report: ApplyReport) -> None:
-        """Take in how an attempt to apply a generation ended.
+        """Take in how an attempt to apply a generation ended, and what the leaf has after it.
 
-        Raises Aborted when another session speaks for the leaf.
+        A leaf that has gone back behind a generation takes its confirmations with it. Raises Aborted when another
+        session speaks for the leaf.
         """
         async with self._db.transaction(purpose="apply report") as conn:
-            await self._demand_speaker(conn, switch_id, session)
+            await demand_speaker(conn, switch_id, session)
             age = await self._generations.made(conn, switch_id, report.generation, report.hash)
             confirmed: list[str] = []
             notes = [_text(note) for note in report.notes]
@@ -99,6 +126,9 @@ class Leaves:
                 conn, switch_id, report.generation, digest=report.hash, at=_instant(report), notes=notes
             ):
                 confirmed = await self._planner.announce(conn, switch_id, report.generation)
+            await self._keep(conn, switch_id, report)
+            confirmed += await self._stand(conn, switch_id, report)
+        _measure(report)
         if report.applied and age is not None:
             APPLIED.observe(age)
         else:
@@ -112,21 +142,8 @@ class Leaves:
         )
 
     async def observed(self, switch_id: str, session: str, partition: str, observations: Observations) -> None:
-        """Take in what a leaf sees on its ports. Raises Aborted when another session speaks for the leaf."""
-        if observations.ports:
-            async with self._db.transaction(purpose="port states") as conn:
-                states = {port.name: STATE_OF[port.state] for port in observations.ports}
-                await self._switches.lock(conn, [switch_id])
-                await self._demand_speaker(conn, switch_id, session)
-                if await self._switches.report(conn, switch_id, states):
-                    await self._planner.switch_changed(conn, switch_id)
-        if observations.phone_homes:
-            async with self._db.transaction(purpose="phone homes") as conn:
-                await self._demand_speaker(conn, switch_id, session)
-                behind = {cable.port: cable.machine for cable in await self._cables.of_switches(conn, [switch_id])}
-                # By machine, so that the two leaves of a pair do not wait for each other's rows.
-                for phone_home in sorted(observations.phone_homes, key=lambda each: each.machine.lower()):
-                    await self._seen(conn, switch_id, partition, phone_home, behind.get(phone_home.port, ""))
+        """Take in what a leaf sees on its ports and on itself. Raises Aborted when another session speaks for it."""
+        await self._observed.take(switch_id, session, partition, observations)
 
     async def wanted(self, switch_id: str, session: str, *, after: int) -> tuple[bool, DesiredState | None]:
         """Whether `session` still speaks for the leaf, and the newest desired state if it is later than `after`."""
@@ -149,27 +166,56 @@ class Leaves:
         async with self._db.connection() as conn:
             await self._syncs.close(conn, switch_id, session)
 
-    async def _demand_speaker(self, conn: Connection, switch_id: str, session: str) -> None:
-        # What an older stream left behind may be read at any time, and the leaf has said something newer since. It
-        # tells again on its new stream what nobody has acknowledged.
-        if not await self._syncs.speaks(conn, switch_id, session):
-            raise superseded()
+    async def _keep(self, conn: Connection, switch_id: str, report: ApplyReport) -> None:
+        await self._reports.put_apply(
+            conn,
+            switch_id,
+            generation=report.generation,
+            phase=_text(report.phase) if not report.applied else "",
+            quarantine=_text(report.quarantine),
+            report=report.SerializeToString(),
+        )
 
-    async def _seen(self, conn: Connection, switch_id: str, partition: str, phone_home: PhoneHome, behind: str) -> None:
-        machine = parse_uuid(phone_home.machine, field="observations.phone_homes.machine")
-        if machine != behind:
-            # A tenant's system can announce itself under any name; only the cable tells who it is.
-            log.warning("leaf.stranger", switch=switch_id, port=phone_home.port, says=machine, cabled=behind)
-            return
-        version = await self._syncs.sight(conn, machine, SEEN_EVERY)
-        if version is not None:
-            phone_home.machine = machine
-            await self._planner.machine_seen(conn, switch_id, partition, phone_home, version)
+    async def _stand(self, conn: Connection, switch_id: str, report: ApplyReport) -> list[str]:
+        """Take in which generation the leaf really has; gives the machines that are confirmed by it.
+
+        A stream's reports come in order and only the newest is sent again, so this one is the latest word.
+        """
+        if not report.HasField("standing_generation"):
+            return []
+        generation, digest = report.standing_generation, report.standing_hash
+        if generation == report.generation and report.applied:
+            return []
+        known = await self._syncs.applied_generation(conn, switch_id)
+        if known == (generation, digest):
+            return []
+        if await self._generations.made(conn, switch_id, generation, digest) is None:
+            # Nobody here knows what that would be, so it confirms nothing.
+            generation, digest = 0, ""
+        if not await self._syncs.stand(conn, switch_id, generation, digest=digest):
+            return []
+        lost = await self._attachments.retract(conn, switch_id, generation)
+        if known[0] > generation:
+            RETRACTED.inc(len(lost))
+            log.warning("leaf.went_back", switch=switch_id, applied=generation, before=known[0], unconfirmed=lost)
+        return await self._planner.announce(conn, switch_id, generation)
+
+    async def _demand_one_box(self, conn: Connection, switch_id: str, chassis: str) -> None:
+        speaking = await self._syncs.chassis(conn, switch_id)
+        if chassis and speaking and chassis != speaking:
+            raise Refused(
+                NAME_TAKEN,
+                f"two boxes are called {switch_id}: {_text(speaking)} is connected, {_text(chassis)} claims the name; "
+                "rename one of them, or switch the old one off",
+                field="hello.switch_id",
+            )
 
 
-def superseded() -> Aborted:
-    """What ends the older of two streams of a leaf."""
-    return Aborted("STREAM_SUPERSEDED", "a newer stream of this leaf has taken over")
+def _measure(report: ApplyReport) -> None:
+    for phase, lasted in report.durations.items():
+        # What a newer agent calls its phases must not make a metric of every name.
+        seconds = max(lasted.seconds + lasted.nanos / 1e9, 0.0)
+        PHASE_SECONDS.labels(phase if phase in PHASES else "other").observe(seconds)
 
 
 def _text(said: str) -> str:

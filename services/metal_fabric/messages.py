@@ -7,14 +7,16 @@ import hashlib
 from metal_kit.timestamps import to_timestamp
 from metalplane.fabric.v1 import agent_pb2, cabling_pb2, settings_pb2, switch_pb2
 from metalplane.fabric.v1.agent_pb2 import DesiredState
+from metalplane.fabric.v1.observation_pb2 import BgpSessions, Drift, LldpNeighbours
 
 from metal_fabric import desired
 from metal_fabric.attachment import Attachment
 from metal_fabric.cabling import Cable
 from metal_fabric.desired import vrf_name
 from metal_fabric.filters import PortRole
+from metal_fabric.health import Facts, Health, assess, health_of
 from metal_fabric.ports import AdminState, LinkState, SwitchOs, sort_key
-from metal_fabric.store import PortUse, SwitchView, Sync
+from metal_fabric.store import PortUse, SwitchView, Told
 from metal_fabric.switch import Port, Switch, SwitchFacts, SwitchKind, SwitchMode, ports_by_name
 
 ROLES = {
@@ -36,6 +38,12 @@ SYSTEMS = {
     SwitchOs.SONIC: switch_pb2.SWITCH_OS_SONIC,
     SwitchOs.CUMULUS: switch_pb2.SWITCH_OS_CUMULUS,
     SwitchOs.OTHER: switch_pb2.SWITCH_OS_UNSPECIFIED,
+}
+HEALTHS = {
+    Health.HEALTHY: switch_pb2.SWITCH_HEALTH_HEALTHY,
+    Health.DEGRADED: switch_pb2.SWITCH_HEALTH_DEGRADED,
+    Health.UNHEALTHY: switch_pb2.SWITCH_HEALTH_UNHEALTHY,
+    Health.UNKNOWN: switch_pb2.SWITCH_HEALTH_UNKNOWN,
 }
 KINDS = {
     SwitchKind.LEAF: switch_pb2.SWITCH_KIND_LEAF,
@@ -190,7 +198,7 @@ def switch_message(view: SwitchView) -> switch_pb2.Switch:
         management_address=facts.management_address,
         loopback=facts.loopback,
         asn=facts.asn,
-        sync=_sync_message(view.sync),
+        sync=_sync_message(view),
         description=view.description,
         kind=KINDS[view.kind],
         mode=MODES[view.mode],
@@ -221,8 +229,9 @@ def _port_message(use: PortUse) -> switch_pb2.Port:
     )
 
 
-def _sync_message(sync: Sync) -> switch_pb2.SyncStatus:
-    return switch_pb2.SyncStatus(
+def _sync_message(view: SwitchView) -> switch_pb2.SyncStatus:
+    sync = view.sync
+    message = switch_pb2.SyncStatus(
         desired_generation=sync.desired,
         applied_generation=sync.applied,
         applied_hash=sync.applied_hash,
@@ -232,3 +241,35 @@ def _sync_message(sync: Sync) -> switch_pb2.SyncStatus:
         seen_time=to_timestamp(sync.seen),
         connected=sync.connected,
     )
+    if view.health is not None:
+        _put_health(message, view.health)
+    _put_told(message, view.told)
+    return message
+
+
+def _put_health(message: switch_pb2.SyncStatus, facts: Facts) -> None:
+    reasons = assess(facts)
+    message.health = HEALTHS[health_of(reasons)]
+    message.phase, message.quarantine = facts.phase, facts.quarantine
+    for reason in reasons:
+        message.health_reasons.add(
+            code=reason.code.value,
+            health=HEALTHS[reason.health],
+            message=reason.message,
+            since_time=to_timestamp(reason.since),
+        )
+
+
+def _put_told(message: switch_pb2.SyncStatus, told: Told) -> None:
+    if told.apply:
+        report = agent_pb2.ApplyReport.FromString(told.apply)
+        for phase, lasted in report.durations.items():
+            message.durations[phase].CopyFrom(lasted)
+        if report.HasField("differences"):
+            message.differences.CopyFrom(report.differences)
+    if told.drift:
+        message.drift.CopyFrom(Drift.FromString(told.drift))
+    if told.bgp:
+        message.bgp.CopyFrom(BgpSessions.FromString(told.bgp))
+    if told.lldp:
+        message.lldp.CopyFrom(LldpNeighbours.FromString(told.lldp))

@@ -18,8 +18,9 @@ from metal_kit.logs import get_logger
 from metalplane.fabric.v1.agent_pb2 import Ack, ConnectRequest, ConnectResponse, Heartbeat, Hello
 from prometheus_client import Gauge
 
-from metal_fabric.leaves import Leaves, superseded
+from metal_fabric.leaves import Leaves
 from metal_fabric.messages import switch_of_hello
+from metal_fabric.observed import superseded
 from metal_fabric.refusals import answered
 from metal_fabric.store.generations import topic_of
 from metal_fabric.store.syncs import SILENCE
@@ -61,7 +62,11 @@ class LeafStream:
         hello = await self._hello(requests)
         with answered():
             await self._leaves.register(
-                switch_of_hello(hello), self._session, generation=hello.applied_generation, digest=hello.applied_hash
+                switch_of_hello(hello),
+                self._session,
+                generation=hello.applied_generation,
+                digest=hello.applied_hash,
+                chassis=hello.chassis_id,
             )
         reader: asyncio.Task[None] | None = None
         STREAMS.inc()

@@ -6,6 +6,7 @@ from metal_fabric.store.attachments import AttachmentStore
 from metal_fabric.store.cables import CableStore
 from metal_fabric.store.generations import Generation, GenerationStore, Kept
 from metal_fabric.store.pins import Pin, PinStore
+from metal_fabric.store.reports import FindingStore, ReportStore, Told
 from metal_fabric.store.settings import SettingsStore
 from metal_fabric.store.switches import SwitchStore
 from metal_fabric.store.syncs import Sync, SyncStore
@@ -14,16 +15,19 @@ from metal_fabric.store.views import PortUse, SwitchView, ViewStore
 __all__ = [
     "AttachmentStore",
     "CableStore",
+    "FindingStore",
     "Generation",
     "GenerationStore",
     "Kept",
     "Pin",
     "PinStore",
     "PortUse",
+    "ReportStore",
     "SettingsStore",
     "SwitchStore",
     "SwitchView",
     "Sync",
     "SyncStore",
+    "Told",
     "ViewStore",
 ]

@@ -82,6 +82,14 @@ _LOCK_UNANNOUNCED = """
 _ANNOUNCED = """
     UPDATE attachment SET announced = true, version = nextval('version') WHERE machine = $1 RETURNING version
 """
+_RETRACT = """
+    WITH lost AS (
+        SELECT a.machine FROM attachment_leaf l JOIN attachment a USING (machine)
+        WHERE l.switch_id = $1 AND l.wanted_generation > $2 AND a.announced
+        ORDER BY a.machine FOR UPDATE OF a
+    )
+    UPDATE attachment a SET announced = false FROM lost WHERE a.machine = lost.machine RETURNING a.machine
+"""
 _END = "INSERT INTO ended_allocation (allocation, machine) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _ENDED = "SELECT EXISTS (SELECT 1 FROM ended_allocation WHERE allocation = $1 AND machine = $2)"
 
@@ -150,6 +158,10 @@ class AttachmentStore:
     async def mark_announced(self, conn: Connection, machine: str) -> int:
         """Record that the confirmation has been published; gives the attachment's new version."""
         return int(await conn.fetchval(_ANNOUNCED, machine))
+
+    async def retract(self, conn: Connection, switch_id: str, applied: int) -> list[str]:
+        """Have the confirmations published again that the switch, which has this generation, has gone back behind."""
+        return sorted(str(row["machine"]) for row in await conn.fetch(_RETRACT, switch_id, applied))
 
     async def delete(self, conn: Connection, machine: str) -> None:
         """Forget the attachment of a machine that has been uncabled."""

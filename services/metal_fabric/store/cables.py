@@ -18,6 +18,12 @@ _INSERT = """
     INSERT INTO cable (switch_id, port, machine, nic_mac)
     SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[])
 """
+# Two index scans: one condition with OR over both columns would read all cables.
+_ANNOUNCED = """
+    SELECT * FROM cable WHERE nic_mac = ANY ($1)
+    UNION
+    SELECT * FROM cable WHERE machine = ANY ($2::uuid[])
+"""
 _NEIGHBOURS = """
     SELECT DISTINCT other.switch_id FROM cable c JOIN cable other USING (machine)
     WHERE c.switch_id = $1 AND other.switch_id <> $1
@@ -44,6 +50,10 @@ class CableStore:
         """Make the switch's cables the given ones. It must be locked."""
         await conn.execute("DELETE FROM cable WHERE switch_id = $1", switch_id)
         await self._insert(conn, cables)
+
+    async def of_announced(self, conn: Connection, macs: Collection[str], machines: Collection[str]) -> list[Cable]:
+        """The cables of these NICs, and those of these machines."""
+        return _cables(await conn.fetch(_ANNOUNCED, list(macs), list(machines)))
 
     async def put(self, conn: Connection, machine: str, cables: Iterable[Cable]) -> None:
         """Make the machine's cables the given ones, on all of its switches at once. The switches must be locked."""

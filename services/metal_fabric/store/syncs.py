@@ -17,11 +17,18 @@ CONNECTED = (
 )
 
 _OPEN = """
-    INSERT INTO leaf_sync (switch_id, session, seen_time, applied_generation, applied_hash)
-    VALUES ($1, $2, clock_timestamp(), $3, $4)
+    INSERT INTO leaf_sync (switch_id, session, seen_time, applied_generation, applied_hash, chassis)
+    VALUES ($1, $2, clock_timestamp(), $3, $4, $5)
     ON CONFLICT (switch_id) DO UPDATE
-    SET session = excluded.session, seen_time = excluded.seen_time,
+    SET session = excluded.session, seen_time = excluded.seen_time, chassis = excluded.chassis,
         applied_generation = excluded.applied_generation, applied_hash = excluded.applied_hash, error = ''
+"""
+_CHASSIS = f"SELECT y.chassis FROM leaf_sync y WHERE y.switch_id = $1 AND {CONNECTED}"
+_HAS = "SELECT applied_generation, applied_hash FROM leaf_sync WHERE switch_id = $1"
+_STAND = """
+    UPDATE leaf_sync SET applied_generation = $2, applied_hash = $3, apply_time = NULL
+    WHERE switch_id = $1 AND (applied_generation, applied_hash) <> ($2, $3)
+    RETURNING switch_id
 """
 _APPLIED = """
     UPDATE leaf_sync SET applied_generation = $2, applied_hash = $3, apply_time = coalesce($4, clock_timestamp()),
@@ -63,9 +70,24 @@ class Sync:
 class SyncStore:
     """The leaves' half of the story, by switch id."""
 
-    async def open(self, conn: Connection, switch_id: str, session: str, *, applied: int, digest: str) -> None:
+    async def open(
+        self, conn: Connection, switch_id: str, session: str, *, applied: int, digest: str, chassis: str
+    ) -> None:
         """Let `session` speak for the leaf, which says that it has applied this generation (0 for none)."""
-        await conn.execute(_OPEN, switch_id, session, applied, digest)
+        await conn.execute(_OPEN, switch_id, session, applied, digest, chassis)
+
+    async def chassis(self, conn: Connection, switch_id: str) -> str:
+        """The box whose stream is open for the leaf; empty when none is, or it does not say."""
+        return await conn.fetchval(_CHASSIS, switch_id) or ""
+
+    async def applied_generation(self, conn: Connection, switch_id: str) -> tuple[int, str]:
+        """The generation that the leaf is known to have, and its hash; 0 and empty for none."""
+        row = await conn.fetchrow(_HAS, switch_id)
+        return (row["applied_generation"], row["applied_hash"]) if row is not None else (0, "")
+
+    async def stand(self, conn: Connection, switch_id: str, generation: int, *, digest: str) -> bool:
+        """Record what the leaf really has, be it older or newer than what was known; False when it is no news."""
+        return bool(await conn.fetchval(_STAND, switch_id, generation, digest))
 
     async def check(self, conn: Connection, switch_id: str, session: str) -> int | None:
         """The newest generation wanted; None when another session speaks for the leaf, or the switch is gone."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import asyncpg
@@ -11,8 +11,10 @@ from metal_kit.db import Connection
 
 from metal_fabric.desired import role_of
 from metal_fabric.filters import PortRole, Wish
+from metal_fabric.health import Facts
 from metal_fabric.settings import NOTHING_SET, Settings, of_stored
 from metal_fabric.store.pins import Pin
+from metal_fabric.store.reports import FindingStore, ReportStore, Told
 from metal_fabric.store.switches import facts_of, port_of
 from metal_fabric.store.syncs import CONNECTED, Sync
 from metal_fabric.switch import Port, SwitchFacts, SwitchKind, SwitchMode
@@ -66,10 +68,30 @@ class SwitchView:
     settings: Settings = NOTHING_SET
     pin: Pin | None = None
     ports: list[PortUse] = field(default_factory=list)
+    health: Facts | None = None
+    """What its health is told from; None where that was not asked, or nothing ever registered."""
+    told: Told = field(default_factory=Told)
 
 
 class ViewStore:
     """Reads only."""
+
+    def __init__(self) -> None:
+        self._reports = ReportStore()
+        self._findings = FindingStore()
+
+    async def describe(self, conn: Connection, switch_id: str) -> SwitchView | None:
+        """One switch, with its health and all that its leaf has told."""
+        view = await self.get(conn, switch_id)
+        if view is None:
+            return None
+        (whole,) = await self.with_health(conn, [view])
+        return replace(whole, told=await self._reports.told(conn, switch_id))
+
+    async def with_health(self, conn: Connection, views: Sequence[SwitchView]) -> list[SwitchView]:
+        """The same switches with what their health is told from."""
+        facts = await self._findings.facts(conn, [view.id for view in views])
+        return [replace(view, health=facts.get(view.id)) for view in views]
 
     async def get(self, conn: Connection, switch_id: str) -> SwitchView | None:
         """One switch."""

@@ -12,12 +12,15 @@ import pytest
 from metal_fabric.attachment import Attachment
 from metal_fabric.cabling import Cable
 from metal_fabric.filters import PortRole, Wish
+from metal_fabric.health import Code, Finding, SessionCount
 from metal_fabric.ports import LinkState
 from metal_fabric.store import (
     AttachmentStore,
     CableStore,
+    FindingStore,
     GenerationStore,
     PinStore,
+    ReportStore,
     SettingsStore,
     SwitchStore,
     SyncStore,
@@ -29,6 +32,7 @@ from plans import Call, Plans, measured
 
 SWITCHES, CABLES, ATTACHMENTS, SYNCS = SwitchStore(), CableStore(), AttachmentStore(), SyncStore()
 GENERATIONS, VIEWS, PINS, SETTINGS = GenerationStore(), ViewStore(), PinStore(), SettingsStore()
+REPORTS, FINDINGS = ReportStore(), FindingStore()
 # 20,000 leaves, of which the first half has 4 ports each, and three machines on them that are attached.
 FILL = (
     """
@@ -51,6 +55,10 @@ FILL = (
     "SELECT machine, machine, 'machine', 7, '{}', '{}', false, random() > 0.001 FROM cable GROUP BY machine",
     "INSERT INTO attachment_leaf SELECT machine, switch_id, 20 FROM cable",
     "INSERT INTO ended_allocation SELECT gen_random_uuid(), machine FROM attachment",
+    "INSERT INTO leaf_report (switch_id, generation, apply, bgp, lldp) SELECT id, 30, 'a', 'b', 'l' FROM switch",
+    "INSERT INTO finding (switch_id, source, code, subject, message) "
+    "SELECT id, 'lldp', 'CABLE_MOVED', 'p' || n, 'moved' FROM switch, generate_series(1, 2) AS n",
+    "UPDATE cable SET nic_mac = 'aa:' || right(switch_id, 5)",
     "INSERT INTO sighting SELECT machine, now() FROM attachment",
 )
 LEAF, MACHINE = "leaf00042", str(UUID(hashlib.md5(b"leaf00041Ethernet1").hexdigest()))
@@ -92,6 +100,7 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "touch": partial(SWITCHES.touch, switch_id=LEAF),
             "delete": partial(SWITCHES.delete, switch_id="leaf15000"),
             "cables of a machine": partial(CABLES.of_machine, machine=MACHINE),
+            "cables of announced": partial(CABLES.of_announced, macs=["aa:00042"], machines=[MACHINE]),
             "cable neighbours": partial(CABLES.neighbours, switch_id=LEAF),
             "put cables of a switch": partial(CABLES.put_of_switch, switch_id=LEAF, cables=[]),
             "leavers": partial(ATTACHMENTS.unconfirmed_leavers, switch_id=LEAF),
@@ -119,10 +128,33 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "postpone": partial(ATTACHMENTS.postpone, switch_id=LEAF, ports=["Ethernet1"], generation=31),
             "vlans": partial(GENERATIONS.vlans, switch_id=LEAF),
             "put vlans": partial(GENERATIONS.put_vlans, switch_id=LEAF, vlans=vlans),
-            "open": partial(SYNCS.open, switch_id=LEAF, session=session, applied=3, digest="h"),
+            "open": partial(SYNCS.open, switch_id=LEAF, session=session, applied=3, digest="h", chassis="c"),
+            "chassis": partial(SYNCS.chassis, switch_id=LEAF),
+            "has": partial(SYNCS.applied_generation, switch_id=LEAF),
+            "stand": partial(SYNCS.stand, switch_id=LEAF, generation=2, digest="h"),
+            "retract": partial(ATTACHMENTS.retract, switch_id=LEAF, applied=19),
             "check": partial(SYNCS.check, switch_id=LEAF, session=session),
             "seen": partial(SYNCS.seen, switch_id=LEAF, session=session),
             "hold": partial(SYNCS.hold, switch_ids=[LEAF]),
             "sight": partial(SYNCS.sight, machine=MACHINE, every=hour),
+        }
+    )
+
+
+async def test_what_leaves_tell_costs_the_same_in_a_large_plane(plans: Plans) -> None:
+    finding, count = Finding(Code.CABLE_MOVED, "Ethernet1", "moved"), SessionCount(2, 2, 9, 8)
+    page = [f"leaf{n:05d}" for n in range(5000, 5050)]
+    await plans.check(
+        {
+            "apply": partial(REPORTS.put_apply, switch_id=LEAF, generation=3, phase="", quarantine="", report=b"r"),
+            "bgp": partial(REPORTS.put_bgp, switch_id=LEAF, report=b"r", count=count),
+            "lldp": partial(REPORTS.put_lldp, switch_id=LEAF, report=b"r"),
+            "drift": partial(REPORTS.put_drift, switch_id=LEAF, report=b"r"),
+            "told": partial(REPORTS.told, switch_id=LEAF),
+            "findings": partial(FINDINGS.put, switch_id=LEAF, source="lldp", findings=[finding]),
+            "no findings": partial(FINDINGS.put, switch_id=LEAF, source="lldp", findings=[]),
+            "ids": partial(FINDINGS.ids, after="leaf05000", limit=50),
+            "facts of one": partial(FINDINGS.facts, ids=[LEAF]),
+            "facts of a page": partial(FINDINGS.facts, ids=page),
         }
     )

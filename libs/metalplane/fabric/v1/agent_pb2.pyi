@@ -124,6 +124,7 @@ class Hello(_message.Message):
     PORTS_FIELD_NUMBER: _builtins.int
     APPLIED_GENERATION_FIELD_NUMBER: _builtins.int
     APPLIED_HASH_FIELD_NUMBER: _builtins.int
+    CHASSIS_ID_FIELD_NUMBER: _builtins.int
     switch_id: _builtins.str
     """Host name; equal to the one in the leaf's certificate."""
     partition: _builtins.str
@@ -148,6 +149,8 @@ class Hello(_message.Message):
     """Generation that it has applied, also before it was restarted; 0 for none."""
     applied_hash: _builtins.str
     """Hash of the desired state that it has applied."""
+    chassis_id: _builtins.str
+    """What tells the box from any other one whatever it is called, its base MAC address; empty when it does not know."""
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___HelloPort]:
         """Its ports."""
@@ -168,10 +171,11 @@ class Hello(_message.Message):
         ports: _abc.Iterable[Global___HelloPort] | None = ...,
         applied_generation: _builtins.int = ...,
         applied_hash: _builtins.str = ...,
+        chassis_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "applied_hash", b"applied_hash", "asn", b"asn", "core_version", b"core_version", "loopback", b"loopback", "management_address", b"management_address", "os", b"os", "os_version", b"os_version", "partition", b"partition", "ports", b"ports", "pxe_vlan", b"pxe_vlan", "rack", b"rack", "switch_id", b"switch_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "applied_hash", b"applied_hash", "asn", b"asn", "chassis_id", b"chassis_id", "core_version", b"core_version", "loopback", b"loopback", "management_address", b"management_address", "os", b"os", "os_version", b"os_version", "partition", b"partition", "ports", b"ports", "pxe_vlan", b"pxe_vlan", "rack", b"rack", "switch_id", b"switch_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

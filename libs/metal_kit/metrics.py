@@ -6,17 +6,20 @@ the registry, and the method name says which is meant.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import prometheus_client
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from metal_kit.endpoint import parse_endpoint
 
 if TYPE_CHECKING:
     from threading import Thread
     from wsgiref.simple_server import WSGIServer
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 RPC_SECONDS = Histogram(
     "metalplane_rpc_server_seconds",
@@ -80,8 +83,29 @@ class MetricsPage:
         self.thread.join(5)
 
 
-def listen(endpoint: str) -> MetricsPage:
-    """Serve the metrics on `host:port`. Raises OSError when the address cannot be had."""
+def listen(
+    endpoint: str,
+    registry: CollectorRegistry = prometheus_client.REGISTRY,
+    pages: Mapping[str, Callable[[], tuple[int, str]]] | None = None,
+) -> MetricsPage:
+    """Serve the metrics on `host:port`. Raises OSError when the address cannot be had.
+
+    `pages` are served beside them, by path: each gives a status and a JSON text, in the page's thread.
+    """
     host, port = parse_endpoint(endpoint)
-    server, thread = prometheus_client.start_http_server(port, host)
+    server, thread = prometheus_client.start_http_server(port, host, registry)
+    if pages:
+        server.set_app(_beside(prometheus_client.make_wsgi_app(registry), pages))
     return MetricsPage(server, thread)
+
+
+def _beside(app: WSGIApplication, pages: Mapping[str, Callable[[], tuple[int, str]]]) -> WSGIApplication:
+    def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        page = pages.get(environ.get("PATH_INFO", ""))
+        if page is None:
+            return app(environ, start_response)
+        status, text = page()
+        start_response(f"{status} {HTTPStatus(status).phrase}", [("Content-Type", "application/json")])
+        return [text.encode()]
+
+    return serve

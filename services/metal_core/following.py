@@ -18,9 +18,9 @@ from datetime import timedelta
 from metal_kit import logs
 from metal_kit.backoff import Backoff
 
-from metal_core.apply import Applier
 from metal_core.confirm import Candidate, Trials
 from metal_core.desired import Desired
+from metal_core.drift import Applies
 from metal_core.known_good import KnownGood
 from metal_core.outcome import Failure, Outcome, Standing
 from metal_core.quarantine import Quarantine
@@ -37,7 +37,7 @@ class Following:
 
     def __init__(
         self,
-        applier: Applier,
+        applier: Applies,
         reports: Reports,
         *,
         switch_id: str,
@@ -136,6 +136,12 @@ class Following:
         elif self._quarantine.awaits_plane:
             self._heard = True
         if self._heard:
+            self._wake.set()
+
+    def look_again(self) -> None:
+        """Compare the leaf now, where it has what is wanted: somebody may have changed something."""
+        if self.applied is not None and self.applied == self._wanted:
+            self._due = 0.0
             self._wake.set()
 
     async def run(self, stopping: asyncio.Event) -> None:

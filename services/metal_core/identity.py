@@ -1,7 +1,7 @@
 """Who this leaf is: from settings where they say so, else from what SONiC itself knows.
 
-SONiC: DEVICE_METADATA|localhost (hostname, bgp_asn), LOOPBACK_INTERFACE|Loopback0|<address>, PORT, and build_version in
-/etc/sonic/sonic_version.yml.
+SONiC: DEVICE_METADATA|localhost (hostname, bgp_asn, mac), LOOPBACK_INTERFACE|Loopback0|<address>, PORT, and
+build_version in /etc/sonic/sonic_version.yml.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class LeafIdentity:
     management_address: str = ""
     os_version: str = ""
     core_version: str = ""
+    # The base MAC address, which tells two boxes of one name apart; empty where SONiC does not say.
+    chassis: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def identify(told: Told, rows: Rows, *, os_version: str = "") -> LeafIdentity:
         management_address=told.management_address,
         os_version=os_version,
         core_version=core_version(),
+        chassis=device.get("mac", "").strip().lower(),
     )
 
 

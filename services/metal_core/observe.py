@@ -11,10 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from metal_core.bgp_state import Session
+
 # What marks an installed system's announcement.
 PROVISIONED = "provisioned"
 # Seconds between reports of the same announcement, as long as it is seen: the plane takes it as a sign of life.
 REPEAT = 60.0
+# Seconds after which neighbours and sessions are reported again though nothing happened: counters change all the time,
+# and the plane may have learnt of new cables to compare with.
+REFRESH = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,11 @@ class Neighbour:
     system_name: str
     description: str
     management_address: str
+
+    @property
+    def outline(self) -> tuple[str, ...]:
+        """What is reported of it; a description may change with every frame."""
+        return (self.port, self.chassis, self.port_id, self.system_name, self.management_address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +51,16 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one look brought that had to be reported."""
+    """What one look brought that had to be reported; None where nothing had to be.
+
+    Neighbours and sessions are all that there are at `time`, in seconds since the epoch.
+    """
 
     states: Mapping[str, str]
     announcements: tuple[Announcement, ...]
+    neighbours: tuple[Neighbour, ...] | None = None
+    sessions: tuple[Session, ...] | None = None
+    time: float = 0.0
 
 
 class Observer:
@@ -53,10 +69,18 @@ class Observer:
     def __init__(self) -> None:
         self._states: dict[str, str] = {}
         self._announced: dict[tuple[str, str, str], float] = {}
+        self._neighbours = _Repeated()
+        self._sessions = _Repeated()
 
-    def forget_states(self) -> None:
-        """Have the next look report every port, for a plane that has been told of states by another way meanwhile."""
+    def forget(self) -> None:
+        """Have the next look report everything: the plane may be another one, or has been told by another way."""
         self._states = {}
+        self._neighbours, self._sessions = _Repeated(), _Repeated()
+
+    def look_at_sessions(self, sessions: tuple[Session, ...], now: float) -> Seen:
+        """All BGP sessions, when one of them has changed or they were last reported more than `REFRESH` ago."""
+        due = self._sessions.due(tuple(session.outline for session in sessions), now)
+        return Seen({}, (), sessions=sessions if due else None, time=now)
 
     def look(self, states: Mapping[str, str], rows: Mapping[str, Mapping[str, str]], now: float) -> Seen:
         """Changed link states, and announcements that are new or were last reported more than `REPEAT` ago."""
@@ -64,7 +88,8 @@ class Observer:
         self._states = dict(states)
         announcements = []
         present = {}
-        for neighbour in neighbours_of(rows):
+        neighbours = neighbours_of(rows)
+        for neighbour in neighbours:
             machine = announced_machine(neighbour)
             if not machine:
                 continue
@@ -77,7 +102,23 @@ class Observer:
             present[key] = reported
         # Only what is still there is remembered: bounded by the number of ports.
         self._announced = present
-        return Seen(changed, tuple(announcements))
+        due = self._neighbours.due(tuple(neighbour.outline for neighbour in neighbours), now)
+        return Seen(changed, tuple(announcements), tuple(neighbours) if due else None, time=now)
+
+
+class _Repeated:
+    """Whether something is to be reported: when it has changed, and now and then."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, ...] | None = None
+        self._at = 0.0
+
+    def due(self, outline: tuple[object, ...], now: float) -> bool:
+        """Whether to report it now, which then counts as done."""
+        if outline == self._last and 0 <= now - self._at < REFRESH:
+            return False
+        self._last, self._at = outline, now
+        return True
 
 
 def neighbours_of(rows: Mapping[str, Mapping[str, str]]) -> list[Neighbour]:

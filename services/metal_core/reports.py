@@ -1,7 +1,8 @@
 """Reports that the plane has not acknowledged yet. Nothing is lost by a broken stream, and nothing grows without bound.
 
-Of apply reports only the newest counts. Observations are collected by port and by machine while one batch is on its
-way, so a leaf that is cut off for a day has at most one entry a port and machine to deliver.
+Of apply reports only the newest counts, and of neighbours, sessions and drift as well. Other observations are collected
+by port and by machine while one batch is on its way, so a leaf that is cut off for a day has at most one entry a port
+and machine to deliver.
 """
 
 from __future__ import annotations
@@ -13,11 +14,18 @@ from dataclasses import dataclass
 
 from metal_kit import logs
 from metal_kit.ids import uuid7
-from metalplane.fabric.v1.agent_pb2 import ConnectRequest
+from metalplane.fabric.v1.agent_pb2 import ConnectRequest, Observations
 
-from metal_core.apply import Outcome
+from metal_core.drift import Drift
 from metal_core.observe import Announcement, Seen
-from metal_core.wire import apply_report_of, observations_of
+from metal_core.outcome import Outcome
+from metal_core.report_messages import (
+    apply_report_of,
+    drift_message,
+    neighbours_message,
+    observations_of,
+    sessions_message,
+)
 
 # The contract's limit for one message.
 BATCH = 1024
@@ -30,6 +38,7 @@ _log = logs.get_logger("metal_core.reports")
 class _Waiting:
     request: ConnectRequest
     sent_at: float | None = None
+    first_sent: float | None = None
 
 
 class Reports:
@@ -41,6 +50,7 @@ class Reports:
         self._batch: tuple[str, _Waiting] | None = None
         self._states: dict[str, str] = {}
         self._announcements: dict[tuple[str, str], Announcement] = {}
+        self._pictures = Observations()
         self.wake = asyncio.Event()
 
     def ended(self, generation: int, digest: str, outcome: Outcome) -> None:
@@ -58,8 +68,24 @@ class Reports:
         while len(self._announcements) > BATCH:
             dropped = self._announcements.pop(next(iter(self._announcements)))
             _log.warning("reports.dropped", port=dropped.port, machine=dropped.machine)
-        if seen.states or seen.announcements:
+        if seen.neighbours is not None:
+            self._pictures.lldp.CopyFrom(neighbours_message(seen.neighbours, seen.time))
+        if seen.sessions is not None:
+            self._pictures.bgp.CopyFrom(sessions_message(seen.sessions, seen.time))
+        if self._anything:
             self.wake.set()
+
+    def drifted(self, drift: Drift) -> None:
+        """Others have changed something; what becomes of it replaces what was not yet delivered."""
+        self._pictures.drift.CopyFrom(drift_message(drift))
+        self.wake.set()
+
+    @property
+    def waiting(self) -> float:
+        """Seconds that the oldest report on its way has been waiting for its acknowledgement; 0 when there is none."""
+        sent = [entry[1].first_sent for entry in (self._apply, self._batch) if entry is not None]
+        first = [at for at in sent if at is not None]
+        return self._clock() - min(first) if first else 0.0
 
     def acknowledged(self, report_id: str) -> int:
         """The plane has stored the report. The generation, when it told how the last run ended; else 0."""
@@ -80,18 +106,27 @@ class Reports:
 
     def due(self) -> list[ConnectRequest]:
         """What is to be sent now; it counts as sent. The same report keeps its id, so the plane can tell."""
-        if self._batch is None and (self._states or self._announcements):
+        if self._batch is None and self._anything:
             self._batch = self._new_batch()
         now = self._clock()
         requests = []
         for entry in (self._apply, self._batch):
             if entry is not None and (entry[1].sent_at is None or now - entry[1].sent_at >= RESEND):
                 entry[1].sent_at = now
+                if entry[1].first_sent is None:
+                    entry[1].first_sent = now
                 requests.append(entry[1].request)
         return requests
+
+    @property
+    def _anything(self) -> bool:
+        return bool(self._states or self._announcements or self._pictures.ListFields())
 
     def _new_batch(self) -> tuple[str, _Waiting]:
         report_id = uuid7()
         states = {port: self._states.pop(port) for port in list(self._states)[:BATCH]}
         homes = [self._announcements.pop(key) for key in list(self._announcements)[:BATCH]]
-        return report_id, _Waiting(ConnectRequest(observations=observations_of(report_id, states, homes)))
+        observations = observations_of(report_id, states, homes)
+        observations.MergeFrom(self._pictures)
+        self._pictures = Observations()
+        return report_id, _Waiting(ConnectRequest(observations=observations))

@@ -1,11 +1,10 @@
-"""Composition of the agent: settings, the parts, and the three loops that run until it is told to stop."""
+"""Composition of the agent: settings, the parts, and the loops that run until it is told to stop."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from contextlib import ExitStack
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, NoReturn
 
 from metal_kit import agent as frame
@@ -13,21 +12,24 @@ from metal_kit import logs
 from metal_kit.agent import Agent
 from metal_kit.backoff import pause
 from metal_kit.process import StartError
+from metal_kit.settings import Endpoint
 from metalplane.fabric.v1.agent_pb2 import Hello
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from metal_core import identity
+from metal_core.condition import Condition, Progress
+from metal_core.drift import LookingAfter
 from metal_core.following import RETRY, Following
 from metal_core.identity import IdentityError, LeafIdentity, Told
 from metal_core.leaf import LeafSettings, open_leaf
 from metal_core.lock import LockHeld
-from metal_core.observe import Observer
 from metal_core.outcome import Outcome
 from metal_core.plane import PlaneStream
 from metal_core.quarantine import Quarantine
 from metal_core.reports import Reports
 from metal_core.sonic import SonicUnavailable
+from metal_core.watching import Watching
 from metal_core.wire import hello_of
 
 NAME = "metal-core"
@@ -55,6 +57,8 @@ class CoreSettings(LeafSettings):
         le=3600,
         description="how long the plane may be silent after a change before it is taken back; 0: for ever",
     )
+    sessions_seconds: float = Field(5.0, ge=0.2, le=300, description="time between two looks at BGP sessions")
+    metrics_listen: Endpoint = Field("", description="where /metrics and /health are served; empty: nowhere")
     compare_seconds: float = Field(60.0, ge=0.1, le=3600, description="time between two comparisons with the leaf")
 
     @field_validator("uplinks", mode="before")
@@ -70,10 +74,10 @@ class Core:
         settings = agent.settings
         self._settings, self._stopping, self._peers = settings, agent.stopping, agent.peers
         self._leaf = open_leaf(settings, trial_seconds=settings.confirm_seconds)
-        self._sonic, self._applier, self._trials = self._leaf.sonic, self._leaf.applier, self._leaf.trials
+        self._sonic, self._trials = self._leaf.sonic, self._leaf.trials
         self._quarantine = Quarantine(settings.state_directory)
-        self._reports = Reports()
-        self._observer = Observer()
+        self._reports, self._condition = Reports(), Condition()
+        self._applier = LookingAfter(self._leaf.applier, self._reports.drifted, self._condition.ran)
         self._os_version = ""
         frr = "vtysh" if self._leaf.frr.present else "none, by the settings"
         _log.info("core.start", frr=frr, state=str(settings.state_directory))
@@ -100,12 +104,48 @@ class Core:
             trials=self._trials,
             quarantine=self._quarantine,
         )
+        self._condition.progress = lambda: Progress(
+            following.newest_generation,
+            following.applied.generation if following.applied else 0,
+            self._applier.drifted,
+            self._reports.waiting,
+        )
+        watching = Watching(
+            self._sonic,
+            self._leaf.frr,
+            self._reports,
+            self._condition,
+            following.look_again,
+            ports_every=self._settings.observe_seconds,
+            sessions_every=self._settings.sessions_seconds,
+        )
+        with self._page():
+            await self._run(following, watching)
+
+    async def _run(self, following: Following, watching: Watching) -> None:
         await self._restore(following)
-        stream = PlaneStream(self._peers, lambda: self._introduce(following), following, self._reports)
+        stream = PlaneStream(self._peers, lambda: self._introduce(following, watching), following, self._reports)
         async with asyncio.TaskGroup() as group:
             group.create_task(following.run(self._stopping), name="following")
             group.create_task(stream.run(self._stopping), name="plane")
-            group.create_task(self._observe(), name="observe")
+            group.create_task(watching.ports(self._identify, self._stopping), name="ports")
+            group.create_task(watching.sessions(self._stopping), name="sessions")
+            group.create_task(watching.changes(self._stopping), name="changes")
+
+    @contextmanager
+    def _page(self) -> Iterator[None]:
+        """The page of metrics and health, where one is wanted."""
+        if not self._settings.metrics_listen:
+            yield
+            return
+        try:
+            page = self._condition.listen(self._settings.metrics_listen)
+        except OSError as error:
+            raise StartError(f"METALPLANE_METRICS_LISTEN: {error}") from error
+        try:
+            yield
+        finally:
+            page.close()
 
     async def _lock_patiently(self, stack: ExitStack) -> bool:
         """Have `stack` hold the leaf: a person's command may be at work, or an agent that is about to end.
@@ -152,11 +192,11 @@ class Core:
             attempt += 1
         return None
 
-    async def _introduce(self, following: Following) -> Hello:
+    async def _introduce(self, following: Following, watching: Watching) -> Hello:
         leaf = await self._identify()
         states = await self._sonic.oper_states(leaf.ports)
         # A port that is up for this moment only would stay so for the plane: between two looks it has not changed.
-        self._observer.forget_states()
+        watching.forget()
         return hello_of(leaf, states, following.introduce())
 
     async def _restore(self, following: Following) -> None:
@@ -194,20 +234,6 @@ class Core:
                 _log.warning("core.not_ready", error=str(error))
             await asyncio.sleep(_LOOK_AGAIN)
         _log.error("core.ports_not_created", waited=self._settings.init_seconds)
-
-    async def _observe(self) -> None:
-        reachable = True
-        while not self._stopping.is_set():
-            try:
-                ports = (await self._identify()).ports
-                states, neighbours = await self._sonic.oper_states(ports), await self._sonic.lldp_neighbours(ports)
-                self._reports.seen(self._observer.look(states, neighbours, time.time()))
-                reachable = True
-            except (SonicUnavailable, IdentityError) as error:
-                if reachable:
-                    _log.warning("observe.failed", error=str(error))
-                reachable = False
-            await pause(self._stopping, timedelta(seconds=self._settings.observe_seconds))
 
 
 async def run(agent: Agent[CoreSettings]) -> None:

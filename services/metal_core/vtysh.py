@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from metal_core import bgp_state
+from metal_core.bgp_state import Session
 from metal_core.frr.model import Configuration
 from metal_core.frr.parse import parse
 from metal_core.known_good import replace_file
@@ -56,6 +58,10 @@ class Frr(Protocol):
         """The neighbours of the default VRF with whom a BGP session is established. Raises FrrUnavailable."""
         ...
 
+    async def sessions(self) -> tuple[Session, ...]:
+        """All BGP sessions, by VRF and port. Raises FrrUnavailable."""
+        ...
+
     async def check(self, text: str) -> None:
         """Raise FrrError when FRR would not accept `text`; changes nothing."""
         ...
@@ -81,6 +87,10 @@ class NoFrr:
     async def established(self) -> frozenset[str]:
         """Nobody holds sessions."""
         return frozenset()
+
+    async def sessions(self) -> tuple[Session, ...]:
+        """There are none."""
+        return ()
 
     async def check(self, text: str) -> None:
         """Nobody is there who could refuse."""
@@ -123,6 +133,14 @@ class Vtysh:
         except (ValueError, AttributeError):
             # FRR without a BGP instance says so in words, which differ by its version.
             return frozenset()
+
+    async def sessions(self) -> tuple[Session, ...]:
+        """From `show bgp vrf all neighbors json`, the only answer that has VRFs, counters and EVPN."""
+        try:
+            return bgp_state.parse(await self._ask(bgp_state.COMMAND))
+        except ValueError:
+            # FRR without a BGP instance says so in words, which differ by its version.
+            return ()
 
     async def check(self, text: str) -> None:
         """`vtysh -C`: syntax only, so `metal_core.checks` looks for the rest. A text that it took is not asked again.

@@ -1,35 +1,23 @@
-"""Messages of the contract ⇄ the agent's own values. No rules: whether a state makes sense is for `checks` to say."""
+"""Messages of the contract ⇄ the agent's own values. No rules: whether a state makes sense is for `checks` to say.
+
+What the agent has to report is in `report_messages`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from metalplane.fabric.v1.agent_pb2 import (
-    ApplyReport,
-    DesiredPort,
-    DesiredState,
-    Hello,
-    HelloPort,
-    Observations,
-    ObservedPort,
-    PhoneHome,
-)
-from metalplane.fabric.v1.observation_pb2 import LeafDifferences
+from metalplane.fabric.v1.agent_pb2 import DesiredPort, DesiredState, Hello, HelloPort
 from metalplane.fabric.v1.settings_pb2 import DriftPolicy as WirePolicy
 from metalplane.fabric.v1.switch_pb2 import PortRole as WireRole
 from metalplane.fabric.v1.switch_pb2 import PortState as WireState
 from metalplane.fabric.v1.switch_pb2 import SwitchOs
 
-from metal_core.apply import Outcome
-from metal_core.compare import Differences
 from metal_core.desired import Admin, Desired, DriftPolicy, Port, PortRole, Vrf
 from metal_core.identity import LeafIdentity
-from metal_core.observe import Announcement
 
-# Limits of the contract, so that a long complaint or a chatty machine does not cost the whole stream.
-_ERROR, _MESSAGE, _NOTES = 4096, 1024, 32
-_DIFFERENCES, _LINE, _NAME, _KEY, _PHASE = 100, 512, 128, 255, 32
-
+# The contract's limit.
+_CHASSIS = 64
 _ROLES: Mapping[WireRole.ValueType, PortRole] = {
     WireRole.PORT_ROLE_UPLINK: PortRole.UPLINK,
     WireRole.PORT_ROLE_UNPROVISIONED: PortRole.UNPROVISIONED,
@@ -101,72 +89,13 @@ def hello_of(leaf: LeafIdentity, states: Mapping[str, str], applied: Desired | N
         ],
         applied_generation=applied.generation if applied else 0,
         applied_hash=applied.digest if applied else "",
+        chassis_id=leaf.chassis[:_CHASSIS],
     )
-
-
-def apply_report_of(report_id: str, generation: int, digest: str, outcome: Outcome, ended: float) -> ApplyReport:
-    """How a run ended; `ended` is in seconds since the epoch."""
-    report = ApplyReport(
-        id=report_id,
-        generation=generation,
-        hash=digest,
-        applied=outcome.applied,
-        error=_text(outcome.error)[:_ERROR],
-        notes=[_text(note) for note in outcome.notes[:_NOTES]],
-        phase=outcome.phase[:_PHASE],
-        quarantine=_text(outcome.quarantined)[:_ERROR],
-    )
-    if outcome.differences:
-        report.differences.CopyFrom(differences_of(outcome.differences))
-    if outcome.is_at is not None:
-        report.standing_generation, report.standing_hash = outcome.is_at.generation, outcome.is_at.digest
-    for phase, seconds in outcome.durations.items():
-        report.durations[phase].FromNanoseconds(int(seconds * 1e9))
-    report.time.FromNanoseconds(int(ended * 1e9))
-    return report
-
-
-def observations_of(report_id: str, states: Mapping[str, str], announcements: Iterable[Announcement]) -> Observations:
-    """Changed port states and installed systems that announced themselves."""
-    observations = Observations(
-        id=report_id, ports=[ObservedPort(name=name, state=state_of(state)) for name, state in states.items()]
-    )
-    for seen in announcements:
-        home = PhoneHome(port=seen.port, machine=seen.machine, message=_text(seen.description)[:_MESSAGE])
-        home.time.FromNanoseconds(int(seen.time * 1e9))
-        observations.phone_homes.append(home)
-    return observations
-
-
-def differences_of(differences: Differences) -> LeafDifferences:
-    """What differs, cut to what a report can carry."""
-    message = LeafDifferences(
-        frr_lines=[_text(line)[:_LINE] for line in differences.lines[:_DIFFERENCES]],
-        row_count=len(differences.rows),
-        frr_line_count=len(differences.lines),
-    )
-    for row in differences.rows[:_DIFFERENCES]:
-        message.rows.add(
-            table=_text(row.table)[:_NAME],
-            key=_text(row.key)[:_KEY],
-            field=_text(row.field)[:_NAME],
-            wanted=None if row.wanted is None else _text(row.wanted)[:_LINE],
-            found=None if row.found is None else _text(row.found)[:_LINE],
-        )
-    return message
 
 
 def state_of(oper_status: str) -> WireState.ValueType:
     """`oper_status` of SONiC's PORT_TABLE; unspecified for anything but up and down."""
     return _STATES.get(oper_status, WireState.PORT_STATE_UNSPECIFIED)
-
-
-def _text(said: str) -> str:
-    """What a message can carry of a text from Redis, where bytes that are not UTF-8 stand as lone surrogates.
-
-    A tenant's machine writes its LLDP description itself; refusing to send it would end the agent, again and again.
-    """
-    return said.encode("utf-8", "replace").decode("utf-8")
 
 
 def _port_of(message: DesiredPort) -> Port:

@@ -31,6 +31,7 @@ from metalplane.fabric.v1.agent_pb2 import (
     PhoneHome,
 )
 from metalplane.fabric.v1.agent_pb2_grpc import SwitchAgentServiceServicer, add_SwitchAgentServiceServicer_to_server
+from metalplane.fabric.v1.observation_pb2 import Drift, LldpNeighbours
 from metalplane.fabric.v1.switch_pb2 import PortRole, PortState
 
 
@@ -44,6 +45,8 @@ class ScriptedFabric(SwitchAgentServiceServicer):
         self.states: dict[str, PortState.ValueType] = {}
         self.phone_homes: list[PhoneHome] = []
         self.observation_ids: list[str] = []
+        self.drifts: list[Drift] = []
+        self.neighbours: list[LldpNeighbours] = []
         self.acknowledge = True
         self.drop_streams = asyncio.Event()
         self._out: asyncio.Queue[ConnectResponse] = asyncio.Queue()
@@ -89,6 +92,10 @@ class ScriptedFabric(SwitchAgentServiceServicer):
                     self.observation_ids.append(report_id)
                     self.states |= {port.name: port.state for port in request.observations.ports}
                     self.phone_homes += request.observations.phone_homes
+                    if request.observations.HasField("drift"):
+                        self.drifts.append(request.observations.drift)
+                    if request.observations.HasField("lldp"):
+                        self.neighbours.append(request.observations.lldp)
                 case _:
                     self._out.put_nowait(ConnectResponse(heartbeat=Heartbeat()))
             if report_id and self.acknowledge:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from metal_core.bgp_state import Session
 from metal_core.configdb import READ_TABLES, owned, render
 from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
 from metal_core.frr.model import Configuration
@@ -104,6 +105,9 @@ class RecordingFrr:
     async def established(self) -> frozenset[str]:
         return frozenset()
 
+    async def sessions(self) -> tuple[Session, ...]:
+        return ()
+
     async def check(self, text: str) -> None:
         if self.refuse and self.refuse in text:
             raise FrrError("line 1: Unknown command")
@@ -141,6 +145,11 @@ class Frr:
     async def established(self) -> frozenset[str]:
         self._ask("established")
         return self.up & {name for name, _ in self.sim.sessions()}
+
+    async def sessions(self) -> tuple[Session, ...]:
+        self._ask("sessions")
+        states = {name: "Established" if name in self.up else "Active" for name, _ in self.sim.sessions()}
+        return tuple(Session("default", name, state) for name, state in sorted(states.items()))
 
     async def check(self, text: str) -> None:
         pass

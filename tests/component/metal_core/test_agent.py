@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from leaf_rack import Rack, applied, state
+from metal_lab.servers.ports import free_ports
 from metalplane.fabric.v1.agent_pb2 import (
     DesiredState,
 )
+from metalplane.fabric.v1.observation_pb2 import DriftState
+from metalplane.fabric.v1.settings_pb2 import DriftPolicy
 from metalplane.fabric.v1.switch_pb2 import PortRole, PortState
 
 MACHINE = "4c4c4544-0042-4b10-8031-b9c04f4b3533"
@@ -180,6 +185,91 @@ async def test_what_somebody_changed_by_hand_is_corrected_and_said(rack: Rack, e
     await rack.bench.sonic.delete(["INTERFACE|Ethernet0"])
     await eventually(lambda: any("drift" in note for note in rack.fabric.reports[-1].notes))
     assert await rack.bench.leaf.vni_of("Ethernet0") == 2000
+
+
+async def test_a_change_by_hand_is_seen_when_it_happens(rack: Rack, eventually: Eventually) -> None:
+    """By the announcements of Redis: the comparison from time to time is an hour away."""
+    rack.fabric.want(state(1, 2000))
+    rack.start_agent()
+    await eventually(applied(rack, 1))
+    await rack.bench.sonic.delete(["INTERFACE|Ethernet0"])
+    await eventually(lambda: rack.fabric.drifts)
+    drift = rack.fabric.drifts[0]
+    assert (drift.state, drift.generation) == (DriftState.DRIFT_STATE_CORRECTED, 1)
+    assert [(row.table, row.key) for row in drift.differences.rows] == [("INTERFACE", "Ethernet0")]
+    assert await rack.bench.leaf.vni_of("Ethernet0") == 2000
+
+
+async def test_by_policy_a_change_by_hand_is_only_reported(rack: Rack, eventually: Eventually) -> None:
+    wanted = state(1, 2000)
+    wanted.drift_policy = DriftPolicy.DRIFT_POLICY_REPORT
+    rack.fabric.want(wanted)
+    rack.start_agent()
+    await eventually(applied(rack, 1))
+    before = await rack.bench.sonic.config()
+    await rack.bench.sonic.write({"PORT|Ethernet0": {"mtu": "1500"}}, {})
+    await eventually(lambda: rack.fabric.drifts)
+    (drift,) = rack.fabric.drifts
+    assert drift.state == DriftState.DRIFT_STATE_REPORTED
+    assert [(row.key, row.field, row.wanted, row.found) for row in drift.differences.rows] == [
+        ("Ethernet0", "mtu", "9000", "1500")
+    ]
+    assert (await rack.bench.sonic.config())["PORT|Ethernet0"]["mtu"] == "1500"
+    await rack.bench.sonic.write({"PORT|Ethernet0": {"mtu": before["PORT|Ethernet0"]["mtu"]}}, {})
+    await eventually(lambda: rack.fabric.drifts[-1].state == DriftState.DRIFT_STATE_NONE)
+    wanted = state(2, 2000)
+    await rack.bench.sonic.write({"PORT|Ethernet0": {"mtu": "1500"}}, {})
+    rack.fabric.want(wanted)
+    await eventually(applied(rack, 2))
+    assert (await rack.bench.sonic.config())["PORT|Ethernet0"]["mtu"] == "9000"
+
+
+async def test_neighbours_are_reported_as_they_come_and_go(rack: Rack, eventually: Eventually) -> None:
+    rack.start_agent()
+    await eventually(lambda: rack.fabric.neighbours)
+    assert not rack.fabric.neighbours[-1].neighbours
+    await rack.bench.leaf.lldp("Ethernet0", chassis="aa:bb:cc:00:00:01", system_name=MACHINE, description="hammer")
+    await eventually(lambda: rack.fabric.neighbours[-1].neighbours)
+    (neighbour,) = rack.fabric.neighbours[-1].neighbours
+    assert (neighbour.port, neighbour.port_id) == ("Ethernet0", "aa:bb:cc:00:00:01")
+    assert (neighbour.chassis_id, neighbour.system_name) == ("aa:bb:cc:00:00:01", MACHINE)
+    await rack.bench.leaf.lldp_gone("Ethernet0")
+    await eventually(lambda: not rack.fabric.neighbours[-1].neighbours)
+
+
+async def test_monitoring_reads_a_page_of_the_agent(rack: Rack, eventually: Eventually) -> None:
+    (free_port,) = free_ports(1)
+    rack.start_agent(metrics_listen=f"127.0.0.1:{free_port}")
+    rack.fabric.want(state(1))
+    await eventually(applied(rack, 1))
+
+    async def read(path: str) -> tuple[int, str]:
+        def get() -> tuple[int, str]:
+            try:
+                with urlopen(f"http://127.0.0.1:{free_port}{path}", timeout=5) as answer:
+                    return answer.status, answer.read().decode()
+            except HTTPError as error:
+                return error.code, error.read().decode()
+
+        return await asyncio.to_thread(get)
+
+    async def well() -> bool:
+        return await read("/health") == (200, '{"healthy": true, "problems": []}\n')
+
+    await eventually(well)
+    status, text = await read("/metrics")
+    assert status == 200
+    assert 'metalplane_core_generation{what="applied"} 1.0' in text
+    assert 'metalplane_core_uplinks{state="up"} 2.0' in text
+    await rack.bench.leaf.link_down("Ethernet120")
+
+    async def unwell() -> bool:
+        return await read("/health") == (
+            503,
+            '{"healthy": false, "problems": ["uplinks that are down: Ethernet120"]}\n',
+        )
+
+    await eventually(unwell)
 
 
 async def test_a_switch_that_does_not_follow_is_reported_and_tried_again(rack: Rack, eventually: Eventually) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 
-SERVER_ONLY = ["asyncpg", "nats", "aiohttp", "prometheus_client", "joserfc", "grpc_reflection", "pyghmi", "uvloop"]
+SERVER_ONLY = ["asyncpg", "nats", "aiohttp", "joserfc", "grpc_reflection", "pyghmi", "uvloop"]
 BLOCKED = f"""
 import sys
 class Missing:

@@ -114,8 +114,9 @@ class Parts:
 
     `token_checker` replaces the question to tenancy; tenancy needs that, and has nothing remembered (`token_age`, in
     seconds): who has lost a role must not give it to others in the meantime. `machine_authority` is the file with the
-    certificate of the authority that the service signs machines with, if it does; its end is watched. `close` functions
-    are awaited last, in reverse order, after all else has stopped.
+    certificate of the authority that the service signs machines with, if it does; its end is watched. `issues` are
+    sources of what is wrong, by name, beside those that every service has. `close` functions are awaited last, in
+    reverse order, after all else has stopped.
     """
 
     servicers: list[Servicer] = field(default_factory=list)
@@ -125,6 +126,7 @@ class Parts:
     token_checker: TokenChecker | None = None
     token_age: float = MAX_AGE
     machine_authority: Path | None = None
+    issues: list[tuple[str, Source]] = field(default_factory=list)
     close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
@@ -175,7 +177,7 @@ async def start(spec: ServiceSpec, settings: ServiceSettings) -> RunningService:
         writer = _audit_writer(runtime)
         certificates = PeerCertificates()
         watch = CertificateWatch(spec.name, runtime.identity, certificates, parts.machine_authority)
-        servicers = [*parts.servicers, *_shared(runtime, watch)]
+        servicers = [*parts.servicers, *_shared(runtime, watch, parts.issues)]
         server = _server(runtime, parts, servicers, certificates, writer)
         workers = Tasks()
         relaying, auditing = Tasks(workers.failed), Tasks(workers.failed)
@@ -283,7 +285,7 @@ def _audit_writer(runtime: Runtime) -> AuditWriter | None:
     return AuditWriter(destination, runtime.name, partition=partition)
 
 
-def _shared(runtime: Runtime, watch: CertificateWatch) -> list[Servicer]:
+def _shared(runtime: Runtime, watch: CertificateWatch, own: Sequence[tuple[str, Source]]) -> list[Servicer]:
     """What every service serves beside its own: its issues, and the audit log of one that has a database."""
     sources: list[tuple[str, Source]] = [("certificates", watch.issues)]
     servicers: list[Servicer] = []
@@ -291,7 +293,7 @@ def _shared(runtime: Runtime, watch: CertificateWatch) -> list[Servicer]:
         sources.append(("events", EventIssues(runtime.db).issues))
         audit = audit_api.AuditApi(runtime.db, runtime.paging)
         servicers.append(Servicer(add_AuditServiceServicer_to_server, audit, audit_api.FULL_NAME))
-    issues = issue_api.IssueApi(runtime.name, runtime.paging, sources)
+    issues = issue_api.IssueApi(runtime.name, runtime.paging, [*sources, *own])
     return [*servicers, Servicer(add_IssueServiceServicer_to_server, issues, issue_api.FULL_NAME)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metal_kit.runtime import Parts, Runtime, Servicer, ServiceSpec
+from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
 from metal_kit.settings import ServiceSettings
 from metalplane.fabric.v1.agent_pb2_grpc import add_SwitchAgentServiceServicer_to_server
 from metalplane.fabric.v1.cabling_pb2_grpc import add_CablingServiceServicer_to_server
@@ -19,6 +19,7 @@ from metal_fabric.leaves import Leaves
 from metal_fabric.life import SwitchLife
 from metal_fabric.machines import Machines
 from metal_fabric.planner import Planner
+from metal_fabric.watch import Watch
 
 
 async def compose(rt: Runtime) -> Parts:
@@ -27,6 +28,7 @@ async def compose(rt: Runtime) -> Parts:
     planner = Planner()
     machines = Machines(db, planner)
     leaves = Leaves(db, planner)
+    watch = Watch(db)
     switches = SwitchApi(Administration(db, planner), SwitchLife(db, planner), machines, rt.paging)
     agents = SwitchAgentApi(db, leaves, rt.stopping)
     return Parts(
@@ -43,7 +45,9 @@ async def compose(rt: Runtime) -> Parts:
                 "metalplane.fabric.v1.GenerationService",
             ),
             Servicer(add_SwitchAgentServiceServicer_to_server, agents, "metalplane.fabric.v1.SwitchAgentService"),
-        ]
+        ],
+        background=[Background("switches", lambda: watch.measure(rt.stopping))],
+        issues=[("switches", watch.issues)],
     )
 
 

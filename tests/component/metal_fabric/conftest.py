@@ -24,6 +24,7 @@ from metalplane.fabric.v1.agent_pb2_grpc import SwitchAgentServiceStub
 from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceStub
 from metalplane.fabric.v1.generation_pb2_grpc import GenerationServiceStub
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
+from metalplane.plane.v1.issue_pb2_grpc import IssueServiceStub
 from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse
 from metalplane.tenancy.v1.token_pb2_grpc import TokenServiceServicer, add_TokenServiceServicer_to_server
 
@@ -154,6 +155,9 @@ class Fabric:
     def cabling(self, *, as_: str = "inventory", token: str = "") -> Any:
         bearer = "" if token else identity.service_id(as_)
         return self.stub(self.replicas[0], CablingServiceStub, as_=bearer, token=token)
+
+    def issues(self, *, token: str) -> Any:
+        return self.stub(self.replicas[0], IssueServiceStub, as_="", token=token)
 
     def leaf(self, host: str, *, rack: str = "r1", certificate: str = "", replica: int = 0, **hello: Any) -> Leaf:
         """A leaf that has not connected yet; `certificate` is a SPIFFE id other than its own."""

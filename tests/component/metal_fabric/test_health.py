@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+from metal_fabric.watch import Watch
 from metal_kit.errors import FailedPrecondition
 from metalplane.fabric.v1 import agent_pb2, observation_pb2, switch_pb2
 from metalplane.fabric.v1.observation_pb2 import BgpState, DriftState
 from metalplane.fabric.v1.switch_pb2 import GetAttachmentRequest, GetSwitchRequest, ListSwitchesRequest
+from metalplane.plane.v1.issue_pb2 import ListPlaneIssuesRequest, PlaneIssueSeverity
+from prometheus_client import REGISTRY
 
 ALLOCATION = "0198c1d2-0000-7000-8000-000000000001"
 HEALTHY = switch_pb2.SWITCH_HEALTH_HEALTHY
@@ -164,6 +167,17 @@ async def test_drift_is_shown_with_what_differs_until_it_is_gone(fabric: Any, pa
     await tell(leaf, eventually, observations=agent_pb2.Observations(drift=drift))
     status = await sync(fabric)
     assert status.drift == drift
+    listed = await fabric.issues(token="viewer").ListPlaneIssues(ListPlaneIssuesRequest())
+    (issue,) = [issue for issue in listed.issues if issue.id.startswith("switch/")]
+    assert (issue.id, issue.subject) == ("switch/leaf01/DRIFT", "switch leaf01")
+    assert (issue.severity, issue.details) == (
+        PlaneIssueSeverity.PLANE_ISSUE_SEVERITY_MINOR,
+        status.health_reasons[0].message,
+    )
+    await Watch(fabric.replicas[0].runtime.db).look()
+    assert REGISTRY.get_sample_value("metalplane_fabric_switches", {"health": "degraded"}) == 1
+    assert REGISTRY.get_sample_value("metalplane_fabric_switches", {"health": "healthy"}) == 1
+    assert REGISTRY.get_sample_value("metalplane_fabric_switch_reasons", {"code": "DRIFT"}) == 1
     assert (status.health, codes(status)) == (DEGRADED, ["DRIFT"])
     assert "VLAN_MEMBER|Vlan4000|Ethernet0" in status.health_reasons[0].message
     drift.state = DriftState.DRIFT_STATE_CORRECTED

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, ip_network
 
-from metal_core.configdb import Rows, is_tenant_vlan, name_of, table_of
+from metal_core.configdb import Rows, is_tenant_vlan, is_tenant_vrf, name_of, owned, table_of
 from metal_core.desired import FIRST_VLAN, LAST_VLAN, Desired, Port, PortRole, Vrf
+from metal_core.frr.managed import PROFILE
 from metal_core.frr.model import Configuration
 
 LAST_VNI = (1 << 24) - 1
@@ -21,7 +22,7 @@ _PORT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9/_.-]{0,14}")  # IFNAMSIZ of Linux l
 _PREFIX_LIST = re.compile(
     r"(?:ip|ipv6) prefix-list (\S+) seq \d+ (?:permit|deny) (\S+?)/(\d+)(?: ge (\d+))?(?: le (\d+))?"
 )
-_ROUTER = re.compile(r"router bgp (\d+)(?: vrf \S+)?")
+_ROUTER = re.compile(r"router bgp (\d+)(?: vrf (\S+))?")
 
 
 def check_desired(desired: Desired) -> list[str]:
@@ -59,7 +60,37 @@ def check_leaf(desired: Desired, rows: Rows) -> list[str]:
         found.append(f"vrfs: CONFIG_DB needs exactly one VXLAN_TUNNEL row, it has {len(tunnels)}")
     if desired.with_role(PortRole.UNPROVISIONED) and f"VLAN|Vlan{desired.pxe_vlan}" not in rows:
         found.append(f"pxe_vlan: CONFIG_DB has no row VLAN|Vlan{desired.pxe_vlan}")
-    return found + _check_obstacles(desired, rows)
+    return found + _check_taken(desired, rows) + _check_obstacles(desired, rows)
+
+
+def check_running(desired: Desired, running: Configuration) -> list[str]:
+    """What FRR runs that the agent must not change by itself, and VNIs that others have there."""
+    default = [match[1] for block in running.blocks if (match := _ROUTER.fullmatch(block.header)) and not match[2]]
+    found = [
+        f"asn: FRR runs `router bgp {asn}`, the state says {desired.asn}; to change it ends all sessions, those of the "
+        f"uplinks too. If that is wanted, enter `no router bgp {asn}` in vtysh"
+        for asn in default
+        if int(asn) != desired.asn
+    ]
+    profiles = [line.removeprefix(PROFILE) for line in running.lines if line.startswith(PROFILE)]
+    routed = any(block.header.startswith("router bgp ") for block in running.blocks)
+    found += [
+        f"frr defaults: FRR runs with the profile {profile}, under which BGP exchanges nothing without policies; start "
+        f"it with frr.conf as `metal-core render --only frr` prints it"
+        for profile in profiles
+        if profile != "datacenter" and routed
+    ]
+    wanted = {f"vni {vrf.vni}": vrf for vrf in desired.vrfs}
+    others = [("the default VRF", line) for line in running.lines]
+    for block in running.blocks:
+        name = block.header.removeprefix("vrf ")
+        if name != block.header and not is_tenant_vrf(name):
+            others += [(f"VRF {name}", line) for line in block.lines]
+    return found + [
+        f"vrfs.vni: FRR has `{line}` in {where}, so {wanted[line].name} cannot have it"
+        for where, line in others
+        if line in wanted
+    ]
 
 
 def check_frr(configuration: Configuration) -> list[str]:
@@ -149,6 +180,23 @@ def _check_port(port: Port, vrfs: frozenset[str]) -> list[str]:
             ip_network(prefix)
         except ValueError as error:
             found.append(f"{where}.allowed_prefixes: {error}")
+    return found
+
+
+def _check_taken(desired: Desired, rows: Rows) -> list[str]:
+    """VNIs and VLANs of the state in rows that are not the agent's."""
+    names = {str(vrf.vni): vrf.name for vrf in desired.vrfs}
+    vlans = {f"Vlan{vrf.vlan_id}": vrf.name for vrf in desired.vrfs}
+    mine = owned(rows, desired)
+    found = []
+    for key, fields in rows.items():
+        if key in mine or table_of(key) not in {"VRF", "VXLAN_TUNNEL_MAP"}:
+            continue
+        vni, vlan = fields.get("vni", ""), fields.get("vlan", "")
+        if vni in names:
+            found.append(f"vrfs.vni: row {key} has VNI {vni}, so {names[vni]} cannot have it")
+        elif vlan in vlans:
+            found.append(f"vrfs.vlan: row {key} maps {vlan}, so {vlans[vlan]} cannot have it")
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metal_core.checks import check_desired, check_frr, check_leaf
+from metal_core.checks import check_desired, check_frr, check_leaf, check_running
 from metal_core.compare import LeafFacts
 from metal_core.configdb import Rows, owned, render, the_vtep
 from metal_core.desired import Desired, PortRole
@@ -95,6 +95,8 @@ class Preparation:
             raise Refused(message, Failure.OUTAGE)
         facts = await self.facts()
         _refuse(check_leaf(desired, facts.rows), Failure.OBSTACLE)
+        if facts.running is not None:
+            _refuse(check_running(desired, facts.running), Failure.OBSTACLE)
         try:
             await self._frr.check(rendered.text)
         except FrrUnavailable:

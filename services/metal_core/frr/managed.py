@@ -12,6 +12,9 @@ from collections.abc import Collection
 
 from metal_core.frr.model import Block, Configuration
 
+# How FRR begins the line that names its profile of defaults.
+PROFILE = "frr defaults "
+
 _FILTER_NAME = re.compile(r"DENY_MGMT|(?:fw-|Vrf[1-9][0-9]*-)\S+-(?:in|in6|vni)(?:-prefixes)?")
 _TENANT = re.compile(r"vrf Vrf[1-9][0-9]*")
 _ROUTER = re.compile(r"router bgp \d+(?: vrf (\S+))?")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from metal_core.checks import check_desired, check_frr, check_leaf
+from metal_core.checks import check_desired, check_frr, check_leaf, check_running
 from metal_core.configdb import owned
 from metal_core.configdb import render as render_rows
 from metal_core.desired import Admin, Desired, Port, PortRole, Vrf, from_json, to_json
@@ -100,6 +100,11 @@ def test_a_contradiction_is_found_and_its_place_is_named(bad: Desired, place: st
         ({"VLAN_MEMBER|Vlan1700|Ethernet99": {"tagging_mode": "tagged"}}, "VLAN_MEMBER|Vlan1700|Ethernet99"),
         ({"VLAN_INTERFACE|Vlan1700|10.0.0.1/24": {}}, "VLAN_INTERFACE|Vlan1700|10.0.0.1/24"),
         ({"INTERFACE|Ethernet4|10.0.0.1/31": {}}, "INTERFACE|Ethernet4|10.0.0.1/31"),
+        ({"VRF|Vrf_blue": {"vni": "2000"}}, "row VRF|Vrf_blue has VNI 2000, so Vrf2000 cannot have it"),
+        ({"VRF|Vrf7": {"vni": "2000"}}, "row VRF|Vrf7 has VNI 2000"),
+        ({"VXLAN_TUNNEL_MAP|vtep|blue": {"vni": "2000", "vlan": "Vlan100"}}, "vtep|blue has VNI 2000"),
+        ({"VXLAN_TUNNEL_MAP|vtep|map_2000_Vlan100": {"vni": "2000", "vlan": "Vlan100"}}, "Vlan100 has VNI 2000"),
+        ({"VXLAN_TUNNEL_MAP|vtep|blue": {"vni": "7", "vlan": "Vlan1001"}}, "vtep|blue maps Vlan1001, so Vrf2000"),
     ],
 )
 def test_rows_that_are_missing_or_in_the_way_are_named(change: dict[str, dict[str, str] | None], place: str) -> None:
@@ -107,6 +112,40 @@ def test_rows_that_are_missing_or_in_the_way_are_named(change: dict[str, dict[st
     found = check_leaf(GOOD, rows)
     assert len(found) == 1
     assert place in found[0]
+
+
+def test_what_the_agent_has_written_itself_does_not_stand_in_its_way() -> None:
+    assert check_leaf(GOOD, ROWS | render_rows(GOOD, "vtep")) == []
+    assert check_running(GOOD, render(GOOD)) == []
+    # A tenant's VRF with another one's VNI is repaired like any other change by hand.
+    assert check_running(GOOD, parse("vrf Vrf7\n vni 2000\nexit-vrf\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("router bgp 65000\nexit\n", "asn: FRR runs `router bgp 65000`, the state says 4200000011"),
+        ("frr defaults traditional\nrouter bgp 4200000011\nexit\n", "the profile traditional"),
+        ("vni 2000\n", "FRR has `vni 2000` in the default VRF, so Vrf2000 cannot have it"),
+        ("vrf blue\n vni 2000\nexit-vrf\n", "FRR has `vni 2000` in VRF blue"),
+    ],
+)
+def test_a_running_frr_that_would_lose_its_sessions_is_left_alone(text: str, place: str) -> None:
+    (found,) = check_running(GOOD, parse(text))
+    assert place in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "frr defaults traditional\n",
+        "frr defaults datacenter\nrouter bgp 4200000011\nexit\n",
+        "router bgp 65000 vrf blue\nexit\nvrf blue\n vni 7\nexit-vrf\n",
+        "",
+    ],
+)
+def test_a_running_frr_without_anything_to_lose_is_no_obstacle(text: str) -> None:
+    assert check_running(GOOD, parse(text)) == []
 
 
 @pytest.mark.parametrize(

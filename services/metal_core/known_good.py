@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,15 @@ class KnownGood:
 
 
 class KnownGoodFile:
-    """The file below the agent's state directory."""
+    """The file below the agent's state directory, and beside it the one with what was known to be good before."""
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "last-known-good.json"
+    def __init__(self, directory: Path, name: str = "last-known-good.json") -> None:
+        self.path = directory / name
+
+    @property
+    def previous(self) -> KnownGoodFile:
+        """The state before the last one that differs from it in more than its number."""
+        return KnownGoodFile(self.path.parent, "previous-known-good.json")
 
     async def load(self) -> KnownGood | None:
         """What was stored last; None when there is nothing that can be used."""
@@ -50,6 +55,12 @@ class KnownGoodFile:
 
     async def store(self, good: KnownGood) -> None:
         """Replace the file. Raises OSError when the disk refuses; the old file is then still there."""
+        last = await self.load()
+        if last is not None and _content(last.desired) != _content(good.desired):
+            await self.previous._write(last)
+        await self._write(good)
+
+    async def _write(self, good: KnownGood) -> None:
         text = json.dumps(_to_json(good), indent=1, sort_keys=True) + "\n"
         await asyncio.to_thread(replace_file, self.path, text)
 
@@ -68,6 +79,10 @@ def replace_file(path: Path, text: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _content(desired: Desired) -> Desired:
+    return replace(desired, generation=0, digest="")
 
 
 def _to_json(good: KnownGood) -> dict[str, Any]:

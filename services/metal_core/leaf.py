@@ -51,13 +51,15 @@ class Leaf:
         await self.sonic.close()
 
 
-def open_leaf(settings: LeafSettings, *, trial_seconds: float = 0.0) -> Leaf:
+def open_leaf(settings: LeafSettings, *, scratch: Path | None = None, trial_seconds: float = 0.0) -> Leaf:
     """The leaf that `settings` describe; nothing is connected yet. Raises StartError for what cannot work.
 
-    `trial_seconds` as in `Trials`: without a plane that could be heard there are none.
+    Texts for vtysh go to `scratch`, the state directory when left out; a command has one of its own, so that it does
+    not write over the texts of the agent. `trial_seconds` as in `Trials`: without a plane that could be heard there are
+    none.
     """
     sonic = _sonic(settings)
-    frr = vtysh.find(shlex.split(settings.vtysh), settings.state_directory)
+    frr = vtysh.find(shlex.split(settings.vtysh), scratch or settings.state_directory)
     known_good = KnownGoodFile(settings.state_directory)
     trials = Trials(known_good, limit=trial_seconds)
     applier = Applier(sonic, frr, trials, settings.frr_conf, wait_limit=settings.wait_seconds)

@@ -1,0 +1,205 @@
+"""What each command does; every one answers an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from metal_core.cli import tell
+from metal_core.cli.failure import DIFFERS, HELD, MISSING, REFUSED, USAGE, CommandFailed
+from metal_core.cli.look import Preview, preview, view, vtep_of
+from metal_core.cli.parser import file_of
+from metal_core.cli.wish import Wish, is_local, read_file, remembered, told
+from metal_core.configdb import render
+from metal_core.desired import to_json
+from metal_core.frr.render import render as render_frr
+from metal_core.leaf import Leaf
+from metal_core.lock import LockHeld
+
+
+async def run(leaf: Leaf, options: argparse.Namespace) -> int:
+    """Carry out one command. Raises CommandFailed."""
+    match options.command:
+        case "render":
+            return await _render(leaf, options)
+        case "diff":
+            return await _diff(leaf, options)
+        case "plan":
+            return await _change(leaf, options, await _wish(leaf, options), dry_run=True)
+        case "apply":
+            return await _change(leaf, options, await _wish(leaf, options), dry_run=options.dry_run)
+        case "rollback":
+            return await _change(leaf, options, await _way_back(leaf, options), dry_run=options.dry_run)
+        case _:
+            return await _status(leaf, options)
+
+
+async def _render(leaf: Leaf, options: argparse.Namespace) -> int:
+    if options.only and options.output == "json":
+        raise CommandFailed("--only and -o json do not go together: rows are JSON already, FRR's text is none", USAGE)
+    desired = (await _wish(leaf, options)).desired
+    text = render_frr(desired).text()
+    if options.only == "frr":
+        sys.stdout.write(text)
+        return 0
+    vtep = options.vtep or (await vtep_of(leaf.sonic) if desired.vrfs else "")
+    if desired.vrfs and not vtep:
+        raise CommandFailed("CONFIG_DB does not have exactly one VXLAN_TUNNEL row; name the tunnel by --vtep", REFUSED)
+    rows = render(desired, vtep)
+    if options.output == "json":
+        _print_json({"desired": to_json(desired), "configdb": rows, "frr": text})
+    elif options.only == "configdb":
+        _print_json(_by_table(rows))
+    else:
+        _print([f"{key} {' '.join(f'{k}={v}' for k, v in row.items())}".rstrip() for key, row in rows.items()])
+        _print(["", text.rstrip("\n")])
+    return 0
+
+
+async def _diff(leaf: Leaf, options: argparse.Namespace) -> int:
+    wish = await _wish(leaf, options)
+    found = (await preview(leaf, await view(leaf), wish.desired)).differences
+    if options.output == "json":
+        _print_json(tell.differences_json(found))
+    else:
+        _print(tell.differences_text(found))
+        _note(f"{len(found.rows)} fields or rows and {len(found.lines)} lines differ from {wish.origin}")
+    return DIFFERS if found else 0
+
+
+async def _change(leaf: Leaf, options: argparse.Namespace, wish: Wish, *, dry_run: bool) -> int:
+    if dry_run:
+        found = await preview(leaf, await view(leaf), wish.desired)
+        _show_plan(options, found, wish)
+        return REFUSED if found.findings else 0
+    try:
+        # Held from the first look on: what is shown is what is then done.
+        with leaf.lock.held(f"metal-core {options.command}"):
+            return await _carry_out(leaf, options, wish)
+    except LockHeld as held:
+        raise CommandFailed(
+            f"{held} holds this leaf and would change it back; stop it first, or use --dry-run", HELD
+        ) from held
+    except OSError as error:
+        raise CommandFailed(f"{leaf.lock.path}: {error.strerror}; METALPLANE_STATE_DIRECTORY", REFUSED) from error
+
+
+async def _carry_out(leaf: Leaf, options: argparse.Namespace, wish: Wish) -> int:
+    found = await preview(leaf, await view(leaf), wish.desired)
+    if found.findings:
+        _show_plan(options, found, wish)
+        return REFUSED
+    outcome = await leaf.applier.apply(wish.desired)
+    if options.output == "json":
+        _print_json(
+            {
+                "applied": outcome.applied,
+                "error": outcome.error,
+                "notes": list(outcome.notes),
+                "rows": outcome.changed,
+                "frr_commands": outcome.frr_commands,
+                "seconds": dict(outcome.durations),
+            }
+        )
+    elif outcome.applied:
+        _print([f"note: {note}" for note in outcome.notes])
+        _print([f"The leaf has {wish.origin}: {outcome.changed} rows changed, {outcome.frr_commands} lines for FRR."])
+    if not outcome.applied:
+        raise CommandFailed(f"not applied: {outcome.error}", REFUSED)
+    return 0
+
+
+def _show_plan(options: argparse.Namespace, found: Preview, wish: Wish) -> None:
+    if options.output == "json":
+        _print_json(tell.plan_json(found))
+        return
+    if found.findings:
+        for finding in found.findings:
+            _note(f"refused: {finding}")
+        _note(f"nothing would be done for {wish.origin}")
+    elif found.nothing_to_do:
+        _print([f"Nothing to do: the leaf has {wish.origin}."])
+    else:
+        _print(tell.plan_text(found))
+
+
+async def _status(leaf: Leaf, options: argparse.Namespace) -> int:
+    good = await leaf.known_good.load()
+    seen = await view(leaf)
+    found = (await preview(leaf, seen, good.desired)) if good is not None else None
+    status: dict[str, Any] = {
+        "leaf": seen.name,
+        "held_by": await asyncio.to_thread(leaf.lock.holder),
+        "ports_created": seen.ports_created,
+        "frr": leaf.frr.present,
+        "known_good": None,
+    }
+    if good is not None and found is not None:
+        status["known_good"] = {
+            "generation": good.desired.generation,
+            "hash": good.desired.digest,
+            "by_hand": is_local(good.desired),
+            "applied_at": good.applied_at,
+        }
+        status["refused"] = list(found.findings)
+        status["differences"] = tell.differences_json(found.differences)
+    if options.output == "json":
+        _print_json(status)
+    else:
+        _print(
+            [
+                f"leaf:        {seen.name or 'has no name in DEVICE_METADATA|localhost'}",
+                f"held by:     {status['held_by'] or 'nobody, the agent does not run'}",
+                f"switch:      {'has created its ports' if seen.ports_created else 'has not created its ports yet'}",
+                f"FRR:         {'is there' if leaf.frr.present else 'is not used (METALPLANE_VTYSH is empty)'}",
+                f"known good:  {told(good) if good is not None else 'nothing yet'}",
+            ]
+        )
+        if good is not None and found is not None:
+            differing = found.differences
+            count = f"{len(differing.rows)} fields or rows, {len(differing.lines)} lines of FRR (`metal-core diff`)"
+            _print([f"differs:     {count if differing else 'in nothing'}"])
+            _print([f"refused:     {finding}" for finding in found.findings])
+    if found is None:
+        return MISSING
+    return DIFFERS if found.differences or found.findings else 0
+
+
+async def _wish(leaf: Leaf, options: argparse.Namespace) -> Wish:
+    if not options.wish:
+        return await remembered(leaf.known_good)
+    memory = await leaf.known_good.load()
+    return await asyncio.to_thread(read_file, file_of(options.wish), memory)
+
+
+async def _way_back(leaf: Leaf, options: argparse.Namespace) -> Wish:
+    if options.previous:
+        return await remembered(leaf.known_good.previous, "known good state before the last one")
+    return await remembered(leaf.known_good)
+
+
+def _by_table(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, dict[str, str]]]:
+    """The rows as config_db.json has them."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for key, row in rows.items():
+        table, _, name = key.partition("|")
+        tables.setdefault(table, {})[name] = row
+    return tables
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        # Bytes from Redis that are no text stand as lone surrogates, which no terminal takes.
+        sys.stdout.write(line.encode(errors="backslashreplace").decode() + "\n")
+
+
+def _print_json(data: object) -> None:
+    sys.stdout.write(json.dumps(data, indent=1) + "\n")
+
+
+def _note(line: str) -> None:
+    sys.stderr.write(line.encode(errors="backslashreplace").decode() + "\n")

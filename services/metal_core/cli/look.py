@@ -1,0 +1,122 @@
+"""Reads a leaf and says what a state would mean for it: the same checks and the same plan as the agent's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metal_core.checks import check_desired, check_frr, check_leaf, check_running
+from metal_core.cli.failure import UNREACHABLE, CommandFailed
+from metal_core.compare import Differences, LeafFacts, compare
+from metal_core.configdb import READ_TABLES, owned, render, the_vtep
+from metal_core.desired import Desired
+from metal_core.frr.delta import converge, detach, retire
+from metal_core.frr.model import Configuration
+from metal_core.frr.render import render as render_frr
+from metal_core.leaf import Leaf
+from metal_core.plan import FrrConverge, FrrDetach, FrrRetire, Step, plan
+from metal_core.sonic import Sonic, SonicUnavailable
+from metal_core.vtysh import FrrError
+
+_WHO = "DEVICE_METADATA"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A leaf as it is: its rows, what FRR runs, its name, and whether the switch has created its ports."""
+
+    facts: LeafFacts
+    name: str
+    ports_created: bool
+
+    @property
+    def running(self) -> Configuration:
+        """What FRR runs; nothing on a leaf without FRR."""
+        return self.facts.running or Configuration()
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be done for a state. With `findings` nothing would be: they are why it is refused.
+
+    `steps` are in order, each with the FRR commands that it would give as seen from what runs now.
+    """
+
+    differences: Differences
+    findings: tuple[str, ...]
+    steps: tuple[tuple[Step, str], ...] = ()
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the leaf has the state already."""
+        return not self.findings and all(
+            isinstance(step, FrrConverge) and not commands for step, commands in self.steps
+        )
+
+
+async def view(leaf: Leaf) -> View:
+    """The leaf as it is now. Raises CommandFailed where Redis or FRR do not answer."""
+    try:
+        rows = await leaf.sonic.config(READ_TABLES | {_WHO})
+        created = await leaf.sonic.port_init_done()
+        running = await leaf.frr.running() if leaf.frr.present else None
+    except SonicUnavailable as error:
+        raise CommandFailed(f"Redis: {error}; METALPLANE_DATABASE_CONFIG says where it is", UNREACHABLE) from error
+    except FrrError as error:
+        raise CommandFailed(f"FRR: {error}; METALPLANE_VTYSH says how to call vtysh", UNREACHABLE) from error
+    name = leaf.settings.switch_id or rows.get(f"{_WHO}|localhost", {}).get("hostname", "")
+    return View(LeafFacts({key: row for key, row in rows.items() if not key.startswith(_WHO)}, running), name, created)
+
+
+async def preview(leaf: Leaf, seen: View, desired: Desired) -> Preview:
+    """What bringing a leaf, `seen` before, to `desired` would take. Nothing is changed; FRR only checks texts."""
+    if findings := check_desired(desired):
+        return Preview(Differences(), tuple(findings))
+    wanted, running, rows = render_frr(desired), seen.running, seen.facts.rows
+    findings = [*_not_this_leaf(seen, desired), *check_frr(wanted), *check_leaf(desired, rows)]
+    findings += check_running(desired, running)
+    differing = compare(desired, seen.facts)
+    steps = [
+        (step, _commands(step, running, wanted, desired) if leaf.frr.present else "")
+        for step in plan(owned(rows, desired), render(desired, the_vtep(rows)))
+    ]
+    findings += await _refused_by_frr(leaf, [wanted.text(), *(commands for _, commands in steps if commands)])
+    return Preview(differing, tuple(findings), tuple(steps))
+
+
+async def vtep_of(sonic: Sonic) -> str:
+    """The name of the leaf's VXLAN tunnel; empty where there is none. Raises CommandFailed."""
+    try:
+        return the_vtep(await sonic.config())
+    except SonicUnavailable as error:
+        raise CommandFailed(f"Redis: {error}; name the VXLAN tunnel by --vtep to do without", UNREACHABLE) from error
+
+
+def _not_this_leaf(seen: View, desired: Desired) -> list[str]:
+    found = []
+    if seen.name and desired.switch_id != seen.name:
+        found.append(f"switch_id: the state is for {desired.switch_id!r}, this is {seen.name!r}")
+    if not seen.ports_created:
+        found.append("APPL_DB has no PORT_TABLE:PortInitDone; the switch has not created its ports yet")
+    return found
+
+
+def _commands(step: Step, running: Configuration, wanted: Configuration, desired: Desired) -> str:
+    match step:
+        case FrrDetach(ports):
+            return detach(running, ports)
+        case FrrRetire(vrfs):
+            return retire(running, vrfs)
+        case FrrConverge():
+            return converge(running, wanted, desired.own_ports)
+        case _:
+            return ""
+
+
+async def _refused_by_frr(leaf: Leaf, texts: list[str]) -> list[str]:
+    found = []
+    for text in texts:
+        try:
+            await leaf.frr.check(text)
+        except FrrError as error:
+            found.append(f"FRR would not take it: {error}")
+    return found

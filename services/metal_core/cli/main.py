@@ -52,7 +52,7 @@ def _carry_out(settings: LeafSettings, options: argparse.Namespace) -> int:
 
 
 async def _run(settings: LeafSettings, options: argparse.Namespace, scratch: Path) -> int:
-    leaf = open_leaf(settings, scratch)
+    leaf = open_leaf(settings, scratch=scratch)
     try:
         return await commands.run(leaf, options)
     finally:

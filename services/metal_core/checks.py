@@ -14,7 +14,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, ip_network
 
 from metal_core.configdb import Rows, is_tenant_vlan, is_tenant_vrf, name_of, owned, table_of
 from metal_core.desired import FIRST_VLAN, LAST_VLAN, Desired, Port, PortRole, Vrf
-from metal_core.frr.managed import PROFILE
+from metal_core.frr.filters import SET_SOURCE
+from metal_core.frr.managed import PROFILE, PROTOCOL_MAP, profile_of
 from metal_core.frr.model import Configuration
 
 LAST_VNI = (1 << 24) - 1
@@ -72,14 +73,18 @@ def check_running(desired: Desired, running: Configuration) -> list[str]:
         for asn in default
         if int(asn) != desired.asn
     ]
-    profiles = [line.removeprefix(PROFILE) for line in running.lines if line.startswith(PROFILE)]
-    routed = any(block.header.startswith("router bgp ") for block in running.blocks)
-    found += [
-        f"frr defaults: FRR runs with the profile {profile}, under which BGP exchanges nothing without policies; start "
-        f"it with frr.conf as `metal-core render --only frr` prints it"
-        for profile in profiles
-        if profile != "datacenter" and routed
-    ]
+    profile = profile_of(running)
+    if profile not in {"", "datacenter"} and any(block.header.startswith("router bgp ") for block in running.blocks):
+        found.append(
+            f"{PROFILE.strip()}: FRR runs with the profile {profile}, under which BGP exchanges nothing without "
+            "policies; start it with frr.conf as `metal-core render --only frr` prints it"
+        )
+    if desired.source_loopback:
+        found += [
+            f"source_loopback: FRR has `{line}`, and there can be only one; to take it out enter `no {line}` in vtysh"
+            for line in running.lines
+            if line.startswith(PROTOCOL_MAP) and line.removeprefix(PROTOCOL_MAP) != SET_SOURCE
+        ]
     wanted = {f"vni {vrf.vni}": vrf for vrf in desired.vrfs}
     others = [("the default VRF", line) for line in running.lines]
     for block in running.blocks:
@@ -101,6 +106,8 @@ def check_frr(configuration: Configuration) -> list[str]:
     for line in configuration.lines:
         if entry := _PREFIX_LIST.fullmatch(line):
             found += _check_lengths(line, entry)
+        elif line.startswith(PROTOCOL_MAP) and line.removeprefix(PROTOCOL_MAP) not in maps:
+            found.append(f"{line}: the route-map is not defined")
     for block in configuration.blocks:
         groups = {words[1] for line in block.lines if (words := line.split())[2:] == ["peer-group"]}
         for line in (*block.lines, *(line for child in block.children for line in child.lines)):

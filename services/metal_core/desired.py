@@ -133,10 +133,6 @@ class Desired:
         """The ports that have one of `roles`, in the natural order of their names."""
         return tuple(sorted((port for port in self.ports if port.role in roles), key=lambda port: natural(port.name)))
 
-    def machines_of(self, vrf: Vrf) -> tuple[Port, ...]:
-        """The machine ports that are in `vrf`, in the natural order of their names."""
-        return tuple(port for port in self.with_role(PortRole.MACHINE) if port.vrf == vrf.name)
-
 
 def natural(name: str) -> tuple[str, int, str]:
     """Sort key that puts Ethernet8 before Ethernet12; independent of the order in which fabric lists ports."""

@@ -69,13 +69,24 @@ class SimFrr:
             self._remove_top(line.removeprefix("no "))
             return
         words = line.split()
+        if line.startswith(("ip route ", "ip protocol ")):
+            _demand(line not in self._lines, "said already", line)
+            if words[1] == "protocol":
+                self._lines = [old for old in self._lines if old.split()[:3] != words[:3]]
+                _demand(any(path[0].startswith(f"route-map {words[-1]} ") for path in self._contexts), "no map", line)
+            self._lines.append(line)
+            return
         _demand(len(words) > 6 and words[1] == "prefix-list", "unknown command", line)
-        same = [old.split() for old in self._lines if old.split()[:3] == words[:3]]
+        same = [old.split() for old in self._lines if old.split()[:3] == words[:3] and " prefix-list " in old]
         _demand(all(old[6] != words[6] for old in same), "the prefix is in the list already", line)
         _demand(all(old[4] != words[4] for old in same), "the sequence number is in use", line)
         self._lines.append(line)
 
     def _remove_top(self, line: str) -> None:
+        if line.startswith(("ip route ", "ip protocol ")):
+            _demand(line in self._lines, "no such line", line)
+            self._lines.remove(line)
+            return
         if " prefix-list " in line:
             whole = len(line.split()) == 3
             gone = [old for old in self._lines if old == line or (whole and old.startswith(f"{line} "))]
@@ -115,6 +126,8 @@ class SimFrr:
             name = words[words.index("route-map") + 1]
             _demand(any(path[0].startswith(f"route-map {name} ") for path in self._contexts), "undefined map", line)
             lines[:] = [old for old in lines if old.split()[:3] != words[:3] or old.split()[-1] != words[-1]]
+        if words[0] == "neighbor" and words[2:3] == ["timers"]:
+            lines[:] = [old for old in lines if old.split()[:3] != words[:3]]
         if words[:2] == ["bgp", "router-id"]:
             lines[:] = [old for old in lines if not old.startswith("bgp router-id ")]
         if "prefix-list" in words:

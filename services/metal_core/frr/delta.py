@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from metal_core.frr.bgp import additions, in_context, is_session, negated, neighbour, removals
-from metal_core.frr.managed import managed, routers, vrf_of
+from metal_core.frr.managed import PROFILE, is_list, managed, profile_of, routers, vrf_of
 from metal_core.frr.model import Block, Configuration
 
 
@@ -39,10 +39,11 @@ def converge(running: Configuration, wanted: Configuration, ports: Collection[st
     and instances; what nothing refers to any more goes last.
     """
     have, want = managed(running, ports), managed(wanted, ports)
+    known = _Index(have)
     wanted_routers = {block.header for block in routers(want)}
     gone = [block for block in routers(have) if block.header not in wanted_routers]
     unbound = {f"vrf {vrf_of(block)}" for block in gone}
-    commands: list[str] = []
+    commands = _profile(running, wanted)
     for block in _of_kind(have, "vrf"):
         if block.header in unbound or block.lines != want.block(block.header).lines:
             commands += _without_vni(block)
@@ -50,19 +51,44 @@ def converge(running: Configuration, wanted: Configuration, ports: Collection[st
     # The default instance goes last: FRR keeps it while instances of VRFs depend on it.
     commands += [f"no {block.header}" for block in sorted(gone, key=lambda block: vrf_of(block) == "")]
     for block in routers(want):
-        commands += removals(have.block(block.header), block)
+        commands += removals(known[block.header], block)
     commands += _changed_lists(have, want) + _changed_maps(have, want)
     for block in _of_kind(want, "vrf"):
-        if block.header in unbound or have.block(block.header).empty:
+        if block.header in unbound or known[block.header].empty:
             commands += in_context(block.header, list(block.lines))
     for block in _of_kind(want, "interface"):
-        known = have.block(block.header).lines
-        commands += in_context(block.header, [line for line in block.lines if line not in known])
+        lines = known[block.header].lines
+        commands += in_context(block.header, [line for line in block.lines if line not in lines])
     for block in routers(want):
-        commands += additions(have.block(block.header), block)
+        commands += additions(known[block.header], block)
     for block in _of_kind(have, "interface"):
         commands += _without_advertisements(block, want.block(block.header))
-    return _text(commands + _leftovers(have, want))
+    return _text(commands + _changed_lines(have, want) + _leftovers(have, want))
+
+
+class _Index(dict[str, Block]):
+    """The blocks of a configuration by their headers; an empty one for each other header."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        super().__init__((block.header, block) for block in configuration.blocks)
+
+    def __missing__(self, header: str) -> Block:
+        return Block(header)
+
+
+def _profile(running: Configuration, wanted: Configuration) -> list[str]:
+    """The command that sets FRR's profile, as long as there is no BGP instance that would keep the old one's values."""
+    found, profile = profile_of(running), profile_of(wanted)
+    routed = any(block.header.startswith("router bgp ") for block in running.blocks)
+    return [f"{PROFILE}{profile}"] if found and profile and found != profile and not routed else []
+
+
+def _changed_lines(have: Configuration, want: Configuration) -> list[str]:
+    """Routes and the like. The new way to the management network is there before the old one goes."""
+    mine = [line for line in have.lines if not is_list(line) and not line.startswith(PROFILE)]
+    wanted = [line for line in want.lines if not is_list(line) and not line.startswith(PROFILE)]
+    gone = [line for line in mine if line not in wanted]
+    return [line for line in wanted if line not in mine] + [negated(line) for line in gone]
 
 
 def _of_kind(configuration: Configuration, kind: str) -> list[Block]:
@@ -82,9 +108,14 @@ def _without_advertisements(have: Block, want: Block) -> list[str]:
 
 def _changed_lists(have: Configuration, want: Configuration) -> list[str]:
     """Entries that change their place or value are taken out first, since FRR refuses a prefix that is there twice."""
-    names = {line.split()[2] for line in want.lines}
-    gone = [line for line in have.lines if line not in want.lines and line.split()[2] in names]
-    return [negated(line) for line in gone] + [line for line in want.lines if line not in have.lines]
+    old, new = _lists(have), _lists(want)
+    names = {line.split()[2] for line in new}
+    gone = [line for line in old if line not in new and line.split()[2] in names]
+    return [negated(line) for line in gone] + [line for line in new if line not in old]
+
+
+def _lists(configuration: Configuration) -> dict[str, None]:
+    return dict.fromkeys(line for line in configuration.lines if is_list(line))
 
 
 def _changed_maps(have: Configuration, want: Configuration) -> list[str]:
@@ -106,9 +137,9 @@ def _changed_maps(have: Configuration, want: Configuration) -> list[str]:
 
 def _leftovers(have: Configuration, want: Configuration) -> list[str]:
     maps = {block.header.split()[1] for block in _of_kind(want, "route-map")}
-    lists = {tuple(line.split()[:3]) for line in want.lines}
+    lists = {tuple(line.split()[:3]) for line in _lists(want)}
     old_maps = dict.fromkeys(block.header.split()[1] for block in _of_kind(have, "route-map"))
-    old_lists = dict.fromkeys(tuple(line.split()[:3]) for line in have.lines)
+    old_lists = dict.fromkeys(tuple(line.split()[:3]) for line in _lists(have))
     return [
         *(f"no route-map {name}" for name in old_maps if name not in maps),
         *(f"no {' '.join(words)}" for words in old_lists if words not in lists),

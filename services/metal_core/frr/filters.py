@@ -17,6 +17,9 @@ from metal_core.frr.model import Block
 DENY_MGMT = "DENY_MGMT"
 MANAGEMENT_INTERFACE = "eth0"
 
+# Gives what the leaf sends along BGP routes its loopback as source.
+SET_SOURCE = "SET_SRC"
+
 
 def stem(port: Port) -> str:
     """What the names of the port's filters begin with."""
@@ -62,6 +65,11 @@ def management_map() -> list[Block]:
         Block(f"route-map {DENY_MGMT} deny 10", (f"match interface {MANAGEMENT_INTERFACE}",)),
         Block(f"route-map {DENY_MGMT} permit 20"),
     ]
+
+
+def source_map(loopback: str) -> Block:
+    """The route map that BGP routes take into the kernel, so that they name the source of the leaf's own packets."""
+    return Block(f"route-map {SET_SOURCE} permit 10", (f"set src {loopback}",))
 
 
 def _list(keyword: str, name: str, networks: Iterable[IPv4Network | IPv6Network]) -> list[str]:

@@ -1,8 +1,9 @@
 """Which part of a running FRR configuration is the agent's, and how it differs from what is wanted.
 
 The agent manages: the default BGP instance, tenant VRFs and their instances, the lists and maps named by its own
-scheme, and router advertisements on the leaf's ports. Inside a BGP instance it manages the kinds of lines that it
-renders; what an operator or a newer FRR puts there besides is left alone.
+scheme, router advertisements on the leaf's ports, and the routes to the management network that bear its mark. Inside a
+BGP instance it manages the kinds of lines that it renders; what an operator or a newer FRR puts there besides is left
+alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from metal_core.frr.model import Block, Configuration
 # How FRR begins the line that names its profile of defaults.
 PROFILE = "frr defaults "
 
-_FILTER_NAME = re.compile(r"DENY_MGMT|(?:fw-|Vrf[1-9][0-9]*-)\S+-(?:in|in6|vni)(?:-prefixes)?")
+# How FRR begins the line that says by which map BGP routes go into the kernel. There is one at most.
+PROTOCOL_MAP = "ip protocol bgp route-map "
+
+# What ends each static route of the agent. The tag tells it from an operator's; it has no other meaning.
+ROUTE_MARK = "tag 4242 nexthop-vrf mgmt"
+
+_FILTER_NAME = re.compile(r"DENY_MGMT|SET_SRC|(?:fw-|Vrf[1-9][0-9]*-)\S+-(?:in|in6|vni)(?:-prefixes)?")
 _TENANT = re.compile(r"vrf Vrf[1-9][0-9]*")
 _ROUTER = re.compile(r"router bgp \d+(?: vrf (\S+))?")
 _RA_LINES = ("ipv6 nd ra-interval ", "no ipv6 nd suppress-ra")
@@ -27,19 +34,33 @@ _BGP_LINES = (
     "advertise-all-vni",
     "bgp router-id ",
     "bgp bestpath as-path multipath-relax",
+    # What an instance has kept of another profile, under which it was made: it would exchange nothing.
+    "bgp ebgp-requires-policy",
 )
 
 
 def managed(configuration: Configuration, ports: Collection[str]) -> Configuration:
     """The part of a configuration that the agent manages on a leaf with `ports`, without blocks that say nothing."""
     blocks = [ours for block in configuration.blocks if (ours := _managed_block(block, ports)) is not None]
-    return Configuration(tuple(line for line in configuration.lines if _is_managed_list(line)), tuple(blocks))
+    return Configuration(tuple(line for line in configuration.lines if _is_managed(line)), tuple(blocks))
 
 
 def differences(running: Configuration, wanted: Configuration, ports: Collection[str]) -> list[str]:
     """What FRR lacks (`+`) and has too much (`-`), a line each; empty when it has exactly what is wanted."""
     have, want = _facts(managed(running, ports)), _facts(managed(wanted, ports))
+    if not profile_of(running):
+        want -= {f"{PROFILE}{profile_of(wanted)}"}
     return sorted([f"- {fact}" for fact in have - want] + [f"+ {fact}" for fact in want - have])
+
+
+def profile_of(configuration: Configuration) -> str:
+    """The profile of defaults that a configuration names; empty where it names none, as parts of one do."""
+    return next((line.removeprefix(PROFILE) for line in configuration.lines if line.startswith(PROFILE)), "")
+
+
+def is_list(line: str) -> bool:
+    """Whether a line is an entry of a prefix list."""
+    return line.split()[1:2] == ["prefix-list"]
 
 
 def routers(configuration: Configuration) -> list[Block]:
@@ -91,9 +112,15 @@ def _is_router(header: str) -> bool:
     return found is not None and (found[1] is None or _TENANT.fullmatch(f"vrf {found[1]}") is not None)
 
 
-def _is_managed_list(line: str) -> bool:
+def _is_managed(line: str) -> bool:
     words = line.split()
-    return words[1:2] == ["prefix-list"] and len(words) > 3 and _FILTER_NAME.fullmatch(words[2]) is not None
+    if is_list(line):
+        return len(words) > 3 and _FILTER_NAME.fullmatch(words[2]) is not None
+    if line.startswith("ip route "):
+        return line.endswith(f" {ROUTE_MARK}")
+    if line.startswith(PROTOCOL_MAP):
+        return _FILTER_NAME.fullmatch(words[-1]) is not None
+    return line.startswith(PROFILE)
 
 
 def _facts(configuration: Configuration) -> set[str]:

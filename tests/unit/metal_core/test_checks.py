@@ -128,10 +128,11 @@ def test_what_the_agent_has_written_itself_does_not_stand_in_its_way() -> None:
         ("frr defaults traditional\nrouter bgp 4200000011\nexit\n", "the profile traditional"),
         ("vni 2000\n", "FRR has `vni 2000` in the default VRF, so Vrf2000 cannot have it"),
         ("vrf blue\n vni 2000\nexit-vrf\n", "FRR has `vni 2000` in VRF blue"),
+        ("ip protocol bgp route-map blue\n", "source_loopback: FRR has `ip protocol bgp route-map blue`"),
     ],
 )
 def test_a_running_frr_that_would_lose_its_sessions_is_left_alone(text: str, place: str) -> None:
-    (found,) = check_running(GOOD, parse(text))
+    (found,) = check_running(replace(GOOD, source_loopback=True), parse(text))
     assert place in found
 
 
@@ -153,6 +154,7 @@ def test_a_running_frr_without_anything_to_lose_is_no_obstacle(text: str) -> Non
     [
         ("router bgp 1\n neighbor X route-map nowhere in\nexit\n", "route-map nowhere"),
         ("router bgp 1\n address-family ipv4 unicast\n  redistribute kernel route-map R\n exit\nexit\n", "route-map R"),
+        ("ip protocol bgp route-map nowhere\n", "ip protocol bgp route-map nowhere: the route-map is not defined"),
         ("route-map a permit 10\n match ip address prefix-list nowhere\nexit\n", "prefix-list nowhere"),
         ("router bgp 1\n neighbor Ethernet0 interface peer-group G\nexit\n", "peer-group G"),
         ("router bgp 1\nexit\nrouter bgp 2 vrf Vrf1\nexit\n", "more than one ASN: 1, 2"),

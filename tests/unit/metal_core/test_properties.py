@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from metal_core.desired import Admin, Desired, Port, PortRole, Vrf, from_json, t
 from metal_core.frr import parse as frr_parse
 from metal_core.frr import render as frr_render
 from metal_core.frr.delta import converge, detach, retire
-from metal_core.frr.managed import differences
+from metal_core.frr.managed import differences, managed
 from metal_core.frr.model import Configuration
 from metal_core.plan import Condition, DeleteRows, Fact, FrrConverge, FrrDetach, SetRows, Step, Wait, plan
 from metal_sim.leaf.frr import SimFrr
@@ -59,7 +60,24 @@ def desired_states(draw: st.DrawFn) -> Desired:
             )
         )
     asn = draw(st.sampled_from([4200000011, 4200000011, 4200000011, 4200000012]))
-    return Desired("leaf01", 1, "x", asn, "10.0.0.11", 4000, tuple(ports), vrfs)
+    hold = draw(st.sampled_from([0, 9]))
+    gateway = draw(st.sampled_from(["", "192.0.2.1", "192.0.2.2"]))
+    routes = st.lists(st.sampled_from(["198.51.100.0/24", "203.0.113.0/24"]), unique=True)
+    return Desired(
+        "leaf01",
+        1,
+        "x",
+        asn,
+        draw(st.sampled_from(["10.0.0.11", "10.0.0.12"])),
+        4000,
+        tuple(ports),
+        vrfs,
+        management_gateway=gateway,
+        management_routes=tuple(draw(routes)) if gateway else (),
+        source_loopback=draw(st.booleans()),
+        bgp_keepalive=hold // 3,
+        bgp_hold=hold,
+    )
 
 
 Database = dict[str, dict[str, str]]
@@ -167,7 +185,7 @@ def test_rendering_does_not_depend_on_the_order_of_ports_and_vrfs(wanted: Desire
     ports, vrfs = list(wanted.ports), list(wanted.vrfs)
     rng.shuffle(ports)
     rng.shuffle(vrfs)
-    shuffled = Desired("leaf01", 1, "x", wanted.asn, wanted.loopback, 4000, tuple(ports), tuple(vrfs))
+    shuffled = replace(wanted, ports=tuple(ports), vrfs=tuple(vrfs))
     assert list(render(shuffled, "vtep").items()) == list(render(wanted, "vtep").items())
     assert frr_render.render(shuffled).text() == frr_render.render(wanted).text()
 
@@ -177,6 +195,24 @@ def test_rendering_does_not_depend_on_the_order_of_ports_and_vrfs(wanted: Desire
 def test_every_rendered_configuration_is_free_of_dangling_references(wanted: Desired) -> None:
     assert check_desired(wanted) == []
     assert check_frr(frr_render.render(wanted)) == []
+
+
+@modest
+@given(desired_states())
+def test_what_is_printed_reads_back_as_the_same_configuration(wanted: Desired) -> None:
+    configuration = frr_render.render(wanted)
+    assert frr_parse.parse(configuration.text()) == configuration
+    assert managed(configuration, wanted.own_ports).text().count("!") == len(configuration.blocks) + 1 + sum(
+        len(block.children) for block in configuration.blocks
+    ), "all that is rendered is also managed"
+
+
+@modest
+@given(desired_states(), desired_states())
+def test_the_way_to_the_management_network_is_never_interrupted(first: Desired, second: Desired) -> None:
+    commands = converge(frr_render.render(first), frr_render.render(second), PORTS).splitlines()
+    ways = [line for line in commands if " nexthop-vrf mgmt" in line]
+    assert ways == sorted(ways, key=lambda line: line.startswith("no "))
 
 
 @modest
@@ -226,6 +262,8 @@ def test_detaching_and_retiring_first_leads_to_the_same_end(
 def test_what_others_configured_in_frr_is_never_touched(wanted: Desired) -> None:
     theirs = frr_parse.parse(
         "ip route 0.0.0.0/0 192.0.2.1\n"
+        "ip route 0.0.0.0/0 192.0.2.9 nexthop-vrf mgmt\n"
+        "ip route 198.51.100.0/24 192.0.2.1 tag 7 nexthop-vrf mgmt\n"
         "ip prefix-list blue seq 5 permit 10.0.0.0/8\n"
         "route-map blue permit 10\n match ip address prefix-list blue\nexit\n"
         "vrf Vrf_blue\n vni 7\nexit-vrf\n"

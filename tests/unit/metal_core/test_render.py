@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from metal_core.checks import check_desired, check_frr
 from metal_core.configdb import owned, render
-from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.desired import Admin, Desired, Port, PortRole, Vrf, split_families
 from metal_core.frr import parse as frr_parse
 from metal_core.frr import render as frr_render
 
 GOLDEN = Path(__file__).parent / "golden"
 
 UPLINKS = (Port("Ethernet120", PortRole.UPLINK), Port("Ethernet124", PortRole.UPLINK))
+MIXED = ("10.0.0.0/8", "2001:db8:7::/48", "192.168.178.0/24", "2001:db8:2::/48")
 EMPTY = Desired("leaf01", 1, "a", 4200000011, "10.0.0.11", 4000, UPLINKS)
 TENANT = replace(
     EMPTY,
@@ -53,7 +54,31 @@ DUAL_STACK = replace(
     ),
     vrfs=(Vrf("Vrf104003", 104003, 1002), Vrf("Vrf104002", 104002, 1007)),
 )
-LEAVES = {"no-tenants": EMPTY, "one-tenant": TENANT, "dual-stack": DUAL_STACK}
+# All settings of a partition at once, two tenants with the same prefixes, and an operator's own port.
+ALL_SETTINGS = replace(
+    EMPTY,
+    generation=4,
+    ports=(
+        *UPLINKS,
+        Port(
+            "Ethernet0",
+            PortRole.FIREWALL,
+            allowed_prefixes=("10.0.2.1/32", "2001:db8:ff::1/128"),
+            vnis=(3981, 104001, 104009),
+        ),
+        Port("Ethernet4", PortRole.MACHINE, vrf="Vrf3981", allowed_prefixes=MIXED),
+        Port("Ethernet8", PortRole.MACHINE, vrf="Vrf3982", allowed_prefixes=MIXED),
+        Port("Ethernet12", PortRole.ADDITIONAL, admin=Admin.UP),
+        Port("Ethernet16", PortRole.ADDITIONAL),
+    ),
+    vrfs=(Vrf("Vrf3981", 3981, 1001), Vrf("Vrf3982", 3982, 1002)),
+    management_gateway="192.0.2.1",
+    management_routes=("198.51.100.0/24", "10.255.0.0/16"),
+    source_loopback=True,
+    bgp_keepalive=3,
+    bgp_hold=9,
+)
+LEAVES = {"no-tenants": EMPTY, "one-tenant": TENANT, "dual-stack": DUAL_STACK, "all-settings": ALL_SETTINGS}
 
 
 def golden(name: str, text: str) -> None:
@@ -147,3 +172,30 @@ def test_a_machine_may_announce_only_its_own_prefixes() -> None:
     assert "ip prefix-list Vrf104001-Ethernet16-in-prefixes seq 5 permit 10.250.0.7/32\n" in text
     assert "ip prefix-list Vrf104001-Ethernet12-in-prefixes seq 5 permit 10.240.0.0/12 le 32\n" in text
     assert "Vrf104001-Ethernet16-in-prefixes seq 10" not in text
+
+
+def test_prefixes_are_split_by_family_and_merged_with_nothing() -> None:
+    v4, v6 = split_families((*MIXED, *reversed(MIXED)))
+    assert [str(network) for network in v4] == ["10.0.0.0/8", "192.168.178.0/24"]
+    assert [str(network) for network in v6] == ["2001:db8:2::/48", "2001:db8:7::/48"]
+
+
+def test_without_a_gateway_the_management_network_is_left_alone() -> None:
+    assert "ip route" not in frr_render.render(TENANT).text()
+    text = frr_render.render(ALL_SETTINGS).text()
+    for prefix in ("0.0.0.0/0", "10.255.0.0/16", "198.51.100.0/24"):
+        assert f"ip route {prefix} 192.0.2.1 tag 4242 nexthop-vrf mgmt\n" in text
+
+
+def test_the_loopback_is_the_source_of_the_leafs_own_packets_only_where_that_is_set() -> None:
+    assert "SET_SRC" not in frr_render.render(TENANT).text()
+    text = frr_render.render(ALL_SETTINGS).text()
+    assert "route-map SET_SRC permit 10\n set src 10.0.0.11\nexit\n" in text
+    assert "ip protocol bgp route-map SET_SRC\n" in text
+
+
+def test_timers_are_the_partitions_in_every_group() -> None:
+    text = frr_render.render(ALL_SETTINGS).text()
+    for group in ("FABRIC", "FIREWALL", "MACHINE"):
+        assert f" neighbor {group} timers 3 9\n" in text
+    assert "timers 2 8" not in text

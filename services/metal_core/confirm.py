@@ -49,7 +49,7 @@ class Trials:
         self, known_good: KnownGoodFile, *, limit: float = 0.0, clock: Callable[[], float] = time.time
     ) -> None:
         self._file, self._limit, self._clock = known_good, limit, clock
-        self._path = known_good.path.with_name("candidate.json")
+        self._path = _beside(known_good)
         self._loaded = False
         self._earlier: Candidate | None = None
         self.good: KnownGood | None = None
@@ -151,6 +151,15 @@ class Trials:
     async def _forget(self) -> None:
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
         self.candidate = self._earlier = None
+
+
+def read_candidate(known_good: KnownGoodFile) -> Candidate | None:
+    """What is on trial beside a known good state, as the disk says it; for those who only look. Blocking."""
+    return _read(_beside(known_good))
+
+
+def _beside(known_good: KnownGoodFile) -> Path:
+    return known_good.path.with_name("candidate.json")
 
 
 def _read(path: Path) -> Candidate | None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
-from collections.abc import Iterable
-from typing import Any
 
 from metal_core.cli import tell
-from metal_core.cli.failure import DIFFERS, HELD, MISSING, REFUSED, USAGE, CommandFailed
+from metal_core.cli.failure import DIFFERS, HELD, REFUSED, USAGE, CommandFailed
 from metal_core.cli.look import Preview, preview, view, vtep_of
 from metal_core.cli.parser import file_of
-from metal_core.cli.wish import Wish, is_local, read_file, remembered, told
+from metal_core.cli.printing import note, print_json, print_lines
+from metal_core.cli.status import show_status
+from metal_core.cli.wish import Wish, read_file, remembered
 from metal_core.configdb import render
 from metal_core.desired import to_json
 from metal_core.frr.render import render as render_frr
@@ -35,7 +34,7 @@ async def run(leaf: Leaf, options: argparse.Namespace) -> int:
         case "rollback":
             return await _change(leaf, options, await _way_back(leaf, options), dry_run=options.dry_run)
         case _:
-            return await _status(leaf, options)
+            return await show_status(leaf, options)
 
 
 async def _render(leaf: Leaf, options: argparse.Namespace) -> int:
@@ -51,12 +50,12 @@ async def _render(leaf: Leaf, options: argparse.Namespace) -> int:
         raise CommandFailed("CONFIG_DB does not have exactly one VXLAN_TUNNEL row; name the tunnel by --vtep", REFUSED)
     rows = render(desired, vtep)
     if options.output == "json":
-        _print_json({"desired": to_json(desired), "configdb": rows, "frr": text})
+        print_json({"desired": to_json(desired), "configdb": rows, "frr": text})
     elif options.only == "configdb":
-        _print_json(_by_table(rows))
+        print_json(_by_table(rows))
     else:
-        _print([f"{key} {' '.join(f'{k}={v}' for k, v in row.items())}".rstrip() for key, row in rows.items()])
-        _print(["", text.rstrip("\n")])
+        print_lines([f"{key} {' '.join(f'{k}={v}' for k, v in row.items())}".rstrip() for key, row in rows.items()])
+        print_lines(["", text.rstrip("\n")])
     return 0
 
 
@@ -64,10 +63,10 @@ async def _diff(leaf: Leaf, options: argparse.Namespace) -> int:
     wish = await _wish(leaf, options)
     found = (await preview(leaf, await view(leaf), wish.desired)).differences
     if options.output == "json":
-        _print_json(tell.differences_json(found))
+        print_json(tell.differences_json(found))
     else:
-        _print(tell.differences_text(found))
-        _note(f"{len(found.rows)} fields or rows and {len(found.lines)} lines differ from {wish.origin}")
+        print_lines(tell.differences_text(found))
+        note(f"{len(found.rows)} fields or rows and {len(found.lines)} lines differ from {wish.origin}")
     return DIFFERS if found else 0
 
 
@@ -95,7 +94,7 @@ async def _carry_out(leaf: Leaf, options: argparse.Namespace, wish: Wish) -> int
         return REFUSED
     outcome = await leaf.applier.apply(wish.desired)
     if options.output == "json":
-        _print_json(
+        print_json(
             {
                 "applied": outcome.applied,
                 "error": outcome.error,
@@ -106,8 +105,10 @@ async def _carry_out(leaf: Leaf, options: argparse.Namespace, wish: Wish) -> int
             }
         )
     elif outcome.applied:
-        _print([f"note: {note}" for note in outcome.notes])
-        _print([f"The leaf has {wish.origin}: {outcome.changed} rows changed, {outcome.frr_commands} lines for FRR."])
+        print_lines([f"note: {note}" for note in outcome.notes])
+        print_lines(
+            [f"The leaf has {wish.origin}: {outcome.changed} rows changed, {outcome.frr_commands} lines for FRR."]
+        )
     if not outcome.applied:
         raise CommandFailed(f"not applied: {outcome.error}", REFUSED)
     return 0
@@ -115,58 +116,16 @@ async def _carry_out(leaf: Leaf, options: argparse.Namespace, wish: Wish) -> int
 
 def _show_plan(options: argparse.Namespace, found: Preview, wish: Wish) -> None:
     if options.output == "json":
-        _print_json(tell.plan_json(found))
+        print_json(tell.plan_json(found))
         return
     if found.findings:
         for finding in found.findings:
-            _note(f"refused: {finding}")
-        _note(f"nothing would be done for {wish.origin}")
+            note(f"refused: {finding}")
+        note(f"nothing would be done for {wish.origin}")
     elif found.nothing_to_do:
-        _print([f"Nothing to do: the leaf has {wish.origin}."])
+        print_lines([f"Nothing to do: the leaf has {wish.origin}."])
     else:
-        _print(tell.plan_text(found))
-
-
-async def _status(leaf: Leaf, options: argparse.Namespace) -> int:
-    good = await leaf.known_good.load()
-    seen = await view(leaf)
-    found = (await preview(leaf, seen, good.desired)) if good is not None else None
-    status: dict[str, Any] = {
-        "leaf": seen.name,
-        "held_by": await asyncio.to_thread(leaf.lock.holder),
-        "ports_created": seen.ports_created,
-        "frr": leaf.frr.present,
-        "known_good": None,
-    }
-    if good is not None and found is not None:
-        status["known_good"] = {
-            "generation": good.desired.generation,
-            "hash": good.desired.digest,
-            "by_hand": is_local(good.desired),
-            "applied_at": good.applied_at,
-        }
-        status["refused"] = list(found.findings)
-        status["differences"] = tell.differences_json(found.differences)
-    if options.output == "json":
-        _print_json(status)
-    else:
-        _print(
-            [
-                f"leaf:        {seen.name or 'has no name in DEVICE_METADATA|localhost'}",
-                f"held by:     {status['held_by'] or 'nobody, the agent does not run'}",
-                f"switch:      {'has created its ports' if seen.ports_created else 'has not created its ports yet'}",
-                f"FRR:         {'is there' if leaf.frr.present else 'is not used (METALPLANE_VTYSH is empty)'}",
-                f"known good:  {told(good) if good is not None else 'nothing yet'}",
-            ]
-        )
-        if good is not None and found is not None:
-            differing = found.differences
-            count = f"{len(differing.rows)} fields or rows, {len(differing.lines)} lines of FRR (`metal-core diff`)"
-            _print([f"differs:     {count if differing else 'in nothing'}"])
-            _print([f"refused:     {finding}" for finding in found.findings])
-    if found is None:
-        return MISSING
-    return DIFFERS if found.differences or found.findings else 0
+        print_lines(tell.plan_text(found))
 
 
 async def _wish(leaf: Leaf, options: argparse.Namespace) -> Wish:
@@ -189,17 +148,3 @@ def _by_table(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, dict[str, 
         table, _, name = key.partition("|")
         tables.setdefault(table, {})[name] = row
     return tables
-
-
-def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        # Bytes from Redis that are no text stand as lone surrogates, which no terminal takes.
-        sys.stdout.write(line.encode(errors="backslashreplace").decode() + "\n")
-
-
-def _print_json(data: object) -> None:
-    sys.stdout.write(json.dumps(data, indent=1) + "\n")
-
-
-def _note(line: str) -> None:
-    sys.stderr.write(line.encode(errors="backslashreplace").decode() + "\n")

@@ -62,7 +62,7 @@ async def view(leaf: Leaf) -> View:
     except SonicUnavailable as error:
         raise CommandFailed(f"Redis: {error}; METALPLANE_DATABASE_CONFIG says where it is", UNREACHABLE) from error
     except FrrError as error:
-        raise CommandFailed(f"FRR: {error}; METALPLANE_VTYSH says how to call vtysh", UNREACHABLE) from error
+        raise CommandFailed(f"{error}; METALPLANE_VTYSH says how to call vtysh", UNREACHABLE) from error
     name = leaf.settings.switch_id or rows.get(f"{_WHO}|localhost", {}).get("hostname", "")
     return View(LeafFacts({key: row for key, row in rows.items() if not key.startswith(_WHO)}, running), name, created)
 

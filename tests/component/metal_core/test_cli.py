@@ -14,9 +14,11 @@ from metal_core.cli.main import main
 from metal_core.cli.parser import parse
 from metal_core.cli.wish import is_local
 from metal_core.configdb import owned, render
+from metal_core.confirm import Trials
 from metal_core.desired import Desired, Port, PortRole, Vrf, to_json
 from metal_core.frr.render import render as render_frr
 from metal_core.lock import LeafLock
+from metal_core.quarantine import Quarantine
 
 UPLINKS = (Port("Ethernet120", PortRole.UPLINK), Port("Ethernet124", PortRole.UPLINK))
 BARE = Desired(
@@ -78,7 +80,7 @@ def use_frr(console: Console, monkeypatch: pytest.MonkeyPatch, running: str) -> 
         f"""#!/bin/sh
 cd {console.directory}
 case "$1" in
--c) cat running ;;
+-c) echo " zebra bgpd staticd"; cat running ;;
 -C) ! test -e refusing || {{ echo "line 1: % Unknown command"; exit 2; }} ;;
 -f) cp "$2" loaded ;;
 esac
@@ -133,6 +135,29 @@ async def test_what_somebody_changed_is_shown_and_rolled_back(console: Console) 
 
 def _when(said: str) -> str:
     return said.partition("(")[2].rpartition(")")[0]
+
+
+async def test_what_is_on_trial_and_what_was_set_aside_is_shown_and_the_way_back_is_the_known_good_one(
+    console: Console,
+) -> None:
+    assert (await console.bench.applier().apply(BARE)).applied
+    trials = Trials(console.bench.known_good, limit=60)
+    await trials.begin(TENANT)
+    assert await console.run("apply", "--dry-run", "--wish", console.wish(TENANT)) == 0
+    assert await console.run("status") == 0
+    assert "on trial:    generation 6, not proven yet\n" in console.out
+    await trials.proven(TENANT)
+    quarantine = Quarantine(console.bench.known_good.path.parent)
+    await quarantine.cut_off(replace(TENANT, generation=7), "it cut the leaf off")
+    assert await console.run("status") == 1, "the leaf does not have what is on trial"
+    assert "on trial:    generation 6, until the plane is heard\n" in console.out
+    assert "failed:      generation 7, it cut the leaf off\n" in console.out
+    assert await console.run("status", "-o", "json") == 1
+    assert json.loads(console.out)["on_trial"]["generation"] == 6
+    assert await console.run("rollback") == 0
+    assert await console.run("status") == 0
+    assert "on trial" not in console.out
+    assert await console.has(BARE)
 
 
 async def test_what_is_printed_can_be_edited_and_used(console: Console) -> None:

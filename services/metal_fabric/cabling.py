@@ -66,15 +66,17 @@ def survey(
     before: Collection[Cable],
     racks: Mapping[str, str],
     taken: Mapping[tuple[str, str], str],
+    additional: Collection[str] = (),
 ) -> Cabling:
     """The cabling of `machine`, which registers in `partition` and saw `neighbours`.
 
     `leaves` are the registered switches that the neighbours may name; `before` are the machine's cables so far and
-    `racks` the racks of the switches in them; `taken` gives the machine by (switch id, port) of every cable there is.
+    `racks` the racks of the switches in them; `taken` gives the machine by (switch id, port) of every cable there is;
+    `additional` names ports of every leaf that are the operator's own.
 
     Raises Refused: `NO_NEIGHBOURS`, `LEAF_PORT_UNKNOWN`, `LEAF_PORT_IS_UPLINK`, `LEAF_PORT_TWICE`, `NIC_ON_TWO_PORTS`,
     `NOT_TWO_LEAVES`, `LEAF_IN_OTHER_PARTITION`, `LEAVES_IN_TWO_RACKS`, `UNEQUAL_CABLES`, `PORTS_NOT_MIRRORED`,
-    `MACHINE_MOVED`, `PORT_TAKEN`.
+    `MACHINE_MOVED`, `PORT_TAKEN`, `LEAF_PORT_IS_ADDITIONAL`.
     """
     seen = list(neighbours)
     if not seen:
@@ -92,6 +94,12 @@ def survey(
     _check_mirrored(pair, cables)
     _check_moved(machine, rack, before, racks)
     for cable in cables:
+        if cable.port in additional and cable not in before:
+            raise Refused(
+                "LEAF_PORT_IS_ADDITIONAL",
+                f"port {cable.port} of {cable.switch_id} is the operator's own by the partition's settings; "
+                "use another port, or take it out of the settings",
+            )
         other = taken.get((cable.switch_id, cable.port), machine)
         if other != machine:
             raise Refused(

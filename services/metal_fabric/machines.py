@@ -18,7 +18,7 @@ from metal_fabric.cabling import Cable, Cabling, Neighbour, survey
 from metal_fabric.filters import Wish
 from metal_fabric.planner import Planner
 from metal_fabric.problems import Refused
-from metal_fabric.store import AttachmentStore, CableStore, SwitchStore, SyncStore
+from metal_fabric.store import AttachmentStore, CableStore, SettingsStore, SwitchStore, SyncStore
 
 
 class Machines:
@@ -30,6 +30,7 @@ class Machines:
         self._switches = SwitchStore()
         self._cables = CableStore()
         self._attachments = AttachmentStore()
+        self._settings = SettingsStore()
         self._syncs = SyncStore()
 
     async def connect(self, machine: str, partition: str, neighbours: Sequence[Neighbour]) -> Cabling:
@@ -49,6 +50,7 @@ class Machines:
                 neighbours,
                 leaves=switches.values(),
                 before=before,
+                additional=(await self._settings.get(conn, partition)).settings.additional_bridge_ports,
                 racks={switch.id: switch.facts.rack for switch in switches.values()},
                 taken={
                     (cable.switch_id, cable.port): cable.machine

@@ -202,6 +202,7 @@ def switch_message(view: SwitchView) -> switch_pb2.Switch:
         description=view.description,
         kind=KINDS[view.kind],
         mode=MODES[view.mode],
+        settings_wait_for=view.settings_wait_for,
         etag=str(view.version),
         create_time=to_timestamp(view.create_time),
         update_time=to_timestamp(view.update_time),

@@ -42,7 +42,7 @@ class Registration:
         while not await self._switches.lock(conn, [reported.id]):
             if await self._switches.insert(conn, merge(None, reported, connected=())):
                 await self._switches.add_ports(conn, reported)
-                await self._settings.inherit(conn, reported.id)
+                await self._settings.inherit(conn, reported.id, reported.facts.partition)
                 return Taken(changed=True, foreign=generation > 0)
         known = (await self._switches.load(conn, [reported.id]))[reported.id]
         cables = await self._cables.of_switches(conn, [reported.id])

@@ -12,6 +12,7 @@ from metalctl.commands import (
     allocation,
     audit,
     bmc,
+    fabric_settings,
     generation,
     ip,
     issues,
@@ -75,6 +76,7 @@ def _assemble() -> None:
     for module in (
         allocation,
         bmc,
+        fabric_settings,
         generation,
         ip,
         machine,

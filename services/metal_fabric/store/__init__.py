@@ -7,7 +7,7 @@ from metal_fabric.store.cables import CableStore
 from metal_fabric.store.generations import Generation, GenerationStore, Kept
 from metal_fabric.store.pins import Pin, PinStore
 from metal_fabric.store.reports import FindingStore, ReportStore, Told
-from metal_fabric.store.settings import SettingsStore
+from metal_fabric.store.settings import PartitionSettings, SettingsStore
 from metal_fabric.store.switches import SwitchStore
 from metal_fabric.store.syncs import Sync, SyncStore
 from metal_fabric.store.views import PortUse, SwitchView, ViewStore
@@ -19,6 +19,7 @@ __all__ = [
     "Generation",
     "GenerationStore",
     "Kept",
+    "PartitionSettings",
     "Pin",
     "PinStore",
     "PortUse",

@@ -22,8 +22,17 @@ from metal_fabric.switch import Port, SwitchFacts, SwitchKind, SwitchMode
 _SWITCHES = f"""
     SELECT s.*, y.applied_generation, y.applied_hash, y.apply_time, y.error, y.notes, y.seen_time,
            coalesce({CONNECTED}, false) AS connected,
-           p.generation AS pin_generation, p.reason AS pin_reason, p.create_time AS pin_time
-    FROM switch s LEFT JOIN leaf_sync y ON y.switch_id = s.id LEFT JOIN switch_pin p ON p.switch_id = s.id
+           p.generation AS pin_generation, p.reason AS pin_reason, p.create_time AS pin_time,
+           CASE WHEN s.kind = 'leaf' AND f.version <> s.settings_version THEN (
+               SELECT array_agg(o.id ORDER BY o.id)
+               FROM switch o LEFT JOIN leaf_sync oy ON oy.switch_id = o.id
+               WHERE o.partition = s.partition AND o.rack = s.rack AND o.kind = 'leaf'
+                   AND o.settings_version = f.version AND coalesce(oy.applied_generation, 0) < o.desired_generation
+           ) END AS settings_wait_for
+    FROM switch s
+    LEFT JOIN leaf_sync y ON y.switch_id = s.id
+    LEFT JOIN switch_pin p ON p.switch_id = s.id
+    LEFT JOIN fabric_settings f ON f.partition = s.partition
     WHERE s.id = ANY ($1)
     ORDER BY s.id
 """
@@ -66,6 +75,7 @@ class SwitchView:
     kind: SwitchKind = SwitchKind.LEAF
     mode: SwitchMode = SwitchMode.OPERATIONAL
     settings: Settings = NOTHING_SET
+    settings_wait_for: tuple[str, ...] = ()
     pin: Pin | None = None
     ports: list[PortUse] = field(default_factory=list)
     health: Facts | None = None
@@ -143,5 +153,6 @@ def _view(row: asyncpg.Record) -> SwitchView:
         kind=SwitchKind(row["kind"]),
         mode=SwitchMode(row["mode"]),
         settings=of_stored(row["settings"]),
+        settings_wait_for=tuple(row["settings_wait_for"] or ()),
         pin=Pin(row["pin_generation"], row["pin_reason"], row["pin_time"]) if row["pin_generation"] else None,
     )

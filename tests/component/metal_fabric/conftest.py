@@ -23,6 +23,7 @@ from metalplane.fabric.v1.agent_pb2 import ConnectRequest, DesiredState
 from metalplane.fabric.v1.agent_pb2_grpc import SwitchAgentServiceStub
 from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceStub
 from metalplane.fabric.v1.generation_pb2_grpc import GenerationServiceStub
+from metalplane.fabric.v1.settings_pb2_grpc import FabricSettingsServiceStub
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 from metalplane.plane.v1.issue_pb2_grpc import IssueServiceStub
 from metalplane.tenancy.v1.token_pb2 import CheckTokenRequest, CheckTokenResponse
@@ -148,6 +149,9 @@ class Fabric:
     def switches(self, *, as_: str = "allocation", token: str = "", replica: int = 0) -> Any:
         bearer = "" if token else identity.service_id(as_)
         return self.stub(self.replicas[replica], SwitchServiceStub, as_=bearer, token=token)
+
+    def settings_of_partitions(self, *, token: str = "operator") -> Any:
+        return self.stub(self.replicas[0], FabricSettingsServiceStub, as_="", token=token)
 
     def generations(self, *, token: str = "operator") -> Any:
         return self.stub(self.replicas[0], GenerationServiceStub, as_="", token=token)

@@ -14,11 +14,13 @@ from metal_fabric.cabling import Cable
 from metal_fabric.filters import PortRole, Wish
 from metal_fabric.health import Code, Finding, SessionCount
 from metal_fabric.ports import LinkState
+from metal_fabric.settings import Settings
 from metal_fabric.store import (
     AttachmentStore,
     CableStore,
     FindingStore,
     GenerationStore,
+    PartitionSettings,
     PinStore,
     ReportStore,
     SettingsStore,
@@ -47,6 +49,7 @@ FILL = (
     "INSERT INTO leaf_sync (switch_id, session, seen_time) SELECT id, gen_random_uuid(), now() FROM switch",
     "INSERT INTO switch_generation SELECT id, g, 'h', 's' FROM switch, generate_series(25, 30) AS g "
     "WHERE id < 'leaf10000'",
+    "INSERT INTO fabric_settings (partition, content, version, rolling) VALUES ('mini', '{}', 1, true)",
     "INSERT INTO switch_pin (switch_id, generation, state, reason) SELECT id, 3, 's', '' FROM switch",
     "INSERT INTO vlan SELECT id, v, 1000 + v FROM switch, generate_series(1, 3) AS v WHERE id < 'leaf10000'",
     "INSERT INTO cable SELECT switch_id, name, md5(substr(switch_id, 1, 8) || (right(switch_id, 1)::int / 2) || name)"
@@ -105,7 +108,13 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "put cables of a switch": partial(CABLES.put_of_switch, switch_id=LEAF, cables=[]),
             "leavers": partial(ATTACHMENTS.unconfirmed_leavers, switch_id=LEAF),
             "move leaf": partial(ATTACHMENTS.move_leaf, old_id=LEAF, new_id="leaf15000", generation=9),
-            "inherit": partial(SETTINGS.inherit, switch_id=LEAF),
+            "inherit": partial(SETTINGS.inherit, switch_id=LEAF, partition="mini"),
+            "settings": partial(SETTINGS.get, partition="mini", lock=True),
+            "put settings": partial(SETTINGS.put, partition="mini", settings=Settings(pxe_vlan=7)),
+            "rolling": SETTINGS.rolling,
+            "progress of a rack": partial(SETTINGS.progress, partition="mini", rack="rack21"),
+            "give": partial(SETTINGS.give, switch_id=LEAF, newest=PartitionSettings("mini", version=3)),
+            "cabled": partial(SETTINGS.cabled, partition="rare", ports=["Ethernet1"]),
             "cables of switches": partial(CABLES.of_switches, switch_ids=[LEAF]),
             "put cables": partial(CABLES.put, machine=MACHINE, cables=cables),
             "attachment": partial(ATTACHMENTS.get, machine=MACHINE, lock=True),

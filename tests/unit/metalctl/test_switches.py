@@ -10,6 +10,7 @@ from google.protobuf import empty_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from metal_kit.errors import FailedPrecondition
 from metalplane.fabric.v1 import generation_pb2, switch_pb2
+from metalplane.fabric.v1.settings_pb2 import DRIFT_POLICY_REPORT, FabricSettings
 
 CHANGES = [
     generation_pb2.StateChange(object="port Ethernet8", field="role", before="unprovisioned", after="unused"),
@@ -110,6 +111,35 @@ def test_boxes_are_replaced_relieved_recorded_and_forgotten(call: Any, plane: An
     assert call("switch", "record", "leaf9", "--kind", "leaf", "--partition", "mini").code == 2
     assert call("switch", "delete", "leaf1").code == 0
     assert plane.requests("DeleteSwitch")[0].id == "leaf1"
+
+
+def test_settings_are_changed_by_name_and_cleared_by_name(call: Any, plane: Any) -> None:
+    plane.answers |= {"UpdateFabricSettings": FabricSettings(id="mini"), "GetFabricSettings": FabricSettings(id="mini")}
+    outcome = call(
+        "switch", "set", "mini", "--bgp-keepalive", "2", "--bgp-hold", "8", "--management-route", "10.0.0.0/8",
+        "--management-route", "10.9.0.0/16", "--drift-policy", "report", "--no-source-loopback",
+        "--clear", "pxe-vlan", "--clear", "confirm_seconds",
+    )  # fmt: skip
+    assert (outcome.code, outcome.err) == (0, "")
+    [request] = plane.requests("UpdateFabricSettings")
+    assert request.settings == FabricSettings(
+        id="mini", bgp_keepalive=2, bgp_hold=8, management_routes=["10.0.0.0/8", "10.9.0.0/16"],
+        drift_policy=DRIFT_POLICY_REPORT,
+    )  # fmt: skip
+    assert set(request.update_mask.paths) == {
+        "bgp_keepalive", "bgp_hold", "management_routes", "drift_policy", "source_loopback", "pxe_vlan",
+        "confirm_seconds",
+    }  # fmt: skip
+    assert call("switch", "settings", "mini").code == 0
+    assert plane.requests("GetFabricSettings")[0].id == "mini"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--clear", "etag"], ["--clear", "nothing"], ["--bgp-hold", "9", "--clear", "bgp-hold"]]
+)
+def test_a_change_of_no_setting_or_of_one_twice_asks_nobody(call: Any, plane: Any, arguments: list[str]) -> None:
+    assert call("switch", "set", "mini", *arguments).code == 2
+    assert not plane.asked
 
 
 def test_a_refused_rollback_is_one_line(call: Any, plane: Any) -> None:

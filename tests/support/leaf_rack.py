@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -132,23 +135,40 @@ class Rack:
             await self.server.stop(0)
             self.server = None
 
-    def start_agent(self, **more: Any) -> None:
-        """Start the agent as its process would."""
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """The agent's settings."""
         certificate = self._identity("leaf01", identity.leaf_id("mini", "leaf01"))
-        settings = CoreSettings(
-            partition="mini",
-            rack="rack1",
-            uplinks="Ethernet120,Ethernet124",
-            tls_ca=str(certificate.ca),
-            tls_cert=str(certificate.cert),
-            tls_key=str(certificate.key),
-            peers={"fabric": f"127.0.0.1:{self.port or 1}"},
-            state_directory=self.bench.known_good.path.parent,
-            frr_conf=self.bench.frr_conf,
-            database_config=self.bench.leaf.database_config,
-            observe_seconds=0.05,
-            **({"compare_seconds": 3600, "vtysh": ""} | more),
+        return {
+            "partition": "mini",
+            "rack": "rack1",
+            "uplinks": "Ethernet120,Ethernet124",
+            "tls_ca": str(certificate.ca),
+            "tls_cert": str(certificate.cert),
+            "tls_key": str(certificate.key),
+            "peers": {"fabric": f"127.0.0.1:{self.port or 1}"},
+            "state_directory": self.bench.known_good.path.parent,
+            "frr_conf": self.bench.frr_conf,
+            "database_config": self.bench.leaf.database_config,
+            "observe_seconds": 0.05,
+            "compare_seconds": 3600,
+            "vtysh": "",
+        } | more
+
+    async def start_process(self, **more: Any) -> asyncio.subprocess.Process:
+        """The agent as a process of its own, whose end is up to the caller."""
+        settings = {
+            name: value if isinstance(value, str) else json.dumps(value, default=str).strip('"')
+            for name, value in self.settings(**more).items()
+        }
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("METALPLANE_")}
+        environment |= {f"METALPLANE_{name.upper()}": value for name, value in settings.items()}
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "metal_core", env=environment, stderr=asyncio.subprocess.DEVNULL
         )
+
+    def start_agent(self, **more: Any) -> None:
+        """Start the agent within this process, as its own would."""
+        settings = CoreSettings(**self.settings(**more))
         self.stopping = asyncio.Event()
         peers = Peers(settings.peers, identity_of(settings))
         agent = Agent("metal-core", settings, peers, self.stopping, logs.get_logger("test"))

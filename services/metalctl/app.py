@@ -25,6 +25,7 @@ from metalctl.commands import (
     project,
     quota,
     switch,
+    switch_state,
     tenant,
     token,
     whoami,
@@ -87,6 +88,7 @@ def _assemble() -> None:
         project,
         quota,
         switch,
+        switch_state,
         tenant,
         token,
     ):

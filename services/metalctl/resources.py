@@ -259,7 +259,8 @@ RESOURCES: tuple[Resource, ...] = (
             "ListSwitches", switch_pb2.ListSwitchesRequest, "switches",
             (
                 ("ID", lambda s: s.id), ("RACK", lambda s: s.rack), ("ASN", lambda s: str(s.asn)),
-                ("LOOPBACK", lambda s: s.loopback), ("CONNECTED", lambda s: "yes" if s.sync.connected else "no"),
+                ("LOOPBACK", lambda s: s.loopback), ("HEALTH", lambda s: enum(switch_pb2.SwitchHealth, s.sync.health)),
+                ("CONNECTED", lambda s: "yes" if s.sync.connected else "no"),
                 ("DESIRED", lambda s: str(s.sync.desired_generation)),
                 ("APPLIED", lambda s: str(s.sync.applied_generation)), ("ERROR", lambda s: s.sync.error or "-"),
             ),

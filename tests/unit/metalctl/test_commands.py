@@ -64,7 +64,7 @@ def test_the_whole_tree_is_there() -> None:
         ("ip", "acquire"), ("ip", "release"), ("quota", "set"), ("token", "create"),
         ("token", "revoke"), ("machine", "power"),
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
-        ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"),
+        ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"), ("switch", "describe"),
         ("switch", "port", "up"), ("switch", "port", "down"), ("switch", "history"), ("switch", "diff"),
         ("switch", "plan"), ("switch", "rollback"), ("switch", "unpin"), ("switch", "replace"),
         ("switch", "migrate"), ("switch", "record"), ("switch", "settings"), ("switch", "set"), ("switch", "delete"),

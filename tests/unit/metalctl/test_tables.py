@@ -100,7 +100,8 @@ MESSAGES: dict[str, list[Message]] = {
     ],
     "switch": [
         switch_pb2.Switch(id="leaf1", rack="rack-1", asn=4200000011, loopback="10.0.0.11",
-                          sync={"connected": True, "desired_generation": 5, "applied_generation": 5}),
+                          sync={"connected": True, "desired_generation": 5, "applied_generation": 5,
+                                "health": switch_pb2.SWITCH_HEALTH_HEALTHY}),
         switch_pb2.Switch(id="leaf2", sync={"desired_generation": 5, "applied_generation": 4, "error": "no vtysh"}),
     ],
     "cable": [cabling_pb2.Cable(switch_id="leaf1", port="Ethernet0", machine=A, nic_mac="02:00:00:00:00:01")],

@@ -30,10 +30,22 @@ _log = logs.get_logger("metal_core.changes")
 
 
 class ConfigChanges:
-    """Calls `changed` after rows of `tables` have changed."""
+    """Calls `changed` after rows of `tables` have changed, once in `spacing` seconds at most.
 
-    def __init__(self, sonic: Sonic, changed: Callable[[], None], tables: Collection[str] = READ_TABLES) -> None:
+    `again` is how long to wait before Redis is asked anew when it cannot be listened to.
+    """
+
+    def __init__(
+        self,
+        sonic: Sonic,
+        changed: Callable[[], None],
+        tables: Collection[str] = READ_TABLES,
+        *,
+        spacing: float = SPACING,
+        again: timedelta = _AGAIN,
+    ) -> None:
         self._sonic, self._changed, self._tables = sonic, changed, tables
+        self._spacing, self._again = spacing, again
         self._told = False
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -44,7 +56,7 @@ class ConfigChanges:
                     await self._listen(stopping)
             except (SonicUnavailable, RedisError, OSError, TimeoutError) as error:
                 _log.warning("changes.unheard", error=str(error) or type(error).__name__)
-            await pause(stopping, _AGAIN)
+            await pause(stopping, self._again)
 
     async def _announced(self) -> bool:
         """Whether Redis announces changes; true when it does not say."""
@@ -68,13 +80,13 @@ class ConfigChanges:
             # Whatever was changed before somebody listened.
             now = loop.time()
             due: float | None = now
-            looked = now - SPACING
+            looked = now - self._spacing
             while not stopping.is_set():
                 limit = _LISTEN if due is None else max(0.0, min(_LISTEN, due - loop.time()))
                 message = await connection.get_message(timeout=limit)
                 key = str(message["channel"]).removeprefix(prefix) if message is not None else ""
                 if table_of(key) in self._tables and due is None:
-                    due = max(loop.time() + COALESCE, looked + SPACING)
+                    due = max(loop.time() + COALESCE, looked + self._spacing)
                 if due is not None and loop.time() >= due:
                     due, looked = None, loop.time()
                     self._changed()

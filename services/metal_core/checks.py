@@ -61,6 +61,10 @@ def check_leaf(desired: Desired, rows: Rows) -> list[str]:
         found.append(f"vrfs: CONFIG_DB needs exactly one VXLAN_TUNNEL row, it has {len(tunnels)}")
     if desired.with_role(PortRole.UNPROVISIONED) and f"VLAN|Vlan{desired.pxe_vlan}" not in rows:
         found.append(f"pxe_vlan: CONFIG_DB has no row VLAN|Vlan{desired.pxe_vlan}")
+    addresses = (name_of(key).partition("|")[2] for key in rows if table_of(key) == "LOOPBACK_INTERFACE")
+    if desired.source_loopback and desired.loopback not in {address.partition("/")[0] for address in addresses}:
+        # FRR would take it, and the kernel then refuse every route with this source.
+        found.append(f"source_loopback: CONFIG_DB has no row LOOPBACK_INTERFACE|...|{desired.loopback}/32")
     return found + _check_taken(desired, rows) + _check_obstacles(desired, rows)
 
 

@@ -30,7 +30,7 @@ OWNED_FIELDS: Mapping[str, frozenset[str]] = {
 }
 
 # What the agent reads: what it owns and what its checks look at.
-READ_TABLES = frozenset(OWNED_FIELDS) | {"VXLAN_TUNNEL"}
+READ_TABLES = frozenset(OWNED_FIELDS) | {"VXLAN_TUNNEL", "LOOPBACK_INTERFACE"}
 
 _VRF_NAME = re.compile(r"Vrf([1-9][0-9]{0,7})")
 _VLAN_NAME = re.compile(r"Vlan([1-9][0-9]{0,3})")

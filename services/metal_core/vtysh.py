@@ -31,6 +31,7 @@ _REMEMBERED = 8
 _EMPTY = Configuration()
 _DAEMONS = frozenset({"zebra", "bgpd"})
 # What vtysh says when it is not the commands that are wrong.
+_REJECTED = "% Configuration failed"
 _AWAY = ("is not running", "failed to connect to any daemons", "Failure to communicate", "Connection refused")
 
 
@@ -153,9 +154,14 @@ class Vtysh:
             self._accepted.append(digest)
 
     async def load(self, commands: str) -> None:
-        """`vtysh -f`: one process for the whole delta."""
+        """`vtysh -f`: one process for the whole delta.
+
+        What a daemon refuses after a look at its other configuration, such as a VNI that is in use, vtysh only prints.
+        """
         if commands:
-            await self._run("-f", await self._file("delta.conf", commands))
+            output = await self._run("-f", await self._file("delta.conf", commands))
+            if _REJECTED in output:
+                raise FrrError(f"FRR refused a command: {output[output.index(_REJECTED) :][:_SHOWN].strip()}")
 
     async def forget_vrf(self, name: str) -> None:
         """FRR refuses while the kernel has the VRF; it is asked again after the next change."""

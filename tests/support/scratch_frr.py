@@ -10,18 +10,21 @@ import asyncio
 import os
 import shutil
 import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 DAEMONS = ("zebra", "bgpd")
+ALL_DAEMONS = (*DAEMONS, "staticd")
 _PROGRAMS = Path("/usr/lib/frr")
 REQUIRED = os.environ.get("METALPLANE_REQUIRE_PEERS") == "1"
 
 
 def missing() -> str:
     """Why FRR cannot be started here; empty when it can."""
-    if shutil.which("vtysh") is None or not all((_PROGRAMS / name).exists() for name in DAEMONS):
+    if shutil.which("vtysh") is None or not all((_PROGRAMS / name).exists() for name in ALL_DAEMONS):
         return "FRR is not installed (`make peers`)"
     return "" if os.geteuid() == 0 else "FRR's daemons need root"
 
@@ -30,15 +33,16 @@ peer = pytest.mark.skipif(bool(missing()) and not REQUIRED, reason=missing() or 
 
 
 class ScratchFrr:
-    """The daemons; `vtysh` is the command that talks to them."""
+    """The daemons; `vtysh` is the command that talks to them. `loopback` is an address of zebra's host."""
 
-    def __init__(self) -> None:
+    def __init__(self, daemons: Sequence[str] = DAEMONS, loopback: str = "") -> None:
         assert not missing(), f"METALPLANE_REQUIRE_PEERS is set: {missing()}"
         # Short, for the sockets, and not below pytest's own directory, which FRR's user may not enter.
         self.directory = Path(tempfile.mkdtemp(prefix="frr-"))
         self.directory.chmod(0o755)
+        self._daemons, self._loopback = tuple(daemons), loopback
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        for name in ("vtysh", *DAEMONS):
+        for name in ("vtysh", *daemons):
             (self.directory / f"{name}.conf").touch()
         for path in (self.directory, *self.directory.iterdir()):
             shutil.chown(path, "frr", "frr")
@@ -51,9 +55,9 @@ class ScratchFrr:
 
     async def start(self, *names: str) -> None:
         """Start the daemons, or only those named, with nothing configured, and wait until they can be talked to."""
-        for name in names or DAEMONS:
+        for name in names or self._daemons:
             where = self.directory
-            command = ["unshare", "-n", str(_PROGRAMS / name), "-F", "datacenter", "-A", "127.0.0.1"]
+            command = ["unshare", "-n", *self._first(name), str(_PROGRAMS / name), "-F", "datacenter", "-A", "127.0.0.1"]
             command += ["--vty_socket", str(where), "-z", str(where / "zserv.api"), "-i", str(where / f"{name}.pid")]
             command += ["-f", str(where / f"{name}.conf")]
             self._processes[name] = await asyncio.create_subprocess_exec(
@@ -61,9 +65,15 @@ class ScratchFrr:
             )
         async with asyncio.timeout(30):
             there: set[str] = set()
-            while not set(names or DAEMONS) <= there:
+            while not set(names or self._daemons) <= there:
                 await asyncio.sleep(0.05)
                 there = set((await self.ask("show daemons")).split())
+
+    def _first(self, name: str) -> list[str]:
+        if name != "zebra" or not self._loopback:
+            return []
+        host = f"ip link set lo up && ip address add {self._loopback}/32 dev lo"
+        return ["sh", "-ec", f'{host} && exec "$@"', "sh"]
 
     async def kill(self, name: str) -> None:
         """End a daemon as a crash does."""
@@ -84,3 +94,14 @@ class ScratchFrr:
             *self.vtysh, "-c", command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
         )
         return (await process.communicate())[0].decode()
+
+
+@asynccontextmanager
+async def scratch_frr(loopback: str) -> AsyncIterator[tuple[str, ...]]:
+    """All daemons until the end of the block, on a host with this address; how to call their vtysh."""
+    frr = ScratchFrr(ALL_DAEMONS, loopback)
+    try:
+        await frr.start()
+        yield tuple(frr.vtysh)
+    finally:
+        await frr.stop()

@@ -19,8 +19,9 @@ PROFILE = "frr defaults "
 # How FRR begins the line that says by which map BGP routes go into the kernel. There is one at most.
 PROTOCOL_MAP = "ip protocol bgp route-map "
 
-# What ends each static route of the agent. The tag tells it from an operator's; it has no other meaning.
-ROUTE_MARK = "tag 4242 nexthop-vrf mgmt"
+# What ends each static route of the agent. The tag tells it from an operator's; it has no other meaning. FRR has one
+# tag for all routes of a prefix and distance: with the usual distance, 1, an operator's would turn into the agent's.
+ROUTE_MARK = "tag 4242 2 nexthop-vrf mgmt"
 
 _FILTER_NAME = re.compile(r"DENY_MGMT|SET_SRC|(?:fw-|Vrf[1-9][0-9]*-)\S+-(?:in|in6|vni)(?:-prefixes)?")
 _TENANT = re.compile(r"vrf Vrf[1-9][0-9]*")
@@ -93,7 +94,9 @@ def _managed_block(block: Block, ports: Collection[str]) -> Block | None:
     elif words[0] == "vrf":
         ours = _only(block, ("vni ",)) if _TENANT.fullmatch(block.header) else Block(block.header)
     elif _is_router(block.header):
-        return _only(block, _BGP_LINES)
+        # How often a connection is tried is an operator's, or FRR's, which cannot be brought to print it no more.
+        mine = tuple(line for line in block.lines if line.split()[2:4] != ["timers", "connect"])
+        return _only(Block(block.header, mine, block.children), _BGP_LINES)
     else:
         return None
     return None if ours.empty else ours

@@ -114,6 +114,15 @@ def test_rows_that_are_missing_or_in_the_way_are_named(change: dict[str, dict[st
     assert place in found[0]
 
 
+def test_the_leaf_must_have_the_address_that_its_packets_shall_come_from() -> None:
+    """FRR takes any address, and the kernel refuses each route whose source it does not have."""
+    wanted = replace(GOOD, source_loopback=True)
+    for rows in (ROWS, ROWS | {"LOOPBACK_INTERFACE|Loopback0": {}, "LOOPBACK_INTERFACE|Loopback0|10.0.0.1/32": {}}):
+        (found,) = check_leaf(wanted, rows)
+        assert "source_loopback: CONFIG_DB has no row LOOPBACK_INTERFACE|...|10.0.0.11/32" in found
+    assert check_leaf(wanted, ROWS | {"LOOPBACK_INTERFACE|Loopback0|10.0.0.11/32": {}}) == []
+
+
 def test_what_the_agent_has_written_itself_does_not_stand_in_its_way() -> None:
     assert check_leaf(GOOD, ROWS | render_rows(GOOD, "vtep")) == []
     assert check_running(GOOD, render(GOOD)) == []

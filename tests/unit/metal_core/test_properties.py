@@ -264,6 +264,7 @@ def test_what_others_configured_in_frr_is_never_touched(wanted: Desired) -> None
         "ip route 0.0.0.0/0 192.0.2.1\n"
         "ip route 0.0.0.0/0 192.0.2.9 nexthop-vrf mgmt\n"
         "ip route 198.51.100.0/24 192.0.2.1 tag 7 nexthop-vrf mgmt\n"
+        "ip route 198.51.100.0/24 192.0.2.9 tag 4242 nexthop-vrf mgmt\n"
         "ip prefix-list blue seq 5 permit 10.0.0.0/8\n"
         "route-map blue permit 10\n match ip address prefix-list blue\nexit\n"
         "vrf Vrf_blue\n vni 7\nexit-vrf\n"

@@ -184,7 +184,7 @@ def test_without_a_gateway_the_management_network_is_left_alone() -> None:
     assert "ip route" not in frr_render.render(TENANT).text()
     text = frr_render.render(ALL_SETTINGS).text()
     for prefix in ("0.0.0.0/0", "10.255.0.0/16", "198.51.100.0/24"):
-        assert f"ip route {prefix} 192.0.2.1 tag 4242 nexthop-vrf mgmt\n" in text
+        assert f"ip route {prefix} 192.0.2.1 tag 4242 2 nexthop-vrf mgmt\n" in text
 
 
 def test_the_loopback_is_the_source_of_the_leafs_own_packets_only_where_that_is_set() -> None:

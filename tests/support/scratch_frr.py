@@ -57,7 +57,16 @@ class ScratchFrr:
         """Start the daemons, or only those named, with nothing configured, and wait until they can be talked to."""
         for name in names or self._daemons:
             where = self.directory
-            command = ["unshare", "-n", *self._first(name), str(_PROGRAMS / name), "-F", "datacenter", "-A", "127.0.0.1"]
+            command = [
+                "unshare",
+                "-n",
+                *self._first(name),
+                str(_PROGRAMS / name),
+                "-F",
+                "datacenter",
+                "-A",
+                "127.0.0.1",
+            ]
             command += ["--vty_socket", str(where), "-z", str(where / "zserv.api"), "-i", str(where / f"{name}.pid")]
             command += ["-f", str(where / f"{name}.conf")]
             self._processes[name] = await asyncio.create_subprocess_exec(

@@ -33,14 +33,15 @@ peer = pytest.mark.skipif(bool(missing()) and not REQUIRED, reason=missing() or 
 
 
 class ScratchFrr:
-    """The daemons; `vtysh` is the command that talks to them. `loopback` is an address of zebra's host."""
+    """The daemons; `vtysh` is the command that talks to them. `loopback` is an address of zebra's host, `profile` what
+    they take for defaults."""
 
-    def __init__(self, daemons: Sequence[str] = DAEMONS, loopback: str = "") -> None:
+    def __init__(self, daemons: Sequence[str] = DAEMONS, *, loopback: str = "", profile: str = "datacenter") -> None:
         assert not missing(), f"METALPLANE_REQUIRE_PEERS is set: {missing()}"
         # Short, for the sockets, and not below pytest's own directory, which FRR's user may not enter.
         self.directory = Path(tempfile.mkdtemp(prefix="frr-"))
         self.directory.chmod(0o755)
-        self._daemons, self._loopback = tuple(daemons), loopback
+        self._daemons, self._loopback, self._profile = tuple(daemons), loopback, profile
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         for name in ("vtysh", *daemons):
             (self.directory / f"{name}.conf").touch()
@@ -107,8 +108,9 @@ class ScratchFrr:
 
 @asynccontextmanager
 async def scratch_frr(loopback: str) -> AsyncIterator[tuple[str, ...]]:
-    """All daemons until the end of the block, on a host with this address; how to call their vtysh."""
-    frr = ScratchFrr(ALL_DAEMONS, loopback)
+    """All daemons until the end of the block, as they come from their package, on a host with this address; how to call
+    their vtysh."""
+    frr = ScratchFrr(ALL_DAEMONS, loopback=loopback, profile="traditional")
     try:
         await frr.start()
         yield tuple(frr.vtysh)

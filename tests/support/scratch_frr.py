@@ -64,7 +64,7 @@ class ScratchFrr:
                 *self._first(name),
                 str(_PROGRAMS / name),
                 "-F",
-                "datacenter",
+                self._profile,
                 "-A",
                 "127.0.0.1",
             ]

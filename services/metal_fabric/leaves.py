@@ -14,6 +14,7 @@ from metalplane.fabric.v1.agent_pb2 import ApplyReport, DesiredState, Observatio
 from prometheus_client import Counter, Histogram
 
 from metal_fabric.health import Code, Finding
+from metal_fabric.looks import Looks
 from metal_fabric.observed import Observed, demand_speaker
 from metal_fabric.planner import Planner
 from metal_fabric.problems import Invalid, Refused
@@ -60,6 +61,7 @@ class Leaves:
         self._reports = ReportStore()
         self._findings = FindingStore()
         self._observed = Observed(db, planner)
+        self._looks = Looks(db)
 
     async def register(
         self, reported: Switch, session: str, *, generation: int, digest: str, chassis: str = ""
@@ -147,14 +149,18 @@ class Leaves:
 
     async def wanted(self, switch_id: str, session: str, *, after: int) -> tuple[bool, DesiredState | None]:
         """Whether `session` still speaks for the leaf, and the newest desired state if it is later than `after`."""
+        position = await self._looks.position(switch_id)
+        if position is None or position.session != session:
+            return False, None
+        if position.desired <= after:
+            return True, None
         async with self._db.connection() as conn:
-            generation = await self._syncs.check(conn, switch_id, session)
-            if generation is None:
-                return False, None
-            if generation <= after:
-                return True, None
             newest = await self._generations.newest(conn, switch_id)
         return True, DesiredState.FromString(newest.state) if newest and newest.state else None
+
+    async def close(self) -> None:
+        """End what the streams have left running."""
+        await self._looks.close()
 
     async def alive(self, switch_id: str, session: str) -> None:
         """Record that the leaf was heard of."""

@@ -97,7 +97,10 @@ class Observed:
                 # That it is gone is no reason to forget what it was.
                 await self._reports.put_drift(conn, switch_id, drift.SerializeToString())
             await self._findings.put(conn, switch_id, "drift", drift_findings(drift))
-        log.warning("leaf.drift", switch=switch_id, state=DriftState.Name(drift.state), differs=differing(drift))
+        if drift.state == DriftState.DRIFT_STATE_NONE:
+            log.info("leaf.drift_gone", switch=switch_id)
+        else:
+            log.warning("leaf.drift", switch=switch_id, state=DriftState.Name(drift.state), differs=differing(drift))
 
     async def _seen(self, conn: Connection, switch_id: str, partition: str, phone_home: PhoneHome, behind: str) -> None:
         machine = parse_uuid(phone_home.machine, field="observations.phone_homes.machine")

@@ -60,6 +60,7 @@ async def compose(rt: Runtime) -> Parts:
             Background("settings", lambda: common.run(rt.stopping)),
         ],
         issues=[("switches", watch.issues)],
+        close=[leaves.close],
     )
 
 

@@ -94,7 +94,8 @@ class LeafStream:
                     elif _now() - spoke >= HEARTBEAT_SECONDS:
                         spoke = _now()
                         yield ConnectResponse(heartbeat=Heartbeat())
-                    await wakeup.wait(LOOK_SECONDS)
+                    # At full seconds, when the other streams look as well: one statement serves them all.
+                    await wakeup.wait(LOOK_SECONDS - _now() % LOOK_SECONDS)
         finally:
             STREAMS.dec()
             await self._close(reader)

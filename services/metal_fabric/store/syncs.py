@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from metal_kit.db import Connection
 
@@ -38,8 +39,9 @@ _APPLIED = """
 """
 _FAILED = "UPDATE leaf_sync SET error = $3, notes = $4 WHERE switch_id = $1 AND applied_generation <= $2"
 _REFUSED = "UPDATE leaf_sync SET error = $2 WHERE switch_id = $1"
-_CHECK = """
-    SELECT s.desired_generation, y.session FROM switch s JOIN leaf_sync y ON y.switch_id = s.id WHERE s.id = $1
+_POSITIONS = """
+    SELECT s.id, s.desired_generation, y.session FROM switch s JOIN leaf_sync y ON y.switch_id = s.id
+    WHERE s.id = ANY ($1)
 """
 _SPEAKER = "SELECT session FROM leaf_sync WHERE switch_id = $1 FOR UPDATE"
 _SEEN = "UPDATE leaf_sync SET seen_time = clock_timestamp() WHERE switch_id = $1 AND session = $2"
@@ -67,6 +69,13 @@ class Sync:
     connected: bool = False
 
 
+class Position(NamedTuple):
+    """The newest generation that a leaf shall have, and the session that speaks for it; empty for none."""
+
+    desired: int
+    session: str
+
+
 class SyncStore:
     """The leaves' half of the story, by switch id."""
 
@@ -89,10 +98,10 @@ class SyncStore:
         """Record what the leaf really has, be it older or newer than what was known; False when it is no news."""
         return bool(await conn.fetchval(_STAND, switch_id, generation, digest))
 
-    async def check(self, conn: Connection, switch_id: str, session: str) -> int | None:
-        """The newest generation wanted; None when another session speaks for the leaf, or the switch is gone."""
-        row = await conn.fetchrow(_CHECK, switch_id)
-        return row["desired_generation"] if row is not None and str(row["session"]) == session else None
+    async def positions(self, conn: Connection, switch_ids: Collection[str]) -> dict[str, Position]:
+        """Where these leaves are, by switch id; those that are gone are left out."""
+        rows = await conn.fetch(_POSITIONS, list(switch_ids))
+        return {row["id"]: Position(row["desired_generation"], str(row["session"] or "")) for row in rows}
 
     async def speaks(self, conn: Connection, switch_id: str, session: str) -> bool:
         """Whether the session speaks for the leaf; no other one takes its place until the transaction ends."""

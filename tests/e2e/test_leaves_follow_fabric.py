@@ -31,12 +31,16 @@ from metalplane.common.v1.event_pb2 import Event
 from metalplane.fabric.v1.cabling_pb2 import ConnectMachineRequest
 from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceStub
 from metalplane.fabric.v1.events_pb2 import MachineSeen
+from metalplane.fabric.v1.observation_pb2 import DriftState
 from metalplane.fabric.v1.switch_pb2 import (
     AttachMachineRequest,
     Attachment,
     DetachMachineRequest,
     GetAttachmentRequest,
+    GetSwitchRequest,
     PortRole,
+    SwitchHealth,
+    SyncStatus,
 )
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 
@@ -243,3 +247,33 @@ async def test_an_installed_system_seen_by_lldp_becomes_an_event(
     finally:
         await client.close()
     assert {each.phone_home.port for each in seen if each.phone_home.machine == machine} == {"Ethernet0"}
+
+
+async def test_a_moved_cable_and_a_change_by_hand_are_told_of_the_leaf(rack: LiveRack, eventually: Eventually) -> None:
+    switches = rack.stub(SwitchServiceStub, "allocation")
+    machine, leaf = await cabled(rack, eventually, "Ethernet0"), rack.leaves[0]
+
+    async def told() -> SyncStatus:
+        found: SyncStatus = (await switches.GetSwitch(GetSwitchRequest(id="leaf01"))).sync
+        return found
+
+    async def moved() -> bool:
+        reasons = (await told()).health_reasons
+        return [(each.code, machine in each.message) for each in reasons] == [("CABLE_MOVED", True)]
+
+    async def corrected() -> bool:
+        return (await told()).drift.state == DriftState.DRIFT_STATE_CORRECTED
+
+    async def well() -> bool:
+        return (await told()).health == SwitchHealth.SWITCH_HEALTH_HEALTHY
+
+    await eventually(well)
+    nic = f"aa:{machine[:2]}:{machine[2:4]}:{machine[4:6]}:{machine[6:8]}:00"
+    await leaf.lldp("Ethernet4", chassis=nic, system_name="", description="installer")
+    await eventually(moved)
+    await leaf.lldp_gone("Ethernet4")
+    await eventually(well)
+    await leaf.change_by_hand(delete="VLAN_MEMBER|Vlan4000|Ethernet8")
+    await eventually(corrected)
+    assert [row.key for row in (await told()).drift.differences.rows] == ["Vlan4000|Ethernet8"]
+    assert await leaf.vlan_of("Ethernet8") == 4000

@@ -143,6 +143,10 @@ class SimLeaf:
         """The neighbour on `port` is forgotten at once."""
         await self._databases["APPL_DB"].delete(f"LLDP_ENTRY_TABLE:{self._known(port)}")
 
+    async def change_by_hand(self, *, delete: str) -> None:
+        """Somebody deletes a row of CONFIG_DB, as `sonic-db-cli` or the `config` command would."""
+        await self._databases["CONFIG_DB"].delete(delete)
+
     async def is_up(self, port: str) -> bool:
         """Whether the link on `port` has a signal and is administratively up."""
         row = await self._row(f"PORT|{self._known(port)}")

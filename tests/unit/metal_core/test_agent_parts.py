@@ -219,6 +219,12 @@ def test_a_leaf_knows_itself_from_sonic() -> None:
     assert (hello.applied_generation, hello.applied_hash) == (5, "five")
 
 
+def test_the_base_mac_address_tells_a_box_from_another_one_of_its_name() -> None:
+    device = {"DEVICE_METADATA|localhost": ROWS["DEVICE_METADATA|localhost"] | {"mac": " 52:54:00:AB:CD:EF"}}
+    assert hello_of(identify(TOLD, ROWS | device), {}, None).chassis_id == "52:54:00:ab:cd:ef"
+    assert hello_of(identify(TOLD, ROWS), {}, None).chassis_id == ""
+
+
 def test_settings_win_over_sonic() -> None:
     leaf = identify(replace(TOLD, switch_id="leaf02", asn=65000, loopback="10.0.0.12"), ROWS)
     assert (leaf.switch_id, leaf.asn, leaf.loopback) == ("leaf02", 65000, "10.0.0.12")

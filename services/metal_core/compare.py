@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from metal_core.configdb import Fields, Rows, name_of, owned, render, table_of, the_vtep
 from metal_core.desired import Desired
+from metal_core.frr.dialect import VrfBackend
 from metal_core.frr.managed import differences
 from metal_core.frr.model import Configuration
 from metal_core.frr.render import render as render_frr
@@ -19,11 +20,13 @@ from metal_core.frr.render import render as render_frr
 class LeafFacts:
     """What was read from a leaf: `rows` of CONFIG_DB (`configdb.READ_TABLES`), and what FRR runs.
 
-    `running` is None on a leaf that has no FRR, and then no line of it counts as missing.
+    `running` is None on a leaf that has no FRR, and then no line of it counts as missing. `backend` is what VRFs are
+    to it.
     """
 
     rows: Rows
     running: Configuration | None
+    backend: VrfBackend = VrfBackend.LITE
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -61,7 +64,7 @@ def compare(desired: Desired, facts: LeafFacts) -> Differences:
     rows = row_differences(owned(facts.rows, desired), render(desired, the_vtep(facts.rows)))
     if facts.running is None:
         return Differences(rows)
-    return Differences(rows, tuple(differences(facts.running, render_frr(desired), desired.own_ports)))
+    return Differences(rows, tuple(differences(facts.running, render_frr(desired, facts.backend), desired.own_ports)))
 
 
 def row_differences(found: Rows, wanted: Rows) -> tuple[RowDifference, ...]:

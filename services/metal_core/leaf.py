@@ -16,6 +16,7 @@ from pydantic import Field
 from metal_core import databases, vtysh
 from metal_core.apply import Applier
 from metal_core.confirm import Trials
+from metal_core.frr.dialect import VrfBackend
 from metal_core.known_good import KnownGoodFile
 from metal_core.lock import LeafLock
 from metal_core.sonic import Sonic
@@ -29,6 +30,9 @@ class LeafSettings(AgentSettings):
     state_directory: Path = Field(Path("/etc/sonic/metal_core"), description="where the last known good state is kept")
     frr_conf: Path = Field(Path("/etc/sonic/frr/frr.conf"), description="where FRR reads its configuration at boot")
     vtysh: str = Field("vtysh", description="command that is FRR's vtysh; empty: there is no FRR")
+    vrf_backend: VrfBackend = Field(
+        VrfBackend.LITE, description="what VRFs are to FRR: devices (SONiC), or namespaces (netns)"
+    )
     database_config: Path = Path("/var/run/redis/sonic-db/database_config.json")
     redis_password_file: Path | None = None
     wait_seconds: float = Field(10.0, gt=0, le=300, description="how long the switch may take to follow one step")
@@ -59,7 +63,7 @@ def open_leaf(settings: LeafSettings, *, scratch: Path | None = None, trial_seco
     none.
     """
     sonic = _sonic(settings)
-    frr = vtysh.find(shlex.split(settings.vtysh), scratch or settings.state_directory)
+    frr = vtysh.find(shlex.split(settings.vtysh), scratch or settings.state_directory, settings.vrf_backend)
     known_good = KnownGoodFile(settings.state_directory)
     trials = Trials(known_good, limit=trial_seconds)
     applier = Applier(sonic, frr, trials, settings.frr_conf, wait_limit=settings.wait_seconds)

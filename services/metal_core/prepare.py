@@ -85,7 +85,7 @@ class Preparation:
     async def facts(self) -> LeafFacts:
         """The leaf as it is. Raises SonicUnavailable or FrrUnavailable."""
         rows = await self._sonic.config()
-        return LeafFacts(rows, await self._frr.running() if self._frr.present else None)
+        return LeafFacts(rows, await self._frr.running() if self._frr.present else None, self._frr.backend)
 
     async def prepare(self, desired: Desired) -> Prepared:
         """Read the leaf and plan the way. Raises Refused, SonicUnavailable or FrrUnavailable; touches nothing."""
@@ -112,7 +112,7 @@ class Preparation:
     def _render(self, desired: Desired) -> _Rendered:
         if self._rendered is None or self._rendered.desired != desired:
             _refuse(check_desired(desired), Failure.INVALID)
-            wanted = render_frr(desired)
+            wanted = render_frr(desired, self._frr.backend)
             _refuse(check_frr(wanted), Failure.INVALID)
             self._rendered = _Rendered(desired, wanted, wanted.text())
         return self._rendered

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from metal_core import bgp_state
 from metal_core.bgp_state import Session
+from metal_core.frr.dialect import VrfBackend
 from metal_core.frr.model import Configuration
 from metal_core.frr.parse import parse
 from metal_core.known_good import replace_file
@@ -51,6 +52,11 @@ class Frr(Protocol):
         """Whether there is an FRR to talk to."""
         ...
 
+    @property
+    def backend(self) -> VrfBackend:
+        """What VRFs are to it."""
+        ...
+
     async def running(self) -> Configuration:
         """The running configuration; the same object as before while it does not change. Raises FrrUnavailable."""
         ...
@@ -80,6 +86,7 @@ class NoFrr:
     """Stands in on a leaf without FRR."""
 
     present = False
+    backend = VrfBackend.LITE
 
     async def running(self) -> Configuration:
         """Nothing runs."""
@@ -111,9 +118,10 @@ class Vtysh:
 
     present = True
 
-    def __init__(self, command: Sequence[str], directory: Path) -> None:
+    def __init__(self, command: Sequence[str], directory: Path, backend: VrfBackend = VrfBackend.LITE) -> None:
         self._command = tuple(command)
         self._directory = directory
+        self.backend = backend
         self._seen: tuple[str, Configuration] | None = None
         self._accepted: deque[str] = deque(maxlen=_REMEMBERED)
 
@@ -121,7 +129,7 @@ class Vtysh:
         """The running configuration of all daemons, of which none that is needed is away. Read anew each time."""
         text = await self._ask("show running-config")
         if self._seen is None or self._seen[0] != text:
-            self._seen = (text, parse(text))
+            self._seen = (text, parse(text, self.backend))
         return self._seen[1]
 
     async def established(self) -> frozenset[str]:
@@ -214,6 +222,6 @@ class Vtysh:
         return text
 
 
-def find(command: Sequence[str], directory: Path) -> Frr:
+def find(command: Sequence[str], directory: Path, backend: VrfBackend = VrfBackend.LITE) -> Frr:
     """FRR by `command`; without a command the stand-in. Whether the program is there shows when it is called."""
-    return Vtysh(command, directory) if command else NoFrr()
+    return Vtysh(command, directory, backend) if command else NoFrr()

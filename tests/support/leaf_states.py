@@ -9,6 +9,7 @@ from typing import Any
 from metal_core.bgp_state import Session
 from metal_core.configdb import READ_TABLES, owned, render
 from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.frr.dialect import VrfBackend
 from metal_core.frr.model import Configuration
 from metal_core.frr.parse import parse
 from metal_core.sonic import Sonic
@@ -92,6 +93,7 @@ class RecordingFrr:
     """An FRR that remembers the order of what it was told, and can be made to refuse."""
 
     present = True
+    backend = VrfBackend.LITE
 
     def __init__(self, sonic: Sonic) -> None:
         self.sonic, self.loaded, self.refuse = sonic, [], ""
@@ -124,6 +126,7 @@ class Frr:
     """The simulated FRR in the place of vtysh. Sessions are established with those of `up` that are neighbours."""
 
     present = True
+    backend = VrfBackend.LITE
 
     def __init__(self) -> None:
         self.sim = SimFrr()

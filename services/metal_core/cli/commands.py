@@ -41,7 +41,7 @@ async def _render(leaf: Leaf, options: argparse.Namespace) -> int:
     if options.only and options.output == "json":
         raise CommandFailed("--only and -o json do not go together: rows are JSON already, FRR's text is none", USAGE)
     desired = (await _wish(leaf, options)).desired
-    text = render_frr(desired).text()
+    text = render_frr(desired, leaf.frr.backend).text()
     if options.only == "frr":
         sys.stdout.write(text)
         return 0

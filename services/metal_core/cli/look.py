@@ -64,14 +64,15 @@ async def view(leaf: Leaf) -> View:
     except FrrError as error:
         raise CommandFailed(f"{error}; METALPLANE_VTYSH says how to call vtysh", UNREACHABLE) from error
     name = leaf.settings.switch_id or rows.get(f"{_WHO}|localhost", {}).get("hostname", "")
-    return View(LeafFacts({key: row for key, row in rows.items() if not key.startswith(_WHO)}, running), name, created)
+    own = {key: row for key, row in rows.items() if not key.startswith(_WHO)}
+    return View(LeafFacts(own, running, leaf.frr.backend), name, created)
 
 
 async def preview(leaf: Leaf, seen: View, desired: Desired) -> Preview:
     """What bringing a leaf, `seen` before, to `desired` would take. Nothing is changed; FRR only checks texts."""
     if findings := check_desired(desired):
         return Preview(Differences(), tuple(findings))
-    wanted, running, rows = render_frr(desired), seen.running, seen.facts.rows
+    wanted, running, rows = render_frr(desired, leaf.frr.backend), seen.running, seen.facts.rows
     findings = [*_not_this_leaf(seen, desired), *check_frr(wanted), *check_leaf(desired, rows)]
     findings += check_running(desired, running)
     differing = compare(desired, seen.facts)

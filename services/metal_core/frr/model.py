@@ -2,8 +2,8 @@
 
 Canonical means: one space of indentation a level, blocks closed by `exit`, `exit-vrf` or `exit-address-family`,
 explicit sequence numbers, `ipv6 prefix-list` for IPv6, and interface names without a VRF suffix (the form of FRR's
-vrf-lite backend, which SONiC uses). Text that differs from FRR's own would be deleted and added again on each
-comparison.
+vrf-lite backend, which SONiC uses; `dialect` has the other). Text that differs from FRR's own would be deleted and
+added again on each comparison.
 """
 
 from __future__ import annotations

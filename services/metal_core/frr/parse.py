@@ -6,16 +6,17 @@ do not make it fail. It does not judge them; `delta` leaves alone what the agent
 
 from __future__ import annotations
 
+from metal_core.frr.dialect import VrfBackend
 from metal_core.frr.model import Block, Configuration
 
 _NOISE = ("Building configuration", "Current configuration", "frr version", "end")
 
 
-def parse(text: str) -> Configuration:
+def parse(text: str, backend: VrfBackend = VrfBackend.LITE) -> Configuration:
     """The configuration that `text` describes. Comments, separators and closing lines carry no meaning."""
     lines: list[str] = []
     blocks: list[Block] = []
-    for depth, line in _meaningful(text):
+    for depth, line in _meaningful(text, backend):
         if depth == 0:
             if _opens(line):
                 blocks.append(Block(line))
@@ -26,13 +27,13 @@ def parse(text: str) -> Configuration:
     return Configuration(tuple(lines), tuple(_merged(blocks)))
 
 
-def _meaningful(text: str) -> list[tuple[int, str]]:
+def _meaningful(text: str, backend: VrfBackend) -> list[tuple[int, str]]:
     found = []
     for raw in text.splitlines():
         line = raw.strip()
         if not line or line.startswith(("!", "#", "exit")) or line.startswith(_NOISE):
             continue
-        found.append((min(len(raw) - len(raw.lstrip(" ")), 2), _canonical(line)))
+        found.append((min(len(raw) - len(raw.lstrip(" ")), 2), _canonical(line, backend)))
     return found
 
 
@@ -41,10 +42,10 @@ def _opens(line: str) -> bool:
     return words[0] in {"vrf", "interface", "router", "route-map", "line", "bfd", "key", "nexthop-group", "pbr-map"}
 
 
-def _canonical(line: str) -> str:
-    """`interface X vrf V` and `interface X` are the same interface; FRR prints one or the other by its VRF backend."""
+def _canonical(line: str, backend: VrfBackend) -> str:
+    """Where VRFs are devices, `interface X vrf V` and `interface X` are the same interface (see `dialect`)."""
     words = line.split()
-    if words[0] == "interface" and len(words) == 4 and words[2] == "vrf":
+    if backend is VrfBackend.LITE and words[0] == "interface" and len(words) == 4 and words[2] == "vrf":
         return f"interface {words[1]}"
     return " ".join(words)
 

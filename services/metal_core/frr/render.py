@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from metal_core.desired import Desired, Port, PortRole, Vrf, split_families
+from metal_core.frr.dialect import VrfBackend, spelled
 from metal_core.frr.filters import (
     DENY_MGMT,
     SET_SOURCE,
@@ -38,8 +39,9 @@ MAXIMUM_PREFIXES = 24000
 PREAMBLE = ("frr defaults datacenter", "log syslog informational", "log facility local4")
 
 
-def render(desired: Desired) -> Configuration:
+def render(desired: Desired, backend: VrfBackend = VrfBackend.LITE) -> Configuration:
     """The configuration for `desired`; the same value gives the same text whatever the order of its ports and VRFs.
+    `backend` is what VRFs are to FRR.
 
     Lists and maps come before the instances that use them: a map that does not exist yet denies everything.
     """
@@ -50,7 +52,7 @@ def render(desired: Desired) -> Configuration:
         machines.setdefault(port.vrf, []).append(port)
     filtered = [*firewalls, *(port for vrf in vrfs for port in machines[vrf.name])]
     routed = desired.with_role(PortRole.UPLINK, PortRole.FIREWALL, PortRole.MACHINE)
-    return Configuration(
+    configuration = Configuration(
         lines=(*PREAMBLE, *_leafs_own(desired), *(line for port in filtered for line in prefix_lists(port))),
         blocks=(
             *management_map(),
@@ -62,6 +64,7 @@ def render(desired: Desired) -> Configuration:
             *(_tenant(desired, vrf, machines[vrf.name]) for vrf in vrfs),
         ),
     )
+    return spelled(configuration, backend)
 
 
 def _leafs_own(desired: Desired) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from metal_sim.leaf.faults import LeafFaults
+from metal_sim.leaf.hardware import Hardware
 from metal_sim.leaf.orchagent import Orchagent
 from metal_sim.leaf.rows import DATABASES, DATABASES_PER_LEAF, LeafSpec, Rows, appl_db, config_db, port_oids
 
@@ -23,10 +24,20 @@ _LOOK_ANYWAY = 1.0
 
 
 class SimLeaf:
-    """A leaf on the Redis at `socket`. Several leaves share one server by different values of `slot` (0 or 1)."""
+    """A leaf on the Redis at `socket`. Several leaves share one server by different values of `slot` (0 or 1).
+
+    Nothing forwards unless `hardware` does.
+    """
 
     def __init__(
-        self, spec: LeafSpec, socket: Path, directory: Path, *, slot: int = 0, faults: LeafFaults | None = None
+        self,
+        spec: LeafSpec,
+        socket: Path,
+        directory: Path,
+        *,
+        slot: int = 0,
+        faults: LeafFaults | None = None,
+        hardware: Hardware | None = None,
     ) -> None:
         self.spec = spec
         self.faults = faults or LeafFaults()
@@ -43,7 +54,7 @@ class SimLeaf:
             )
             for name, number in self._numbers.items()
         }
-        self._orchagent = Orchagent(self._databases, port_oids(spec))
+        self._orchagent = Orchagent(self._databases, port_oids(spec), hardware)
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 

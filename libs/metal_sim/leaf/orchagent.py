@@ -13,6 +13,7 @@ from itertools import count
 
 from redis.asyncio import Redis
 
+from metal_sim.leaf.hardware import Hardware, NoHardware
 from metal_sim.leaf.rows import Rows
 
 _RIF = "ASIC_STATE:SAI_OBJECT_TYPE_ROUTER_INTERFACE"
@@ -21,21 +22,32 @@ _BRIDGE_PORT = "ASIC_STATE:SAI_OBJECT_TYPE_BRIDGE_PORT"
 
 @dataclass(slots=True)
 class _Objects:
-    """What exists in the hardware: VRF by router interface, VLAN by bridged port, and the oids of both."""
+    """What exists in the hardware: VRF by router interface, VLAN by bridged port, and the oids of both.
+
+    `vnis` has VLAN and VNI by tunnel map, `ports` MTU and whether it is up by port.
+    """
 
     vrfs: set[str] = field(default_factory=set)
     vlans: set[str] = field(default_factory=set)
+    vnis: dict[str, tuple[str, int]] = field(default_factory=dict)
+    ports: dict[str, tuple[int, bool]] = field(default_factory=dict)
     rifs: dict[str, str] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
     oids: dict[str, str] = field(default_factory=dict)
 
 
 class Orchagent:
-    """Follows CONFIG_DB by whole passes; `violations` lists what the real one would not have survived."""
+    """Follows CONFIG_DB by whole passes; `violations` lists what the real one would not have survived.
 
-    def __init__(self, databases: Mapping[str, Redis], ports: Mapping[str, str]) -> None:
+    What it says to exist has been made in `hardware` before.
+    """
+
+    def __init__(
+        self, databases: Mapping[str, Redis], ports: Mapping[str, str], hardware: Hardware | None = None
+    ) -> None:
         self._asic, self._counters, self._state = databases["ASIC_DB"], databases["COUNTERS_DB"], databases["STATE_DB"]
         self._ports = ports
+        self._hardware: Hardware = hardware or NoHardware()
         self._there = _Objects()
         self._numbers = count(1)
         self.violations: list[str] = []
@@ -52,6 +64,7 @@ class Orchagent:
         """One pass: let go of what CONFIG_DB does not have any more, then create what it has."""
         self._judge(rows)
         await self._let_go(rows)
+        await self._set_ports(rows)
         await self._create(rows)
 
     def _judge(self, rows: Rows) -> None:
@@ -77,35 +90,45 @@ class Orchagent:
 
     async def _let_go(self, rows: Rows) -> None:
         there = self._there
+        for key in [key for key, mapped in there.vnis.items() if _mapping(rows.get(key, {})) != mapped]:
+            await self._hardware.remove_vni(*there.vnis.pop(key))
         for name in [name for name, vrf in there.rifs.items() if _vrf_wanted(rows, name) != vrf]:
+            await self._hardware.unroute(name, there.rifs[name])
             await self._asic.delete(f"{_RIF}:{there.oids.pop(name)}")
             await self._counters.hdel("COUNTERS_RIF_NAME_MAP", name)
             del there.rifs[name]
         for port in [port for port, vlan in there.members.items() if f"VLAN_MEMBER|{vlan}|{port}" not in rows]:
+            await self._hardware.unbridge(port)
             await self._asic.delete(f"{_BRIDGE_PORT}:{there.oids.pop(port)}")
             del there.members[port]
         for vlan in [vlan for vlan in there.vlans if f"VLAN|{vlan}" not in rows]:
+            await self._hardware.remove_vlan(vlan)
             await self._state.delete(f"VLAN_TABLE|{vlan}")
             there.vlans.discard(vlan)
         for vrf in [vrf for vrf in there.vrfs if f"VRF|{vrf}" not in rows and vrf not in there.rifs.values()]:
+            await self._hardware.remove_vrf(vrf)
             await self._state.delete(f"VRF_OBJECT_TABLE|{vrf}")
             there.vrfs.discard(vrf)
 
     async def _create(self, rows: Rows) -> None:
         there = self._there
         # VRFs and VLANs first: the other objects refer to them.
-        for key in sorted(rows, key=lambda key: not key.startswith(("VRF|", "VLAN|"))):
+        for key in sorted(rows, key=_rank):
             match key.split("|"):
                 case ["VRF", vrf] if vrf not in there.vrfs:
+                    await self._hardware.add_vrf(vrf)
                     await self._state.hset(f"VRF_OBJECT_TABLE|{vrf}", "state", "ok")
                     there.vrfs.add(vrf)
                 case ["VLAN", vlan] if vlan not in there.vlans:
+                    await self._hardware.add_vlan(vlan)
                     await self._state.hset(f"VLAN_TABLE|{vlan}", "state", "ok")
                     there.vlans.add(vlan)
                 case ["INTERFACE" | "VLAN_INTERFACE", name] if name not in there.rifs:
                     await self._create_rif(name, rows[key].get("vrf_name", ""))
                 case ["VLAN_MEMBER", vlan, port] if port not in there.members:
                     await self._create_member(vlan, port)
+                case ["VXLAN_TUNNEL_MAP", *_] if key not in there.vnis:
+                    await self._create_vni(key, rows[key])
                 case _:
                     pass
 
@@ -114,6 +137,7 @@ class Orchagent:
         missing_vlan = name.startswith("Vlan") and name not in there.vlans
         if name in there.members or missing_vlan or (vrf and vrf not in there.vrfs):
             return
+        await self._hardware.route(name, vrf)
         oid = f"oid:0x6{next(self._numbers):012x}"
         await self._asic.hset(f"{_RIF}:{oid}", "SAI_ROUTER_INTERFACE_ATTR_PORT_ID", self._ports.get(name, ""))
         await self._counters.hset("COUNTERS_RIF_NAME_MAP", name, oid)
@@ -123,9 +147,35 @@ class Orchagent:
         there = self._there
         if port in there.rifs or vlan not in there.vlans or port not in self._ports:
             return
+        await self._hardware.bridge(port, vlan)
         oid = f"oid:0x3a{next(self._numbers):011x}"
         await self._asic.hset(f"{_BRIDGE_PORT}:{oid}", "SAI_BRIDGE_PORT_ATTR_PORT_ID", self._ports[port])
         there.members[port], there.oids[port] = vlan, oid
+
+    async def _create_vni(self, key: str, row: Mapping[str, str]) -> None:
+        vlan, vni = mapped = _mapping(row)
+        # Without a router interface for its VLAN a layer 3 VNI has nowhere to go yet.
+        if vni and vlan in self._there.rifs:
+            await self._hardware.add_vni(vlan, vni)
+            self._there.vnis[key] = mapped
+
+    async def _set_ports(self, rows: Rows) -> None:
+        for name in self._ports:
+            row = rows.get(f"PORT|{name}", {})
+            wanted = int(row.get("mtu", "0")), row.get("admin_status") == "up"
+            if self._there.ports.get(name) != wanted:
+                await self._hardware.set_port(name, *wanted)
+                self._there.ports[name] = wanted
+
+
+def _rank(key: str) -> int:
+    """What other objects refer to comes before them. Ports are last, since nothing says when a tunnel map is there."""
+    table = key.partition("|")[0]
+    return {"VRF": 0, "VLAN": 0, "VLAN_INTERFACE": 1, "VXLAN_TUNNEL_MAP": 2}.get(table, 3)
+
+
+def _mapping(row: Mapping[str, str]) -> tuple[str, int]:
+    return row.get("vlan", ""), int(row.get("vni", "0"))
 
 
 def _interface_row(name: str) -> str:

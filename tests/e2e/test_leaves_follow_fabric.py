@@ -5,77 +5,40 @@ The real fabric and the real agent over mutual TLS; only the switch behind Redis
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import nats
 import pytest
-from metal_core import service as core
-from metal_core.service import CoreSettings
-from metal_fabric.service import SPEC
-from metal_kit import identity, logs
-from metal_kit.agent import Agent, identity_of
+from live_rack import Eventually, LiveRack, attach, confirmed, on_leaves
 from metal_kit.ca import Authority
-from metal_kit.client import Peers
 from metal_kit.ids import uuid7
-from metal_kit.runtime import RunningService, start
-from metal_kit.settings import ServiceSettings
-from metal_kit.tls import Identity
 from metal_lab.servers import Redis
 from metal_sim.leaf import LeafSpec, SimLeaf
 from metalplane.common.v1.event_pb2 import Event
-from metalplane.fabric.v1.cabling_pb2 import ConnectMachineRequest
 from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceStub
 from metalplane.fabric.v1.events_pb2 import MachineSeen
 from metalplane.fabric.v1.observation_pb2 import DriftState
 from metalplane.fabric.v1.switch_pb2 import (
-    AttachMachineRequest,
-    Attachment,
     DetachMachineRequest,
     GetAttachmentRequest,
     GetSwitchRequest,
-    PortRole,
     SwitchHealth,
     SyncStatus,
 )
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 
 PORTS = ("Ethernet0", "Ethernet4", "Ethernet8", "Ethernet120", "Ethernet124")
-Eventually = Callable[..., Awaitable[None]]
 
 
-class LiveRack:
-    """A fabric, two leaves with agents, and the clients that inventory and allocation are."""
+class SimulatedRack(LiveRack):
+    """Two leaves on one Redis."""
 
     def __init__(self, authority: Authority, directory: Path, stack: AsyncExitStack) -> None:
-        self.authority, self.directory, self.stack = authority, directory, stack
+        super().__init__(authority, directory, stack)
         self.leaves: list[SimLeaf] = []
-        self.agents: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
-        self.fabric: RunningService | None = None
-
-    def identity(self, name: str, spiffe_id: str, *dns: str) -> Identity:
-        self.authority.save(self.directory)
-        cert, key = self.authority.issue(name, spiffe_id, dns=dns).save(self.directory, name)
-        return Identity(self.directory / "ca.crt", cert, key)
-
-    def _paths(self, found: Identity) -> dict[str, str]:
-        return {"tls_ca": str(found.ca), "tls_cert": str(found.cert), "tls_key": str(found.key)}
-
-    async def start_fabric(self, database_url: str, nats_url: str) -> None:
-        certificate = self.identity("fabric", identity.service_id("fabric"), "fabric.metalplane")
-        settings = ServiceSettings(
-            listen="127.0.0.1:0",
-            database_url=database_url,
-            nats_url=nats_url,
-            drain_seconds=1,
-            **self._paths(certificate),
-        )
-        self.fabric = await start(SPEC, settings)
-        self.stack.push_async_callback(self.fabric.stop)
 
     async def add_leaf(self, number: int, socket: Path) -> None:
         """A leaf that boots and starts its agent."""
@@ -84,55 +47,16 @@ class LiveRack:
         leaf = SimLeaf(spec, socket, self.directory / name, slot=number - 1)
         await self.stack.enter_async_context(leaf)
         self.leaves.append(leaf)
-        self.start_agent(leaf)
-
-    def start_agent(self, leaf: SimLeaf) -> None:
-        assert self.fabric is not None
-        name = leaf.spec.name
-        settings = CoreSettings(
-            partition="mini",
-            rack="rack1",
-            uplinks=leaf.spec.uplinks,
-            peers={"fabric": self.fabric.address},
-            state_directory=self.directory / name / "state",
-            frr_conf=self.directory / name / "frr.conf",
-            vtysh="",
-            database_config=leaf.database_config,
-            observe_seconds=0.1,
-            **self._paths(self.identity(name, identity.leaf_id("mini", name))),
-        )
-        stopping = asyncio.Event()
-        peers = Peers(settings.peers, identity_of(settings))
-        body = core.run(Agent("metal-core", settings, peers, stopping, logs.get_logger(name)))
-
-        async def run() -> None:
-            try:
-                await body
-            finally:
-                await peers.close()
-
-        self.agents.append((stopping, asyncio.create_task(run(), name=name)))
-
-    async def stop_agents(self) -> None:
-        agents, self.agents = self.agents, []
-        for stopping, _ in agents:
-            stopping.set()
-        await asyncio.gather(*(task for _, task in agents))
-
-    def stub(self, stub: Any, service: str) -> Any:
-        assert self.fabric is not None
-        peers = Peers({"fabric": self.fabric.address}, self.identity(service, identity.service_id(service)))
-        self.stack.push_async_callback(peers.close)
-        return peers.stub(stub, "fabric")
+        self.start_agent(leaf.spec, leaf.database_config)
 
 
 @pytest.fixture
 async def rack(
     tmp_path: Path, database_url: str, nats_url: str, redis_server: Callable[[], Awaitable[Redis]]
-) -> AsyncIterator[LiveRack]:
+) -> AsyncIterator[SimulatedRack]:
     """Both leaves are connected as soon as they can be; tests wait for what they need."""
     async with AsyncExitStack() as stack:
-        rack = LiveRack(Authority.create("e2e"), tmp_path, stack)
+        rack = SimulatedRack(Authority.create("e2e"), tmp_path, stack)
         await rack.start_fabric(database_url, nats_url)
         stack.push_async_callback(rack.stop_agents)
         socket = (await redis_server()).socket
@@ -141,45 +65,20 @@ async def rack(
         yield rack
 
 
-async def cabled(rack: LiveRack, eventually: Eventually, port: str) -> str:
+async def cabled(rack: SimulatedRack, eventually: Eventually, port: str) -> str:
     """A new machine on `port` of both leaves, once fabric knows these."""
-    machine = str(uuid4())
-    request = ConnectMachineRequest(machine=machine, partition="mini")
-    for number, leaf in enumerate(rack.leaves):
-        mac = f"aa:{machine[:2]}:{machine[2:4]}:{machine[4:6]}:{machine[6:8]}:0{number}"
-        request.neighbours.add(nic_mac=mac, system_name=leaf.spec.name, port_id=port)
 
     async def in_pxe_vlan() -> bool:
         return [await leaf.vlan_of(port) for leaf in rack.leaves] == [4000, 4000]
 
     await eventually(in_pxe_vlan, what="both leaves have their first state")
+    request = on_leaves([leaf.spec.name for leaf in rack.leaves], port)
     await rack.stub(CablingServiceStub, "inventory").ConnectMachine(request)
-    return machine
-
-
-def attach(machine: str, allocation: str, vrf: int, *prefixes: str) -> AttachMachineRequest:
-    return AttachMachineRequest(
-        machine=machine,
-        allocation=allocation,
-        role=PortRole.PORT_ROLE_MACHINE,
-        vrf=vrf,
-        allowed_prefixes=prefixes,
-    )
-
-
-async def confirmed(switches: Any, eventually: Eventually, machine: str) -> Attachment:
-    found: list[Attachment] = []
-
-    async def both() -> bool:
-        found.append(await switches.GetAttachment(GetAttachmentRequest(machine=machine)))
-        return found[-1].confirmed
-
-    await eventually(both, seconds=30)
-    return found[-1]
+    return request.machine
 
 
 async def test_a_machine_goes_into_its_tenants_vrf_on_both_leaves_and_out_again(
-    rack: LiveRack, eventually: Eventually
+    rack: SimulatedRack, eventually: Eventually
 ) -> None:
     switches = rack.stub(SwitchServiceStub, "allocation")
     first, second = await cabled(rack, eventually, "Ethernet0"), await cabled(rack, eventually, "Ethernet4")
@@ -205,12 +104,10 @@ async def test_a_machine_goes_into_its_tenants_vrf_on_both_leaves_and_out_again(
         assert leaf.violations == []
 
 
-async def test_a_leaf_that_was_away_catches_up_and_confirms(rack: LiveRack, eventually: Eventually) -> None:
+async def test_a_leaf_that_was_away_catches_up_and_confirms(rack: SimulatedRack, eventually: Eventually) -> None:
     switches = rack.stub(SwitchServiceStub, "allocation")
     machine, allocation = await cabled(rack, eventually, "Ethernet0"), uuid7()
-    (stopping, task), _ = rack.agents
-    stopping.set()
-    await task
+    await rack.stop_agent("leaf01")
     await switches.AttachMachine(attach(machine, allocation, 104001, "10.1.0.1/32"))
 
     async def second_alone() -> bool:
@@ -219,14 +116,13 @@ async def test_a_leaf_that_was_away_catches_up_and_confirms(rack: LiveRack, even
 
     await eventually(second_alone)
     assert await rack.leaves[0].vni_of("Ethernet0") is None
-    rack.agents = rack.agents[1:]
-    rack.start_agent(rack.leaves[0])
+    rack.start_agent(rack.leaves[0].spec, rack.leaves[0].database_config)
     await confirmed(switches, eventually, machine)
     assert await rack.leaves[0].vni_of("Ethernet0") == 104001
 
 
 async def test_an_installed_system_seen_by_lldp_becomes_an_event(
-    rack: LiveRack, eventually: Eventually, nats_url: str
+    rack: SimulatedRack, eventually: Eventually, nats_url: str
 ) -> None:
     machine = await cabled(rack, eventually, "Ethernet0")
     seen: list[MachineSeen] = []

@@ -1,0 +1,53 @@
+"""FRR's daemons in a box, with configuration and sockets that are the box's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+from netns_fabric.namespace import Box, output_of
+
+# Where Debian's package has the daemons.
+DAEMONS = "/usr/lib/frr"
+
+
+async def start(box: Box, configuration: str, *, vrfs: bool = False) -> None:
+    """Start zebra and bgpd and load `configuration`. With `vrfs` named namespaces of the box are VRFs."""
+    end = "END-OF-CONFIGURATION"
+    await box.run(
+        f"cat > /etc/frr/frr.conf <<'{end}'\n{configuration}\n{end}\n"
+        "touch /etc/frr/vtysh.conf; chown -R frr:frr /etc/frr /var/run/frr; "
+        f"{DAEMONS}/zebra {'-n' if vrfs else ''} -d -A 127.0.0.1; {DAEMONS}/bgpd -d -A 127.0.0.1; "
+        # Both daemonize when they listen, so vtysh reaches them at once.
+        "vtysh -b"
+    )
+
+
+async def until_vrf(box: Box, vrf: str) -> None:
+    """Wait until zebra has taken a namespace of the box for a VRF. Raises TimeoutError when it does not in 20 s."""
+    async with asyncio.timeout(20):
+        while f"vrf {vrf} id " not in await output_of(vtysh(box, "-c", "show vrf"), "show vrf"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def seen_by(box: Box) -> str:
+    """Sessions, routes and VNIs as the box's FRR and its kernel have them, for a test that failed."""
+    if not box.alive:
+        return "without power"
+    commands = (
+        "show bgp vrf all summary",
+        "show bgp l2vpn evpn route type prefix",
+        "show evpn vni",
+        "show interface vrf all brief",
+        "show ip route vrf all",
+        "show ipv6 route vrf all",
+    )
+    said = await output_of(vtysh(box, *(word for command in commands for word in ("-c", command))), "vtysh")
+    inside = "ip netns exec $vrf sh -c 'ip route; ip -6 route; ip neigh; bridge fdb'"
+    return said + await box.run(
+        f"ip route; ip -6 route; for vrf in $(ls /run/netns); do echo; echo $vrf; {inside}; done"
+    )
+
+
+def vtysh(box: Box, *arguments: str) -> tuple[str, ...]:
+    """The command line of the box's vtysh, from outside of the box."""
+    return box.enter("vtysh", *arguments, kinds=("mount",))

@@ -80,8 +80,8 @@ bench: $(INSTALLED) ## run every benchmark (BENCH_ARGS=--quick for a short one)
 
 .PHONY: peers
 peers: ## install the third-party programs that tests marked `peer` use (Debian, root)
-	apt-get update -q && apt-get install -qy --no-install-recommends frr ipmitool openipmi nginx \
-		gdisk dosfstools e2fsprogs xfsprogs
+	apt-get update -q && apt-get install -qy --no-install-recommends frr frr-pythontools redis-server iproute2 procps \
+		ipmitool openipmi nginx gdisk dosfstools e2fsprogs xfsprogs
 
 .PHONY: image
 image: ## build the container image of the services (needs a container engine)

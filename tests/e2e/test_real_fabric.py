@@ -1,7 +1,8 @@
 """Two real FRR leaves and an exit in network namespaces, driven only through fabric and the agents on the leaves.
 
 What counts here is what gets through: datagrams between machines. Fabric has its Postgres and NATS, each leaf its Redis
-from Debian's package, its agent and its FRR; Linux forwards in place of the ASIC.
+from Debian's package, its agent and its FRR; Linux forwards in place of the ASIC. Each machine has a leg on both
+leaves; where a path across both shall be proved, one machine's cable to one leaf is out and the other's to the other.
 """
 
 from __future__ import annotations
@@ -11,26 +12,21 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from live_rack import Eventually, LiveRack, attach, confirmed, on_leaves
+from live_rack import Eventually, LiveRack
 from metal_kit.ca import Authority
 from metal_kit.ids import uuid7
 from metal_lab.servers import Redis
 from metal_lab.servers.binaries import REDIS_VARIABLE
 from metal_sim.leaf import LeafSpec
-from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceStub
-from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
-from netns_fabric.frr import seen_by
+from netns_fabric.fabric import UPLINK, Fabric
 from netns_fabric.leaf import RealLeaf
-from netns_fabric.namespace import wire
 from netns_fabric.nodes import Exit, Machine
-from netns_fabric.probe import who_answers
 from netns_fabric.requirements import missing
 
-UPLINK = "Ethernet120"
+A, B = 2000, 2001
 WHY_NOT = missing()
 pytestmark = [
     pytest.mark.peer,
@@ -41,85 +37,17 @@ pytestmark = [
 ]
 
 
-@dataclass
-class Fabric:
-    """All boxes and the plane. `places` has the port of each machine, `ids` what the plane calls it."""
+def machines() -> dict[str, Machine]:
+    """Two machines of each tenant. Both tenants use the same addresses; one is used by b2 alone."""
+    return {
+        "a1": Machine("a1", 4210000001, ("10.1.0.1", "2001:db8:1::1")),
+        "a2": Machine("a2", 4210000002, ("10.1.0.2", "2001:db8:1::2"), stolen=("10.1.0.9", "2001:db8:1::9")),
+        "b1": Machine("b1", 4210000003, ("10.1.0.1", "2001:db8:1::1")),
+        "b2": Machine("b2", 4210000004, ("10.1.0.2", "2001:db8:1::2", "10.1.0.3", "2001:db8:1::3")),
+    }
 
-    rack: LiveRack
-    leaves: list[RealLeaf]
-    exit: Exit
-    machines: dict[str, Machine]
-    places: dict[str, str]
-    eventually: Eventually
-    ids: dict[str, str] = field(default_factory=dict)
-    allocations: dict[str, str] = field(default_factory=dict)
 
-    async def start(self) -> None:
-        """Power, cables, then exit and leaves boot; a machine boots when it is attached."""
-        await asyncio.gather(*(box.start() for box in (self.exit.box, *(m.box for m in self.machines.values()))))
-        await asyncio.gather(*(leaf.power_on() for leaf in self.leaves))
-        for leaf in self.leaves:
-            await self._cable(leaf)
-        await asyncio.gather(self.exit.start(), *(leaf.boot() for leaf in self.leaves))
-
-    async def _cable(self, leaf: RealLeaf) -> None:
-        number = self.leaves.index(leaf)
-        await wire(leaf.box, UPLINK, self.exit.box, self.exit.ports[number])
-        for name, port in self.places.items():
-            await wire(leaf.box, port, self.machines[name].box, self.machines[name].legs[number])
-
-    async def stop(self) -> None:
-        """Everything ends, also when something of it fails to."""
-        nodes = [self.exit.stop(), *(machine.stop() for machine in self.machines.values())]
-        ended = await asyncio.gather(*nodes, *(leaf.power_off() for leaf in self.leaves), return_exceptions=True)
-        for each in ended:
-            if isinstance(each, BaseException):
-                raise each
-
-    async def register(self) -> None:
-        """The machines tell inventory what they are connected to, as soon as fabric knows both leaves."""
-        await self.eventually(self._all_in_pxe_vlan, what="both leaves have their first state")
-        cabling = self.rack.stub(CablingServiceStub, "inventory")
-        for name, port in self.places.items():
-            request = on_leaves([leaf.spec.name for leaf in self.leaves], port)
-            await cabling.ConnectMachine(request)
-            self.ids[name] = request.machine
-
-    async def _all_in_pxe_vlan(self) -> bool:
-        return all([await leaf.vlan_of(port) == 4000 for leaf in self.leaves for port in self.places.values()])
-
-    async def attach(self, name: str, vrf: int) -> None:
-        """Bring a machine with its addresses into the network of a tenant, and boot its system when it is confirmed."""
-        self.allocations[name] = uuid7()
-        switches = self.rack.stub(SwitchServiceStub, "allocation")
-        prefixes = [f"{address}/{128 if ':' in address else 32}" for address in self.machines[name].addresses]
-        await switches.AttachMachine(attach(self.ids[name], self.allocations[name], vrf, *prefixes))
-        await confirmed(switches, self.eventually, self.ids[name])
-        await self.machines[name].start()
-
-    async def answers(self, name: str, target: str) -> str:
-        """Who answers when a machine asks at an address, from its own address of the same family."""
-        machine = self.machines[name]
-        source = next(address for address in machine.addresses if (":" in address) == (":" in target))
-        return await who_answers(machine.box, source, target)
-
-    async def until_reached(self, name: str, other: str, seconds: float = 30) -> None:
-        """Wait until a machine reaches another one at all its addresses; say what FRR sees when it does not."""
-        for address in self.machines[other].addresses:
-            what = f"{name} reaches {other} at {address}"
-            try:
-                await self.eventually(lambda to=address: self.reaches(name, to, other), seconds=seconds, what=what)
-            except pytest.fail.Exception:
-                for box in (
-                    *(leaf.box for leaf in self.leaves),
-                    self.exit.box,
-                    *(m.box for m in self.machines.values()),
-                ):
-                    print(f"== {box.name}\n{await seen_by(box)}")
-                raise
-
-    async def reaches(self, name: str, address: str, other: str) -> bool:
-        return await self.answers(name, address) == other
+PLACES = {"a1": "Ethernet0", "a2": "Ethernet4", "b1": "Ethernet8", "b2": "Ethernet12"}
 
 
 @pytest.fixture
@@ -140,8 +68,7 @@ async def fabric(
         await server.start()
         return server
 
-    places = {"a1": "Ethernet0", "a2": "Ethernet4"}
-    ports = (*places.values(), UPLINK)
+    ports = (*PLACES.values(), UPLINK)
     async with AsyncExitStack() as stack:
         rack = LiveRack(Authority.create("e2e"), tmp_path, stack)
         await rack.start_fabric(database_url, nats_url)
@@ -149,20 +76,53 @@ async def fabric(
             RealLeaf(rack, LeafSpec(f"leaf0{n}", ports, (UPLINK,), 4200000010 + n, f"10.0.0.{n}"), new_redis)
             for n in (1, 2)
         ]
-        machines = {
-            "a1": Machine("a1", 4210000001, ("10.1.0.1", "2001:db8:1::1")),
-            "a2": Machine("a2", 4210000002, ("10.1.0.2", "2001:db8:1::2")),
-        }
-        fabric = Fabric(rack, leaves, Exit(("swp1", "swp2")), machines, places, eventually)
+        fabric = Fabric(rack, leaves, Exit(("swp1", "swp2")), machines(), PLACES, eventually)
         stack.push_async_callback(fabric.stop)
         await fabric.start()
         await fabric.register()
         yield fabric
 
 
-async def test_machines_of_a_tenant_reach_each_other_across_leaves(fabric: Fabric) -> None:
-    await fabric.attach("a1", 2000)
-    await fabric.attach("a2", 2000)
-    await fabric.machines["a1"].unplug("lan1")
-    await fabric.machines["a2"].unplug("lan0")
+async def test_tenants_with_the_same_addresses_are_apart_and_a_freed_machine_is_cut_off(fabric: Fabric) -> None:
+    await asyncio.gather(*(fabric.attach(name, A) for name in ("a1", "a2")))
+    await asyncio.gather(*(fabric.attach(name, B) for name in ("b1", "b2")))
+    for name, leg in (("a1", "lan1"), ("a2", "lan0"), ("b1", "lan0"), ("b2", "lan1")):
+        await fabric.machines[name].unplug(leg)
+    # Each tenant gets its own machine at the same address, in both directions.
+    for name, other in (("a1", "a2"), ("a2", "a1"), ("b1", "b2"), ("b2", "b1")):
+        await fabric.until_reached(name, other)
+    # What b2 alone has is not there for tenant A, and what a2 announces without permission is there for nobody.
+    for address in ("10.1.0.3", "2001:db8:1::3", *fabric.machines["a2"].stolen):
+        assert await fabric.answers("a1", address) == ""
+
+    # bgpd 8.4.4 crashes (evaluate_paths) when the port of a neighbour that had lost its link is moved to another VRF.
+    await fabric.machines["a2"].plug("lan0")
+    await fabric.machines["a1"].plug("lan1")
+    await fabric.until_reached("a2", "a1")
+    await fabric.free("a2")
+    for address in fabric.machines["a2"].addresses:
+        await fabric.until_answered("a1", address, "")
+    for address in fabric.machines["a1"].addresses:
+        assert await fabric.answers("a2", address) == ""
+    await fabric.until_reached("b1", "b2")
+
+
+async def test_a_leaf_dies_and_comes_back_without_its_machines_being_cut_off(fabric: Fabric) -> None:
+    dead, _ = fabric.leaves
+    await asyncio.gather(*(fabric.attach(name, A) for name in ("a1", "a2")))
     await fabric.until_reached("a1", "a2")
+    await dead.power_off()
+    await fabric.until_reached("a1", "a2")
+    # What is wanted meanwhile is done by the leaf that is there, and not said to be done.
+    await fabric.want("b1", B)
+    await fabric.eventually(lambda: only_on_second(fabric), what="the second leaf has the machine")
+
+    await fabric.revive(dead)
+    await fabric.confirmed("b1")
+    for name in ("a1", "a2"):
+        await fabric.machines[name].unplug("lan1")
+    await fabric.until_reached("a1", "a2")
+
+
+async def only_on_second(fabric: Fabric) -> bool:
+    return await fabric.confirmed_by("b1") == ["leaf02"]

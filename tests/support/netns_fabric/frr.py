@@ -15,7 +15,7 @@ async def start(box: Box, configuration: str, *, vrfs: bool = False) -> None:
     end = "END-OF-CONFIGURATION"
     await box.run(
         f"cat > /etc/frr/frr.conf <<'{end}'\n{configuration}\n{end}\n"
-        "touch /etc/frr/vtysh.conf; chown -R frr:frr /etc/frr /var/run/frr; "
+        "touch /etc/frr/vtysh.conf; chown -R frr:frr /etc/frr /var/run/frr /var/tmp/frr; "
         f"{DAEMONS}/zebra {'-n' if vrfs else ''} -d -A 127.0.0.1; {DAEMONS}/bgpd -d -A 127.0.0.1; "
         # Both daemonize when they listen, so vtysh reaches them at once.
         "vtysh -b"
@@ -42,6 +42,7 @@ async def seen_by(box: Box) -> str:
         "show ipv6 route vrf all",
     )
     said = await output_of(vtysh(box, *(word for command in commands for word in ("-c", command))), "vtysh")
+    said += await box.run("cat /var/tmp/frr/*/crashlog 2> /dev/null || true")
     inside = "ip netns exec $vrf sh -c 'ip route; ip -6 route; ip neigh; bridge fdb'"
     return said + await box.run(
         f"ip route; ip -6 route; for vrf in $(ls /run/netns); do echo; echo $vrf; {inside}; done"

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Sequence
 
 _LIMIT = 30.0
-_PRIVATE = ("/run/netns", "/etc/frr", "/var/run/frr")
+_PRIVATE = ("/run/netns", "/etc/frr", "/var/run/frr", "/var/tmp/frr")
 _HOLD = "".join(f"mkdir -p {path}; mount -t tmpfs tmpfs {path}; " for path in _PRIVATE)
 # /proc is the machine's, so the shell reads its pid there as others see it.
 _HOLD += "ip link set lo up; read pid rest < /proc/self/stat; echo $pid; exec sleep infinity"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -31,11 +30,12 @@ def advertised(ports: Sequence[str]) -> str:
 @dataclass
 class Machine:
     """A tenant's machine with a leg on each leaf, that routes to the host: its addresses are on lo and it announces
-    them. It answers to whoever reaches it by its name."""
+    them. It answers to whoever reaches it by its name. `stolen` are addresses that it has no right to."""
 
     name: str
     asn: int
     addresses: tuple[str, ...]
+    stolen: tuple[str, ...] = ()
     legs: tuple[str, ...] = ("lan0", "lan1")
     box: Box = field(init=False)
     listeners: list[Listener] = field(default_factory=list)
@@ -43,10 +43,16 @@ class Machine:
     def __post_init__(self) -> None:
         self.box = Box(self.name)
 
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What it may announce."""
+        return tuple(f"{address}/{ip_address(address).max_prefixlen}" for address in self.addresses)
+
     async def start(self) -> None:
         """Boot it; its cables are there already."""
+        everywhere = (*self.addresses, *self.stolen)
         v4 = next(address for address in self.addresses if ip_address(address).version == 4)
-        lines = [f"ip addr add {address} dev lo" for address in self.addresses]
+        lines = [f"ip addr add {address} dev lo" for address in everywhere]
         lines += [f"ip link set {leg} mtu 9000 up" for leg in self.legs]
         await self.box.run("; ".join([FORWARDING, *lines]))
         await frr.start(
@@ -61,11 +67,11 @@ class Machine:
             " address-family ipv6 unicast\n  redistribute connected\n  neighbor LEAF activate\n exit-address-family\n"
             "exit\n",
         )
-        self.listeners += [await listen(self.box, address, self.name) for address in self.addresses]
+        self.listeners += [await listen(self.box, address, self.name) for address in everywhere]
 
     async def plug(self, leg: str) -> None:
         """Put the cable of a leg in."""
-        await self.box.run(f"ip link set {leg} up")
+        await self.box.run(f"ip link set {leg} mtu 9000 up")
 
     async def unplug(self, leg: str) -> None:
         """Pull the cable of a leg."""
@@ -106,11 +112,10 @@ class Exit:
             vrfs=True,
         )
 
+    async def plug(self, port: str) -> None:
+        """Put the cable of a port in."""
+        await self.box.run(f"ip link set {port} up")
+
     async def stop(self) -> None:
         """Switch it off."""
         await self.box.stop()
-
-
-async def stop_all(nodes: Sequence[Machine | Exit]) -> None:
-    """Switch off many, also when one of them fails to."""
-    await asyncio.gather(*(node.stop() for node in nodes))

@@ -22,8 +22,9 @@ from metal_lab.servers import Redis
 from metal_lab.servers.binaries import REDIS_VARIABLE
 from metal_sim.leaf import LeafSpec
 from netns_fabric.fabric import UPLINK, Fabric
+from netns_fabric.frr import vnis_heard
 from netns_fabric.leaf import RealLeaf
-from netns_fabric.nodes import Exit, Machine
+from netns_fabric.nodes import INTERNET, OUTSIDE, Exit, Firewall, Machine
 from netns_fabric.requirements import missing
 
 A, B = 2000, 2001
@@ -38,16 +39,17 @@ pytestmark = [
 
 
 def machines() -> dict[str, Machine]:
-    """Two machines of each tenant. Both tenants use the same addresses; one is used by b2 alone."""
+    """Two machines of each tenant, and a firewall of A. Both tenants use the same addresses; b2 alone has another."""
     return {
         "a1": Machine("a1", 4210000001, ("10.1.0.1", "2001:db8:1::1")),
         "a2": Machine("a2", 4210000002, ("10.1.0.2", "2001:db8:1::2"), stolen=("10.1.0.9", "2001:db8:1::9")),
         "b1": Machine("b1", 4210000003, ("10.1.0.1", "2001:db8:1::1")),
         "b2": Machine("b2", 4210000004, ("10.1.0.2", "2001:db8:1::2", "10.1.0.3", "2001:db8:1::3")),
+        "fw": Firewall("fw", 4210000005, A),
     }
 
 
-PLACES = {"a1": "Ethernet0", "a2": "Ethernet4", "b1": "Ethernet8", "b2": "Ethernet12"}
+PLACES = {"a1": "Ethernet0", "a2": "Ethernet4", "b1": "Ethernet8", "b2": "Ethernet12", "fw": "Ethernet16"}
 
 
 @pytest.fixture
@@ -122,6 +124,16 @@ async def test_a_leaf_dies_and_comes_back_without_its_machines_being_cut_off(fab
     for name in ("a1", "a2"):
         await fabric.machines[name].unplug("lan1")
     await fabric.until_reached("a1", "a2")
+
+
+async def test_a_firewall_leads_outside_for_its_tenant_only(fabric: Fabric) -> None:
+    await asyncio.gather(*(fabric.attach(name, vrf) for name, vrf in (("a1", A), ("fw", A), ("b1", B), ("b2", B))))
+    await fabric.until_reached("b1", "b2")
+    for address in OUTSIDE:
+        await fabric.until_answered("a1", address, "outside")
+        assert await fabric.answers("b1", address) == ""
+    # The leaves give the firewall the routes of its VNIs and keep the other tenant's from it.
+    assert await vnis_heard(fabric.machines["fw"].box) == {A, INTERNET}
 
 
 async def only_on_second(fabric: Fabric) -> bool:

@@ -11,13 +11,13 @@ import pytest
 from live_rack import Eventually, LiveRack, attach, confirmed, on_leaves
 from metal_kit.ids import uuid7
 from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceStub
-from metalplane.fabric.v1.switch_pb2 import DetachMachineRequest, GetAttachmentRequest
+from metalplane.fabric.v1.switch_pb2 import DetachMachineRequest, GetAttachmentRequest, PortRole
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 
 from netns_fabric.frr import seen_by
 from netns_fabric.leaf import RealLeaf
 from netns_fabric.namespace import wire
-from netns_fabric.nodes import Exit, Machine
+from netns_fabric.nodes import INTERNET, Exit, Firewall, Machine
 from netns_fabric.probe import who_answers
 
 UPLINK = "Ethernet120"
@@ -38,7 +38,7 @@ class Fabric:
 
     async def start(self) -> None:
         """Power, cables, then exit and leaves boot; a machine boots when it is attached."""
-        await asyncio.gather(*(box.start() for box in (self.exit.box, *(m.box for m in self.machines.values()))))
+        await asyncio.gather(self.exit.power_on(), *(machine.box.start() for machine in self.machines.values()))
         await asyncio.gather(*(leaf.power_on() for leaf in self.leaves))
         for leaf in self.leaves:
             await self._cable(leaf)
@@ -88,9 +88,13 @@ class Fabric:
     async def want(self, name: str, vrf: int) -> None:
         """Ask for a machine to be in the network of a tenant."""
         self.allocations[name] = uuid7()
-        await self._switches.AttachMachine(
-            attach(self.ids[name], self.allocations[name], vrf, *self.machines[name].prefixes)
-        )
+        machine = self.machines[name]
+        request = attach(self.ids[name], self.allocations[name], vrf, *machine.prefixes)
+        if isinstance(machine, Firewall):
+            request.role = PortRole.PORT_ROLE_FIREWALL
+            request.vrf = 0
+            request.vnis.extend((machine.vni, INTERNET))
+        await self._switches.AttachMachine(request)
 
     async def free(self, name: str) -> None:
         """Take a machine out of its tenant's network; its system keeps running. Returns when that is confirmed."""

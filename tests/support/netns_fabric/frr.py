@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from netns_fabric.namespace import Box, output_of
 
@@ -22,11 +23,23 @@ async def start(box: Box, configuration: str, *, vrfs: bool = False) -> None:
     )
 
 
+async def load(box: Box, commands: str) -> None:
+    """Have a running FRR carry out commands."""
+    end = "END-OF-COMMANDS"
+    await box.run(f"cat > /etc/frr/more.conf <<'{end}'\n{commands}\n{end}\nvtysh -f /etc/frr/more.conf")
+
+
 async def until_vrf(box: Box, vrf: str) -> None:
     """Wait until zebra has taken a namespace of the box for a VRF. Raises TimeoutError when it does not in 20 s."""
     async with asyncio.timeout(20):
         while f"vrf {vrf} id " not in await output_of(vtysh(box, "-c", "show vrf"), "show vrf"):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+
+
+async def vnis_heard(box: Box) -> set[int]:
+    """The VNIs of the EVPN routes that a box has, by the route targets that FRR derives from them."""
+    said = await output_of(vtysh(box, "-c", "show bgp l2vpn evpn"), "show bgp l2vpn evpn")
+    return {int(vni) for vni in re.findall(r"\bRT:\d+:(\d+)", said)}
 
 
 async def seen_by(box: Box) -> str:

@@ -24,6 +24,7 @@ from metal_sim.leaf import LeafSpec
 from netns_fabric.fabric import UPLINK, Fabric
 from netns_fabric.frr import vnis_heard
 from netns_fabric.leaf import RealLeaf
+from netns_fabric.namespace import Box
 from netns_fabric.nodes import INTERNET, OUTSIDE, Exit, Firewall, Machine
 from netns_fabric.requirements import missing
 
@@ -134,6 +135,25 @@ async def test_a_firewall_leads_outside_for_its_tenant_only(fabric: Fabric) -> N
         assert await fabric.answers("b1", address) == ""
     # The leaves give the firewall the routes of its VNIs and keep the other tenant's from it.
     assert await vnis_heard(fabric.machines["fw"].box) == {A, INTERNET}
+
+
+async def test_what_ran_in_a_box_ends_with_it(eventually: Eventually) -> None:
+    assert not WHY_NOT, f"METALPLANE_REQUIRE_PEERS is set: {WHY_NOT}"
+    async with Box("box") as box:
+        await box.run("ip netns add Vrf-of-a-box; sleep 1000 > /dev/null 2>&1 &")
+        init, inside = box.pid, children(box.pid)
+        assert any(runs(pid) for pid in inside), "the shell ended and left its child to the box's init"
+        assert not os.path.lexists("/run/netns/Vrf-of-a-box"), "names of namespaces are the box's own"
+    await eventually(lambda: not any(runs(pid) for pid in (init, *inside)))
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    # A zombie has no program any more.
+    return Path(f"/proc/{pid}/exe").exists()
 
 
 async def only_on_second(fabric: Fabric) -> bool:

@@ -122,7 +122,8 @@ class Applier:
         except _FAILURES as error:
             return await self._failed(prepared, error, clock, notes)
         self._followed = prepared.target
-        return Outcome(True, "", notes, touched(prepared.steps), execution.frr_commands, clock.seconds)
+        changed, commands = touched(prepared.steps), execution.frr_commands
+        return Outcome(True, "", notes, changed, commands, clock.seconds, found=prepared.differences)
 
     async def _nothing_to_do(self, prepared: Prepared) -> bool:
         """Whether the leaf has the state already, and the switch has followed what an interrupted run may have left."""
@@ -194,6 +195,7 @@ class Applier:
             differences=differing,
             failure=Failure.FAILED,
             taken_back=not problem,
+            found=prepared.differences,
         )
 
     async def _differing(self, desired: Desired) -> Differences:

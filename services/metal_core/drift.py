@@ -1,8 +1,8 @@
 """Changes that others made to what the agent owns: seen, corrected or left by policy, and told to the plane.
 
 `LookingAfter` stands before the applier. As long as a state is new to the leaf, whatever differs is what there is to
-do; once the leaf has had it, a difference is somebody else's doing. What differs is compared before it is corrected, or
-nobody would know afterwards.
+do; once the leaf has had it, a difference is somebody else's doing. A run says itself what it found before it corrected
+it, so the leaf is looked at beforehand only where changes of others are to be left.
 """
 
 from __future__ import annotations
@@ -111,11 +111,14 @@ class LookingAfter:
                 # What differs from now on may be the run's own doing.
                 self._had = None
             return outcome
-        differing = await self._differing(desired)
-        if differing and desired.drift_policy is DriftPolicy.REPORT:
-            self._tell(DriftState.REPORTED, desired, differing)
+        if desired.drift_policy is DriftPolicy.REPORT and (left := await self._differing(desired)):
+            self._tell(DriftState.REPORTED, desired, left)
             return Outcome(True, notes=(LEFT,))
         outcome = await run()
+        differing = outcome.found
+        if not outcome.applied and not differing:
+            # Refused before it could be compared.
+            differing = await self._differing(desired)
         if differing and not outcome.applied:
             self._tell(DriftState.FAILED, desired, differing)
         elif differing and outcome.touched:

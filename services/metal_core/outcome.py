@@ -33,7 +33,7 @@ class Standing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: rows written or deleted, lines given to FRR, and seconds by phase.
+    """How a run ended: rows written or deleted, lines given to FRR, seconds by phase; in `found` what differed before.
 
     Of a failed run: the `phase` that it failed in, what differed then, and in `quarantined` why it is not tried again
     (empty: it is). `is_at` is what the leaf has after the run; None where that is not known. `taken_back` is false
@@ -53,6 +53,7 @@ class Outcome:
     is_at: Standing | None = None
     failure: Failure = Failure.NONE
     taken_back: bool = True
+    found: Differences = field(default_factory=Differences)
 
     @property
     def touched(self) -> bool:

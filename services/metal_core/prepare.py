@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metal_core.checks import check_desired, check_frr, check_leaf, check_running
-from metal_core.compare import LeafFacts
+from metal_core.compare import Differences, LeafFacts, row_differences
 from metal_core.configdb import Rows, owned, render, the_vtep
 from metal_core.desired import Desired, PortRole
 from metal_core.frr.managed import differences, dispensable_vrfs
@@ -60,6 +60,11 @@ class Prepared:
     def nothing_differs(self) -> bool:
         """Whether rows and FRR are as they shall be."""
         return self.steps == (FrrConverge(),) and not self.lines
+
+    @property
+    def differences(self) -> Differences:
+        """What differs before the run."""
+        return Differences(row_differences(self.before, self.target), self.lines)
 
     @property
     def dispensable(self) -> tuple[str, ...]:

@@ -69,6 +69,18 @@ async def test_an_uplink_that_was_down_before_is_not_waited_for(bench: Any) -> N
     assert (await applier.apply(TWO)).applied
 
 
+async def test_a_run_tells_what_it_found_before_it_corrected_it(bench: Any) -> None:
+    frr = Frr()
+    applier = bench.applier(frr=frr)
+    assert (await applier.apply(ONE)).applied
+    assert not (await applier.apply(ONE)).found
+    await bench.sonic.delete(["INTERFACE|Ethernet0"])
+    frr.sim.load("router bgp 4200000011 vrf Vrf2000\n no neighbor Ethernet0 interface peer-group MACHINE\nexit\n")
+    found = (await applier.apply(ONE)).found
+    assert [(row.table, row.key, row.found) for row in found.rows] == [("INTERFACE", "Ethernet0", None)]
+    assert "+ router bgp 4200000011 vrf Vrf2000 / neighbor Ethernet0 interface peer-group MACHINE" in found.lines
+
+
 async def test_an_frr_that_is_away_is_an_outage_and_nothing_is_touched(bench: Any) -> None:
     frr = Frr()
     applier = bench.applier(frr=frr)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from metal_core.bgp_state import Family, Session, parse
-from metal_core.compare import LeafFacts
+from metal_core.compare import LeafFacts, compare
 from metal_core.condition import Condition, Progress
 from metal_core.configdb import render
 from metal_core.desired import Desired, DriftPolicy, Port, PortRole
@@ -36,7 +36,7 @@ class LeafModel:
 
     def __init__(self) -> None:
         self.rows: dict[str, Any] = {}
-        self.calls = 0
+        self.calls = self.looks = 0
         self.next: Outcome | None = None
         self.away = False
 
@@ -45,15 +45,17 @@ class LeafModel:
         if self.next is not None:
             outcome, self.next = self.next, None
             return outcome
+        found = compare(desired, LeafFacts(self.rows, None))
         target = {"VXLAN_TUNNEL|vtep": {"src_ip": "10.0.0.11"}, **render(desired, "vtep")}
         changed = sum(self.rows.get(key) != row for key, row in target.items())
         self.rows = {key: dict(row) for key, row in target.items()}
-        return Outcome(True, changed=changed)
+        return Outcome(True, changed=changed, found=found)
 
     async def restore(self, good: KnownGood) -> Outcome:
         return await self.apply(good.desired)
 
     async def look(self) -> LeafFacts:
+        self.looks += 1
         if self.away:
             raise SonicUnavailable("CONFIG_DB: away")
         return LeafFacts({key: dict(row) for key, row in self.rows.items()}, None)
@@ -92,6 +94,7 @@ async def test_what_others_changed_is_corrected_and_told_with_what_it_was() -> N
     assert (row.table, row.key, row.found) == ("VLAN_MEMBER", "Vlan4000|Ethernet0", None)
     await told.applier.apply(REPAIR)
     assert len(told.drifts) == 1, "it is gone, and was said to be"
+    assert told.leaf.looks == 0, "the runs have told what they found"
     assert told.applier.drifted == 0
 
 

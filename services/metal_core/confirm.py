@@ -3,7 +3,8 @@
 Two files keep that across crashes and restarts. The known good state is the one that was confirmed, or that was never
 in doubt. The candidate is written before anything is touched, again with its time when it is proven, and becomes the
 known good state when the plane is heard. A leaf that has no confirmed state has nowhere to go back to, so its first
-state is known good as soon as it is proven.
+state is known good as soon as it is proven; so is one that takes somebody off a tenant's network, since the plane may
+have heard of that though its answer was lost, and a freed machine must not come back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from metal_kit import logs
 
-from metal_core.desired import Desired, from_json, to_json
+from metal_core.desired import Desired, PortRole, from_json, to_json
 from metal_core.known_good import KnownGood, KnownGoodFile, replace_file
 
 FORMAT = 1
@@ -101,6 +102,8 @@ class Trials:
         await self.load()
         if not self._limit or self.good is None or self.good.desired == desired:
             return
+        if takes_off(self.good.desired, desired):
+            return
         if self.candidate is None or self.candidate.desired != desired:
             self._earlier = self.on_trial
             await self._store(Candidate(desired, None))
@@ -151,6 +154,18 @@ class Trials:
     async def _forget(self) -> None:
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
         self.candidate = self._earlier = None
+
+
+def takes_off(before: Desired, after: Desired) -> bool:
+    """Whether a port reaches something of a tenant's in `before` that it does not reach in `after`."""
+    ports = {port.name: port for port in after.ports}
+    for port in before.with_role(PortRole.MACHINE, PortRole.FIREWALL):
+        now = ports.get(port.name)
+        if now is None or (now.role, now.vrf) != (port.role, port.vrf):
+            return True
+        if not set(port.vnis) <= set(now.vnis) or not set(port.allowed_prefixes) <= set(now.allowed_prefixes):
+            return True
+    return False
 
 
 def read_candidate(known_good: KnownGoodFile) -> Candidate | None:

@@ -10,11 +10,13 @@ from leaf_rack import Rack, applied, state
 Eventually = Callable[..., Awaitable[None]]
 
 
-def has_vni(rack: Rack, vni: int) -> Callable[[], Awaitable[bool]]:
-    """Whether Ethernet0 forwards in the VRF of `vni`."""
+def has_vni(rack: Rack, vni: int | None) -> Callable[[], Awaitable[bool]]:
+    """Whether Ethernet0 forwards in the VRF of `vni`, with None in the PXE VLAN."""
 
     async def check() -> bool:
-        return bool(await rack.bench.leaf.vni_of("Ethernet0") == vni)
+        leaf = rack.bench.leaf
+        vlan = None if vni else 4000
+        return bool((await leaf.vni_of("Ethernet0"), await leaf.vlan_of("Ethernet0")) == (vni, vlan))
 
     return check
 
@@ -29,7 +31,7 @@ def set_aside(rack: Rack, generation: int) -> Callable[[], Any]:
 
 async def cut_off(rack: Rack, eventually: Eventually) -> None:
     """Generation 2 arrives and is applied, and from then on the plane is silent for the leaf."""
-    rack.fabric.want(state(1, 2000))
+    rack.fabric.want(state(1))
     rack.start_agent(confirm_seconds=1)
     await eventually(applied(rack, 1))
     rack.fabric.acknowledge = False
@@ -43,7 +45,9 @@ async def test_a_generation_that_cuts_the_leaf_off_is_taken_back_and_stays_so(
     rack: Rack, eventually: Eventually
 ) -> None:
     await cut_off(rack, eventually)
-    await eventually(has_vni(rack, 2000))
+    # Written when the way back has ended; rows are there before.
+    await eventually(rack.bench.known_good.path.with_name("quarantine.json").exists)
+    assert await has_vni(rack, None)()
     await rack.fabric_up()
     await eventually(set_aside(rack, 2), seconds=30)
     report = rack.fabric.reports[-1]
@@ -63,17 +67,18 @@ async def test_the_way_back_does_not_need_the_agent_that_began_the_trial(rack: R
     assert await has_vni(rack, 2001)()
     assert (await rack.bench.known_good.load()).desired.generation == 1
     rack.start_agent(confirm_seconds=1)
-    await eventually(has_vni(rack, 2000))
+    await eventually(rack.bench.known_good.path.with_name("quarantine.json").exists)
+    assert await has_vni(rack, None)()
     await rack.stop_agent()
     rack.start_agent(confirm_seconds=1)
     await rack.fabric_up()
     await eventually(set_aside(rack, 2), seconds=30)
     assert rack.fabric.reports[-1].standing_generation == 1
-    assert await has_vni(rack, 2000)()
+    assert await has_vni(rack, None)()
 
 
 async def test_a_confirmed_generation_outlives_any_silence(rack: Rack, eventually: Eventually) -> None:
-    rack.fabric.want(state(1, 2000))
+    rack.fabric.want(state(1))
     rack.start_agent(confirm_seconds=1, compare_seconds=0.2)
     await eventually(applied(rack, 1))
     rack.fabric.want(state(2, 2001))

@@ -153,6 +153,46 @@ async def test_a_clock_that_is_set_makes_no_trial_longer_than_a_whole_one(disk: 
     assert trials.left == LIMIT
 
 
+MACHINE = Port("Ethernet0", PortRole.MACHINE, vrf="Vrf2000", allowed_prefixes=("10.1.0.1/32",))
+FIREWALL = Port("Ethernet4", PortRole.FIREWALL, allowed_prefixes=("10.0.9.1/32",), vnis=(2000, 2001))
+
+
+@pytest.mark.parametrize(
+    ("port", "tried"),
+    [
+        (replace(MACHINE, allowed_prefixes=("10.1.0.1/32", "10.1.0.2/32")), True),
+        (replace(MACHINE, mtu=1500), True),
+        (replace(MACHINE, vrf="Vrf2001"), False),
+        (replace(MACHINE, allowed_prefixes=("10.1.0.2/32",)), False),
+        (Port("Ethernet0", PortRole.UNPROVISIONED), False),
+        (replace(FIREWALL, vnis=(2000, 2001, 2002)), True),
+        (replace(FIREWALL, vnis=(2001,)), False),
+        (Port("Ethernet4", PortRole.MACHINE, vrf="Vrf2000"), False),
+    ],
+)
+async def test_who_was_taken_off_a_tenants_network_is_never_brought_back(disk: Disk, port: Port, tried: bool) -> None:
+    trials = await disk.start()
+    before = replace(ONE, ports=(*ONE.ports, MACHINE, FIREWALL))
+    after = replace(TWO, ports=tuple(port if each.name == port.name else each for each in before.ports))
+    await disk.run(trials, before)
+    await disk.run(trials, after)
+    assert (trials.on_trial is not None) is tried
+    assert trials.good is not None
+    assert trials.good.desired == (before if tried else after)
+
+
+async def test_who_leaves_while_another_state_is_on_trial_ends_that_as_well(disk: Disk) -> None:
+    trials = await disk.start()
+    await disk.run(trials, replace(ONE, ports=(*ONE.ports, MACHINE)))
+    await disk.run(trials, replace(TWO, ports=(*ONE.ports, MACHINE, FIREWALL)))
+    assert trials.on_trial is not None
+    await disk.run(trials, replace(THREE, ports=(*ONE.ports, FIREWALL)))
+    assert (trials.on_trial, trials.left) == (None, None)
+    trials = await disk.start()
+    assert trials.good is not None
+    assert (trials.good.desired.generation, trials.candidate) == (3, None)
+
+
 async def test_without_a_limit_nothing_is_on_trial(disk: Disk) -> None:
     trials = await disk.start(limit=0)
     await disk.run(trials, ONE)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
-from metal_kit.errors import FailedPrecondition, InvalidArgument, NotFound
+from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from metal_kit.ids import uuid7
 from metalplane.fabric.v1 import agent_pb2, switch_pb2
 from metalplane.fabric.v1.cabling_pb2 import ConnectMachineRequest
+from metalplane.fabric.v1.generation_pb2 import GetDesiredStateRequest
 from metalplane.fabric.v1.switch_pb2 import (
     DeleteSwitchRequest,
     DetachMachineRequest,
@@ -176,6 +178,33 @@ async def test_another_leaf_of_the_rack_takes_over_everything_at_once(
     await eventually(lambda: pair[0].port("Ethernet4").role == switch_pb2.PORT_ROLE_UNPROVISIONED)
     assert not pair[0].states[-1].vrfs
     assert pair[1].generation == 2, "the other leaf of the pair has nothing to change"
+
+
+async def test_machines_that_are_attached_in_the_midst_of_a_migration_end_up_on_the_new_leaf(
+    fabric: Any, pair: Any, third: Any
+) -> None:
+    machines = [await fabric.machine(f"Ethernet{4 * number}") for number in range(6)]
+
+    async def attach(machine: str, number: int) -> None:
+        request = fabric.attaching(machine, uuid7(), vrf=20 + number)
+        try:
+            await fabric.switches().AttachMachine(request)
+        except Aborted as aborted:
+            if aborted.reason != "CONCURRENT_CHANGE":
+                raise
+            # Its leaves changed under it, which happens once here.
+            await fabric.switches().AttachMachine(request)
+
+    move = fabric.switches(token="operator").MigrateSwitch(MigrateSwitchRequest(id="leaf01", target="leaf03"))
+    await asyncio.gather(*(attach(machine, number) for number, machine in enumerate(machines)), move)
+    rows = await fabric.rows("SELECT machine, switch_id FROM attachment_leaf ORDER BY machine, switch_id")
+    assert [(str(row["machine"]), row["switch_id"]) for row in rows] == [
+        (machine, leaf) for machine in sorted(machines) for leaf in ("leaf02", "leaf03")
+    ]
+    newest = await fabric.generations().GetDesiredState(GetDesiredStateRequest(switch_id="leaf03"))
+    assert [port.vrf for port in newest.ports if port.vrf] == [f"Vrf{20 + number}" for number in range(6)]
+    left = await fabric.generations().GetDesiredState(GetDesiredStateRequest(switch_id="leaf01"))
+    assert not left.vrfs
 
 
 async def test_a_leaf_that_was_relieved_is_forgotten_once_it_has_let_go(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
+from metal_fabric.store import SwitchStore
 from metal_fabric.watch import Watch
 from metal_kit.errors import FailedPrecondition
 from metalplane.fabric.v1 import agent_pb2, observation_pb2, switch_pb2
@@ -239,3 +241,16 @@ async def test_of_two_boxes_with_one_name_the_one_that_works_goes_on_and_it_is_s
         return bool(rival.states)
 
     await eventually(served, what="the other box, once the first one is gone")
+
+
+async def test_a_report_does_not_wait_for_whoever_changes_the_switch(fabric: Any, pair: Any, eventually: Any) -> None:
+    """It holds the leaf, and a change that holds the switch waits for the leaf: one of them would have to give up."""
+    connection = await asyncpg.connect(fabric.settings["database_url"], server_settings={"search_path": "fabric"})
+    try:
+        async with connection.transaction():
+            assert await SwitchStore().lock(connection, ["leaf01", "leaf02"])
+            down = [session("Ethernet192", BgpState.BGP_STATE_ACTIVE), session("Ethernet196")]
+            sessions = observation_pb2.BgpSessions(sessions=down)
+            await tell(pair[0], eventually, observations=agent_pb2.Observations(bgp=sessions))
+    finally:
+        await connection.close()

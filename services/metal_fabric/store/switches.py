@@ -12,7 +12,7 @@ from metal_fabric.ports import AdminState, LinkState, SwitchOs
 from metal_fabric.problems import Refused
 from metal_fabric.switch import Port, Switch, SwitchFacts, SwitchKind, SwitchMode
 
-# Not FOR UPDATE, which keeps out reports too: each is a row that refers to the switch, and who writes it holds the leaf.
+# Not FOR UPDATE, which keeps reports out too: each is a row that refers to the switch, and its writer holds the leaf.
 _LOCK = "SELECT id FROM switch WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"
 _LOAD = "SELECT * FROM switch WHERE id = ANY ($1)"
 _BY_HOST = "SELECT * FROM switch WHERE host_key = ANY ($1) AND kind = 'leaf'"

@@ -11,15 +11,33 @@ from netns_fabric.namespace import Box, output_of
 DAEMONS = "/usr/lib/frr"
 
 
-async def start(box: Box, configuration: str, *, vrfs: bool = False) -> None:
-    """Start zebra and bgpd and load `configuration`. With `vrfs` named namespaces of the box are VRFs."""
-    end = "END-OF-CONFIGURATION"
+# As supervisord does in SONiC's container of FRR: when one daemon ends, all start anew with the configuration for boot.
+_SUPERVISE = """
+while true; do
+    if [ -s {saved} ]; then cat {saved} > /etc/frr/frr.conf; fi
+    {daemons}/zebra {options} -A 127.0.0.1 & zebra=$!
+    {daemons}/bgpd -A 127.0.0.1 & bgpd=$!
+    until vtysh -c 'show daemons' 2> /dev/null | grep -q bgpd; do sleep 0.1; done
+    vtysh -b > /dev/null
+    touch /var/tmp/frr/loaded
+    wait -n
+    kill $zebra $bgpd 2> /dev/null
+    wait
+done
+"""
+
+
+async def start(box: Box, configuration: str, *, saved: str = "/dev/null", vrfs: bool = False) -> None:
+    """Start zebra and bgpd with `configuration`, and again whenever one of them ends: then with the file `saved`, once
+    there is one. With `vrfs` named namespaces of the box are VRFs."""
+    end = "END-OF-TEXT"
+    supervise = _SUPERVISE.format(saved=saved, daemons=DAEMONS, options="-n" if vrfs else "")
     await box.run(
         f"cat > /etc/frr/frr.conf <<'{end}'\n{configuration}\n{end}\n"
+        f"cat > /etc/frr/supervise <<'{end}'\n{supervise}\n{end}\n"
         "touch /etc/frr/vtysh.conf; chown -R frr:frr /etc/frr /var/run/frr /var/tmp/frr; "
-        f"{DAEMONS}/zebra {'-n' if vrfs else ''} -d -A 127.0.0.1; {DAEMONS}/bgpd -d -A 127.0.0.1; "
-        # Both daemonize when they listen, so vtysh reaches them at once.
-        "vtysh -b"
+        "bash /etc/frr/supervise > /dev/null 2>&1 & "
+        "until [ -e /var/tmp/frr/loaded ]; do sleep 0.05; done"
     )
 
 

@@ -37,7 +37,7 @@ class RealLeaf:
         ports = "; ".join(f"ip link set {port} up" for port in self.spec.ports)
         await self.box.run(f"{FORWARDING}; ip addr add {self.spec.loopback}/32 dev lo; {ports}")
         saved = self.directory / "frr.conf"
-        await frr.start(self.box, saved.read_text() if saved.exists() else INSTALLED, vrfs=True)
+        await frr.start(self.box, saved.read_text() if saved.exists() else INSTALLED, saved=str(saved), vrfs=True)
         self._redis = await self._new_redis()
         hardware = Kernel(self._run, self.spec.loopback, self._noticed)
         self.switch = SimLeaf(self.spec, self._redis.socket, self.directory, hardware=hardware)

@@ -137,9 +137,9 @@ async def child(bench: Bench, quick: bool, doubles: Doubles) -> list[Answer]:
     async with bench.database.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL search_path TO ipam, public")
         await connection.execute(
-            """SELECT count(*) FROM generate_series(1, $2::int) AS n, LATERAL acquire_child(
-                   (SELECT id FROM prefix WHERE cidr = $1 AND n > 0), 22, NULL, NULL, 'leaf', false, '0',
-                   'bench') AS c""",
+            """SELECT count(*) FROM acquire_children(
+                   (SELECT id FROM prefix WHERE cidr = $1),
+                   (SELECT jsonb_agg('{"length": 22, "actor": "bench"}'::jsonb) FROM generate_series(1, $2::int)))""",
             *(ipaddress.ip_network(parent), many),
             timeout=120,
         )

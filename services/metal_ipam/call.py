@@ -12,11 +12,11 @@ from metal_kit.errors import (
     Aborted,
     AlreadyExists,
     FailedPrecondition,
-    InvalidArgument,
     PermissionDenied,
 )
 from metal_kit.identity import missing
 
+from metal_ipam import requests
 from metal_ipam.addresses import Ip, IpType, Leaf, Owner, Unit, Wish
 from metal_ipam.cidr import Address, contains
 from metal_ipam.networks import Network, check_acquire, serves
@@ -137,9 +137,9 @@ async def earlier_of(connection: Connection, call: Call, count: int) -> list[Ip]
     keys = [key for index in range(count) if (key := call.key(index))]
     found, spent = await addresses.by_requests(connection, keys)
     if any(request_hash != call.request_hash for _, request_hash in found.values()):
-        raise _reused()
+        raise requests.reused()
     if spent or (found and len(found) < count):
-        raise _spent()
+        raise requests.spent()
     return [found[key][0] for key in keys] if found else []
 
 
@@ -150,9 +150,9 @@ async def earlier_of_any(connection: Connection, call: Call) -> list[Ip]:
     keys = [key for index in range(most) if (key := call.key(index))]
     found, spent = await addresses.by_requests(connection, keys)
     if any(request_hash != call.request_hash for _, request_hash in found.values()):
-        raise _reused()
+        raise requests.reused()
     if spent:
-        raise _spent()
+        raise requests.spent()
     return [found[key][0] for key in keys if key in found]
 
 
@@ -161,9 +161,9 @@ def check(call: Call, unit: Unit, result: Acquired) -> None:
         case "ok":
             return
         case "request_reused":
-            raise _reused()
+            raise requests.reused()
         case "request_spent":
-            raise _spent()
+            raise requests.spent()
         case "taken":
             # Who has it is for those to know who may see it.
             tell = call.plane or result.holder_project == call.project
@@ -218,17 +218,3 @@ def home_of(unit: Unit, result: Acquired, leaves: Sequence[Leaf]) -> Leaf:
         if leaf.network == unit.network and contains(leaf.cidr, address):
             return leaf
     raise Aborted("CONCURRENT_CHANGE", "the same request is being served with another network; try again")
-
-
-def _reused() -> InvalidArgument:
-    return InvalidArgument(
-        "REQUEST_ID_REUSED", "was used with a different request; use a new id for a new request", field="request_id"
-    )
-
-
-def _spent() -> FailedPrecondition:
-    return FailedPrecondition(
-        "REQUEST_SPENT",
-        "what this request got was released since; use a new request id to acquire anew",
-        metadata={"field": "request_id"},
-    )

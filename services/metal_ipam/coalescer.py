@@ -16,17 +16,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 import asyncpg
 from metal_kit.company import Company
 from metal_kit.db import Database
 from metal_kit.errors import Aborted, Unavailable
 
+from metal_ipam import waiting
 from metal_ipam.store import addresses, quotas
 from metal_ipam.store.addresses import Acquired, Entry, Release, Released, Work
+from metal_ipam.waiting import Waiting
 
 # Of each kind and prefix in one call. More of them would be cheaper still, but all of a call wait for its last one.
 BATCH = 128
@@ -39,22 +40,13 @@ PATIENCE = 0.005
 # Waiting longer than this many batches is longer than any client's patience.
 MAX_WAITING = 32 * BATCH
 
-Asked = TypeVar("Asked", Entry, Release)
-Answer = TypeVar("Answer", Acquired, Released)
-
-
-@dataclass(slots=True)
-class _Waiting(Generic[Asked, Answer]):
-    entry: Asked
-    answer: asyncio.Future[Answer]
-
 
 @dataclass(slots=True)
 class _Queue:
     """What waits for one prefix."""
 
-    acquires: deque[_Waiting[Entry, Acquired]] = field(default_factory=deque)
-    releases: deque[_Waiting[Release, Released]] = field(default_factory=deque)
+    acquires: deque[Waiting[Entry, Acquired]] = field(default_factory=deque)
+    releases: deque[Waiting[Release, Released]] = field(default_factory=deque)
 
     def __len__(self) -> int:
         return len(self.acquires) + len(self.releases)
@@ -65,15 +57,15 @@ class _Batch:
     """What is asked of one prefix in one call."""
 
     prefix_id: int
-    acquires: Sequence[_Waiting[Entry, Acquired]]
-    releases: Sequence[_Waiting[Release, Released]]
+    acquires: Sequence[Waiting[Entry, Acquired]]
+    releases: Sequence[Waiting[Release, Released]]
 
     def work(self) -> Work:
         return Work(self.prefix_id, [each.entry for each in self.acquires], [each.entry for each in self.releases])
 
     def without(self, limited: Collection[str]) -> _Batch:
         """The rest of the batch; those of limited projects are told so."""
-        rest: list[_Waiting[Entry, Acquired]] = []
+        rest: list[Waiting[Entry, Acquired]] = []
         for each in self.acquires:
             if each.entry.project not in limited:
                 rest.append(each)
@@ -82,7 +74,7 @@ class _Batch:
         return _Batch(self.prefix_id, rest, self.releases)
 
     def fail(self, error: Exception) -> None:
-        _fail((*self.acquires, *self.releases), error)
+        waiting.fail((*self.acquires, *self.releases), error)
 
     def alone(self) -> list[_Batch]:
         """Each entry in a batch of its own, in the order in which the batch would have served them."""
@@ -120,10 +112,10 @@ class Coalescer:
 
     def submit(self, prefix_id: int, entry: Entry) -> asyncio.Future[Acquired]:
         """`acquire`, without waiting for it: the place in the queue is taken when this returns."""
-        waiting = _Waiting[Entry, Acquired](entry, asyncio.get_running_loop().create_future())
-        self._queue(prefix_id).acquires.append(waiting)
+        one: Waiting[Entry, Acquired] = waiting.wait(entry)
+        self._queue(prefix_id).acquires.append(one)
         self._company.arrived()
-        return waiting.answer
+        return one.answer
 
     async def release(self, prefix_id: int, release: Release) -> Released:
         """Let an address of the prefix go; outcomes as `release_entries` names them. Raises as `acquire` does."""
@@ -131,10 +123,10 @@ class Coalescer:
 
     def submit_release(self, prefix_id: int, release: Release) -> asyncio.Future[Released]:
         """`release`, without waiting for it."""
-        waiting = _Waiting[Release, Released](release, asyncio.get_running_loop().create_future())
-        self._queue(prefix_id).releases.append(waiting)
+        one: Waiting[Release, Released] = waiting.wait(release)
+        self._queue(prefix_id).releases.append(one)
         self._company.arrived()
-        return waiting.answer
+        return one.answer
 
     async def close(self) -> None:
         """Wait until every call is answered; no new ones may come."""
@@ -180,10 +172,10 @@ class Coalescer:
             prefix_id = next(iter(self._idle))
             del self._idle[prefix_id]
             queue = self._queues[prefix_id]
-            waiting = len(queue)
-            acquires = _next(queue.acquires, self._batch, lambda entry: entry.request_id)
-            releases = _next(queue.releases, self._batch, lambda entry: str(entry.address))
-            taken += waiting - len(queue)
+            before = len(queue)
+            acquires = waiting.take(queue.acquires, self._batch, lambda entry: entry.request_id)
+            releases = waiting.take(queue.releases, self._batch, lambda entry: str(entry.address))
+            taken += before - len(queue)
             batches.append(_Batch(prefix_id, acquires, releases))
         self._company.left(taken)
         return sorted(batches, key=lambda batch: batch.prefix_id)
@@ -221,8 +213,8 @@ class Coalescer:
                 batch.fail(error)
         else:
             for batch, result in zip(batches, served, strict=True):
-                _answer(batch.acquires, result.acquired)
-                _answer(batch.releases, result.released)
+                waiting.answer(batch.acquires, result.acquired)
+                waiting.answer(batch.releases, result.released)
 
     async def _apart(self, parts: Sequence[_Batch], error: Exception, *, known_apart: bool) -> None:
         """Serve each part by itself, unless it was alone already: then the error is its own."""
@@ -231,37 +223,3 @@ class Coalescer:
                 part.fail(error)
             else:
                 await self._call([part])
-
-
-def _next(
-    queue: deque[_Waiting[Asked, Answer]], most: int, key: Callable[[Asked], str | None]
-) -> list[_Waiting[Asked, Answer]]:
-    """The next batch: those that still wait, each key once. A twin comes next, and finds what its twin did."""
-    batch: list[_Waiting[Asked, Answer]] = []
-    seen: set[str] = set()
-    later: list[_Waiting[Asked, Answer]] = []
-    while queue and len(batch) < most:
-        waiting = queue.popleft()
-        if waiting.answer.done():
-            continue
-        name = key(waiting.entry)
-        if name is not None:
-            if name in seen:
-                later.append(waiting)
-                continue
-            seen.add(name)
-        batch.append(waiting)
-    queue.extendleft(reversed(later))
-    return batch
-
-
-def _answer(batch: Collection[_Waiting[Asked, Answer]], answers: Collection[Answer]) -> None:
-    for waiting, answer in zip(batch, answers, strict=True):
-        if not waiting.answer.done():
-            waiting.answer.set_result(answer)
-
-
-def _fail(batch: Iterable[_Waiting[Entry, Acquired] | _Waiting[Release, Released]], error: Exception) -> None:
-    for waiting in batch:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(error)

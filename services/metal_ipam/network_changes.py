@@ -27,7 +27,7 @@ from metal_ipam.networks import (
 )
 from metal_ipam.quotas import Amounts
 from metal_ipam.quotas import check as check_quota
-from metal_ipam.store import copies, namespaces, networks, numbers, prefixes, quotas
+from metal_ipam.store import children, copies, namespaces, networks, numbers, prefixes, quotas
 
 NETWORK_OWNER = "network"
 
@@ -69,15 +69,15 @@ async def update(
     if current is None:
         raise missing(f"network {before.id}")
     check_etag(str(before.version), current.version, what=f"network {before.id}")
-    children = await networks.children(connection, before.id, limit=1)
-    check_announcable_update(current, after, has_children=bool(children), force=force)
+    has_children = bool(await networks.children(connection, before.id, limit=1))
+    check_announcable_update(current, after, has_children=has_children, force=force)
     removed = [cidr for cidr in current.prefixes if cidr not in after.prefixes]
     added = [cidr for cidr in after.prefixes if cidr not in current.prefixes]
     # Nobody makes a copy meanwhile, or takes one away: who does holds the network's row.
     copied = after.type is NetworkType.SUPER_NAMESPACED
     homes = await copies.hold(connection, before.id) if copied and (removed or added) else []
     if removed:
-        await prefixes.delete_all(connection, before.id, removed, actor=actor)
+        await children.delete_of(connection, before.id, removed, actor=actor)
     if copied:
         await copies.add(connection, after, homes, added, actor=actor)
     else:
@@ -100,16 +100,16 @@ async def delete(connection: Connection, network_id: str, etag: str, *, actor: s
     if network is None:
         raise missing(f"network {network_id}")
     check_etag(etag, network.version, what=f"network {network_id}")
-    children = await networks.children(connection, network_id)
+    below = await networks.children(connection, network_id)
     in_use = await prefixes.addresses_in_use(connection, network_id)
-    check_deletable(network, children=children, addresses=in_use)
+    check_deletable(network, children=below, addresses=in_use)
     copied = network.type.is_child and network.namespace != namespaces.DEFAULT
     if copied:  # Its parent keeps its prefixes while the copy of them may go.
         await networks.get(connection, network.parent, lock="FOR KEY SHARE")
     if network.vrf_owned:  # An inherited number stays with the parent, which other children share.
         await numbers.release(connection, _owner(network_id), pool=numbers.VRF_POOL, actor=actor)
     home = await namespaces.hold_of_project(connection, network.project) if copied else 0
-    await prefixes.delete_all(connection, network_id, actor=actor)
+    await children.delete_of(connection, network_id, actor=actor)
     await networks.delete(connection, network_id)
     if copied:
         await copies.drop_unused(connection, network.parent, home, actor=actor)
@@ -135,9 +135,7 @@ async def _create_child(connection: Connection, draft: Network, length: Lengths,
         of_family = [p for p in containers if p.cidr.version == family]
         if not of_family:  # Taken out of the parent since it was read.
             raise Aborted("CONCURRENT_CHANGE", f"network {parent.id} changed meanwhile; try again")
-        await prefixes.cut_child(
-            connection, of_family, prefix_length, child.id, quarantine=child.quarantine, actor=actor
-        )
+        await children.cut_for(connection, child.id, of_family, prefix_length, quarantine=child.quarantine, actor=actor)
     return await _read(connection, child.id)
 
 

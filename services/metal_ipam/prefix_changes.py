@@ -7,7 +7,7 @@ set aside, and get what people write on them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from metal_kit.db import Connection
 from metal_kit.errors import (
@@ -19,25 +19,19 @@ from metal_kit.errors import (
 )
 from metal_kit.identity import missing
 
-from metal_ipam import network_changes
+from metal_ipam import network_changes, requests
 from metal_ipam.cidr import Address, Prefix
 from metal_ipam.networks import Network, NetworkType
-from metal_ipam.store import namespaces, networks, prefixes, ranges
+from metal_ipam.store import children, namespaces, networks, prefixes, ranges
+from metal_ipam.store.children import Wanted
 from metal_ipam.store.prefixes import PrefixRow
 from metal_ipam.store.ranges import Range
 
 # How many parents that have the wanted labels are tried.
 _MOST_PARENTS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What a child shall be: `length` in bits or this very `cidr`, and what it is for."""
-
-    length: int = 0
-    cidr: Prefix | None = None
-    container: bool = False
-    all_usable: bool = False
+_TELLING = (
+    *("request_reused", "request_spent", "copied", "taken", "full", "not_active", "outside", "wrong_kind", "length"),
+)
 
 
 async def create(connection: Connection, draft: PrefixRow, *, actor: str) -> tuple[PrefixRow, Network | None]:
@@ -111,36 +105,45 @@ async def find_parents(
     return found
 
 
-async def acquire_child(
-    connection: Connection, parents: Sequence[PrefixRow], cut: Cut, draft: PrefixRow, *, actor: str
-) -> PrefixRow:
+async def acquire_child(connection: Connection, parents: Sequence[PrefixRow], wanted: Wanted) -> PrefixRow:
     """Cut a child out of the first of the parents that can give it; they are tried in the order of their ids.
 
     Raises:
-        InvalidArgument: LENGTH_NOT_ALLOWED. OutOfRange: PREFIX_OUTSIDE. AlreadyExists: PREFIX_TAKEN, naming by what.
-        FailedPrecondition: PREFIX_IS_LEAF, PREFIX_NOT_ACTIVE, PREFIX_IS_COPY. ResourceExhausted: PREFIX_FULL.
+        InvalidArgument: LENGTH_NOT_ALLOWED, REQUEST_ID_REUSED. OutOfRange: PREFIX_OUTSIDE.
+        AlreadyExists: PREFIX_TAKEN, naming by what. ResourceExhausted: PREFIX_FULL.
+        FailedPrecondition: PREFIX_IS_LEAF, PREFIX_NOT_ACTIVE, PREFIX_IS_COPY, REQUEST_SPENT.
+        Aborted: CONCURRENT_CHANGE.
     """
-    if copy := next((parent for parent in parents if parent.copied), None):
-        raise _copied(copy.network)
-    length = cut.length or (cut.cidr.prefixlen if cut.cidr else 0)
     outcomes: dict[str, PrefixRow] = {}
     for parent in sorted(parents, key=lambda each: each.id):
-        row = await connection.fetchrow(
-            "SELECT * FROM acquire_child($1, $2, $3, NULL, $4, $5, $6, $7)",
-            *(parent.id, None if cut.cidr else cut.length, cut.cidr, "container" if cut.container else "leaf"),
-            *(cut.all_usable, parent.quarantine, actor),
-        )
-        assert row is not None  # The function returns exactly one row.
-        if row["outcome"] == "ok":
-            child = await prefixes.get(connection, parent.namespace_id, row["cidr"])
-            assert child is not None  # Written in this very transaction.
-            return await _describe(connection, child, replace(draft, quarantine=parent.quarantine))
-        outcomes.setdefault(row["outcome"], parent)
+        [cut] = await children.acquire(connection, parent, [wanted])
+        if cut.child is not None:
+            return cut.child
+        outcomes.setdefault(cut.outcome, parent)
     # The outcome that tells most: who asked for what exists, learns so although other parents are too small.
-    for outcome in ("taken", "full", "not_active", "outside", "wrong_kind", "length"):
+    for outcome in _TELLING:
         if (at := outcomes.get(outcome)) is not None:
-            raise await _refusal(connection, outcome, at, parents, cut, length)
-    raise Aborted("CONCURRENT_CHANGE", "the parent is gone; read it again")
+            raise await _refusal(connection, outcome, at, parents, wanted)
+    raise Aborted("CONCURRENT_CHANGE", "the parent is gone, or a twin of the request was faster; try again")
+
+
+async def earlier_child(connection: Connection, wanted: Wanted) -> PrefixRow | None:
+    """The child that this request got before, as it is now; None when the request is new.
+
+    Raises:
+        InvalidArgument: REQUEST_ID_REUSED. FailedPrecondition: REQUEST_SPENT, the child was deleted since.
+    """
+    if not wanted.request_id:
+        return None
+    found = await prefixes.by_request(connection, wanted.request_id)
+    if found is None:
+        if await children.spent(connection, wanted.request_id):
+            raise requests.spent()
+        return None
+    row, request_hash = found
+    if request_hash != wanted.request_hash:
+        raise requests.reused()
+    return row
 
 
 async def grow(connection: Connection, row: PrefixRow, length: int, *, actor: str) -> tuple[PrefixRow, Network | None]:
@@ -202,7 +205,7 @@ async def delete(connection: Connection, row: PrefixRow, *, actor: str) -> None:
             f"{row.cidr} belongs to network {row.network}; change or delete that",
             metadata={"network": row.network},
         )
-    outcome = await connection.fetchval("SELECT delete_prefix($1, $2)", row.id, actor)
+    [outcome] = await children.delete(connection, [row.id], actor=actor)
     if outcome in {"has_children", "has_addresses"}:
         what = "child prefixes" if outcome == "has_children" else "addresses in use"
         some = await ranges.in_the_way(connection, row.id, children=outcome == "has_children")
@@ -289,20 +292,26 @@ async def _describe(connection: Connection, row: PrefixRow, draft: PrefixRow) ->
 
 
 async def _refusal(
-    connection: Connection, outcome: str, parent: PrefixRow, parents: Sequence[PrefixRow], cut: Cut, length: int
+    connection: Connection, outcome: str, parent: PrefixRow, parents: Sequence[PrefixRow], wanted: Wanted
 ) -> Exception:
     match outcome:
+        case "request_reused":
+            return requests.reused()
+        case "request_spent":
+            return requests.spent()
+        case "copied":
+            return _copied(parent.network)
         case "taken":
-            assert cut.cidr is not None
-            some = await ranges.children_overlapping(connection, parent.id, cut.cidr)
+            assert wanted.cidr is not None
+            some = await ranges.children_overlapping(connection, parent.id, wanted.cidr)
             return AlreadyExists(
                 "PREFIX_TAKEN",
-                f"{cut.cidr} is not wholly free in {parent.cidr}: {some} is there",
+                f"{wanted.cidr} is not wholly free in {parent.cidr}: {some} is there",
                 field="cidr",
                 metadata={"prefix": some, "parent": str(parent.cidr)},
             )
         case "full":
-            return await prefixes.full(connection, parents, length)
+            return await prefixes.full(connection, parents, wanted.bits)
         case "not_active":
             return FailedPrecondition(
                 "PREFIX_NOT_ACTIVE",
@@ -310,7 +319,7 @@ async def _refusal(
                 metadata={"prefix": str(parent.cidr), "status": parent.status},
             )
         case "outside":
-            return OutOfRange("PREFIX_OUTSIDE", f"{cut.cidr} does not lie in {parent.cidr}", field="cidr")
+            return OutOfRange("PREFIX_OUTSIDE", f"{wanted.cidr} does not lie in {parent.cidr}", field="cidr")
         case "wrong_kind":
             return FailedPrecondition(
                 "PREFIX_IS_LEAF", f"{parent.cidr} gives addresses and has no children", metadata={"kind": parent.kind}
@@ -318,5 +327,5 @@ async def _refusal(
     return InvalidArgument(
         "LENGTH_NOT_ALLOWED",
         f"a child of {parent.cidr} has a length from {parent.cidr.prefixlen + 1} to {parent.cidr.max_prefixlen}",
-        field="cidr" if cut.cidr else "length",
+        field="cidr" if wanted.cidr else "length",
     )

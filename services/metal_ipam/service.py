@@ -24,6 +24,7 @@ from metal_ipam.api.pools import PoolApi
 from metal_ipam.api.prefixes import PrefixApi
 from metal_ipam.api.quotas import QuotaApi
 from metal_ipam.coalescer import Coalescer
+from metal_ipam.family import Family
 from metal_ipam.store import numbers
 
 # RFC 6996 sets 4200000000 to 4294967294 aside for private use; the offset leaves the beginning of it to others.
@@ -53,6 +54,7 @@ async def compose(rt: Runtime) -> Parts:
     await _ensure_pools(db, settings)
     coalescer = Coalescer(db)
     acquisition = Acquisition(db, coalescer)
+    family = Family(db)
     rest = timedelta(seconds=settings.address_quarantine_seconds)
     return Parts(
         servicers=[
@@ -68,7 +70,7 @@ async def compose(rt: Runtime) -> Parts:
             ),
             Servicer(
                 add_PrefixServiceServicer_to_server,
-                PrefixApi(db, rt.paging, acquisition.known),
+                PrefixApi(db, rt.paging, acquisition.known, family),
                 "metalplane.ipam.v1.PrefixService",
             ),
             Servicer(
@@ -80,7 +82,7 @@ async def compose(rt: Runtime) -> Parts:
             Servicer(add_QuotaServiceServicer_to_server, QuotaApi(db, rt.paging), "metalplane.ipam.v1.QuotaService"),
         ],
         background=[Background("end quarantines", lambda: quarantine.run(db, rt.stopping))],
-        close=[coalescer.close],
+        close=[coalescer.close, family.close],
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from metal_ipam.api.exchange import Exchange
 from metal_ipam.api.messages import ip_message, ip_type_of, owner_of, wish_of
 from metal_ipam.call import Call, in_use
 from metal_ipam.cidr import parse_address
+from metal_ipam.requests import content_hash
 from metal_ipam.store import addresses, owners
 from metal_ipam.store.addresses import Release
 
@@ -69,7 +69,7 @@ class IpApi(IpServiceServicer):
             dns_name=request.dns_name,
             labels=dict(request.labels),
             request_id="" if request.validate_only else request.request_id,
-            request_hash=_hash(request) if request.request_id else "",
+            request_hash=content_hash(request) if request.request_id else "",
             keep=not request.validate_only,
             plane=caller.may_plane(PLANE_ROLE_OPERATOR),
             actor=caller.label,
@@ -233,11 +233,3 @@ async def _find(connection: Connection, address: str, network: str, role: Role.V
         raise FailedPrecondition("ADDRESS_AMBIGUOUS", f"{address} exists more than once; name its network or namespace")
     require_project(found[0].project, role, what=what)
     return found[0]
-
-
-def _hash(request: pb.AcquireIpsRequest) -> str:
-    """What tells two requests with one request id apart; the id itself is not in it."""
-    plain = pb.AcquireIpsRequest()
-    plain.CopyFrom(request)
-    plain.request_id = ""
-    return hashlib.sha256(plain.SerializeToString(deterministic=True)).hexdigest()[:32]

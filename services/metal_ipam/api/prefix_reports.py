@@ -14,6 +14,7 @@ from metal_ipam import prefix_changes
 from metal_ipam.api.messages import ip_message, owner_message
 from metal_ipam.api.prefix_messages import prefix_message, range_message
 from metal_ipam.cidr import Address, Prefix, parse_address, parse_prefix
+from metal_ipam.family import Family
 from metal_ipam.known import KnownNetworks
 from metal_ipam.store import addresses, copies, namespaces, numbers, places, prefixes, ranges
 
@@ -27,6 +28,7 @@ class PrefixReports:
     db: Database
     paging: Paging
     known: KnownNetworks
+    family: Family
 
     async def ListReservedRanges(
         self, request: pb.ListReservedRangesRequest, context: Any
@@ -128,5 +130,6 @@ class PrefixReports:
             last = batch[-1][0]
         if not request.network:
             async with self.db.connection() as connection:
-                findings += [*await copies.verify(connection), *await numbers.verify(connection)]
+                for rule in (ranges.verify, copies.verify, numbers.verify):
+                    findings += await rule(connection)
         return pb.VerifyPrefixesResponse(findings=findings)

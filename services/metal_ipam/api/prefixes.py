@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 from google.protobuf.empty_pb2 import Empty
 from metal_kit import idempotency
 from metal_kit.db import Connection
-from metal_kit.errors import InvalidArgument
+from metal_kit.errors import Aborted, InvalidArgument
 from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller
@@ -24,14 +25,17 @@ from metal_ipam.api.prefix_messages import STATUSES, kind_of, prefix_message, pr
 from metal_ipam.api.prefix_reports import PrefixReports
 from metal_ipam.cidr import Address, Prefix, parse_address, parse_prefix
 from metal_ipam.networks import Network
-from metal_ipam.prefix_changes import Cut
+from metal_ipam.requests import content_hash
 from metal_ipam.store import namespaces, prefixes
+from metal_ipam.store.children import Wanted
+from metal_ipam.store.namespaces import DEFAULT
 from metal_ipam.store.prefixes import PrefixRow
 
 CREATE = "/metalplane.ipam.v1.PrefixService/CreatePrefix"
-ACQUIRE_CHILD = "/metalplane.ipam.v1.PrefixService/AcquireChildPrefix"
 MUTABLE = ("labels", "description", "status", "quarantine")
 _FAMILIES = {AddressFamily.ADDRESS_FAMILY_IPV4: 4, AddressFamily.ADDRESS_FAMILY_IPV6: 6}
+# How often a request may be outrun by a twin of it.
+ATTEMPTS = 5
 
 
 class PrefixApi(PrefixReports, PrefixServiceServicer):
@@ -99,34 +103,52 @@ class PrefixApi(PrefixReports, PrefixServiceServicer):
 
     async def DeletePrefix(self, request: pb.DeletePrefixRequest, context: Any) -> Empty:
         cidr = parse_prefix(request.cidr, field="cidr")
+        actor = current_caller().label
+        if await self.family.delete(request.namespace or DEFAULT, cidr, actor=actor):
+            return Empty()
         async with self.db.transaction(purpose="delete a prefix") as connection:
             row = await prefix_changes.find(connection, request.namespace, cidr)
-            await prefix_changes.delete(connection, row, actor=current_caller().label)
+            await prefix_changes.delete(connection, row, actor=actor)
         return Empty()
 
     async def AcquireChildPrefix(self, request: pb.AcquireChildPrefixRequest, context: Any) -> pb.Prefix:
         caller = current_caller()
-        cut = Cut(
+        wanted = Wanted(
             length=request.length,
             cidr=parse_prefix(request.cidr, field="cidr") if request.cidr else None,
             container=kind_of(request.kind) == "container",
             all_usable=request.all_usable,
+            labels=dict(request.labels),
+            description=request.description,
+            # Ids of addresses' requests begin with a project, which has no space in it.
+            request_id=f"child of {caller.label}/{request.request_id}" if request.request_id else "",
+            request_hash=content_hash(request) if request.request_id else "",
+            actor=caller.label,
         )
-        if bool(cut.length) == bool(cut.cidr):
+        if bool(wanted.length) == bool(wanted.cidr):
             raise InvalidArgument("LENGTH_OR_CIDR", "say either the length of the child or its CIDR", field="length")
         if bool(request.parent) == bool(request.selector):
             raise InvalidArgument("PARENT_OR_SELECTOR", "say either the parent or labels that it has", field="parent")
-        call = {"caller": caller.label, "method": ACQUIRE_CHILD, "request_id": request.request_id}
-        async with self.db.transaction(purpose="acquire a child prefix") as connection:
-            known = await idempotency.remembered(connection, **call, request=request, response_type=pb.Prefix)
-            if known is not None:
-                return known
-            parents = await _parents(connection, request, cut.cidr)
-            draft = replace(parents[0], labels=dict(request.labels), description=request.description, status="active")
-            child = await prefix_changes.acquire_child(connection, parents, cut, draft, actor=caller.label)
-            message = prefix_message(child)
-            await idempotency.remember(connection, **call, request=request, response=message)
-        return message
+        if request.parent:
+            parent = parse_prefix(request.parent, field="parent")
+            child = await self.family.acquire(request.namespace or DEFAULT, parent, wanted)
+            if child is not None:
+                return prefix_message(child)
+        return prefix_message(await self._acquire_child(request, wanted))
+
+    async def _acquire_child(self, request: pb.AcquireChildPrefixRequest, wanted: Wanted) -> PrefixRow:
+        """The long way: it can choose the parent, and tell what is wrong."""
+        for _ in range(ATTEMPTS):
+            try:
+                async with self.db.transaction(purpose="acquire a child prefix") as connection:
+                    earlier = await prefix_changes.earlier_child(connection, wanted)
+                    if earlier is not None:
+                        return earlier
+                    parents = await _parents(connection, request, wanted.cidr)
+                    return await prefix_changes.acquire_child(connection, parents, wanted)
+            except asyncpg.UniqueViolationError:  # A twin of this request is just faster.
+                continue
+        raise Aborted("CONCURRENT_CHANGE", "other calls were faster each time; try again")
 
     async def GrowPrefix(self, request: pb.GrowPrefixRequest, context: Any) -> pb.Prefix:
         cidr = parse_prefix(request.cidr, field="cidr")

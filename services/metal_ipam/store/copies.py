@@ -11,7 +11,7 @@ from metal_kit.errors import Aborted, AlreadyExists
 
 from metal_ipam.cidr import Prefix
 from metal_ipam.networks import FAMILIES, Network
-from metal_ipam.store import namespaces
+from metal_ipam.store import children, namespaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,9 @@ async def drop_unused(connection: Connection, network: str, home: int, *, actor:
     )
     if any(row["children"] for row in rows):
         return
-    for row in rows:
-        outcome = await connection.fetchval("SELECT delete_prefix($1, $2)", row["id"], actor)
-        if outcome != "ok":
-            raise Aborted("CONCURRENT_CHANGE", f"the copy of network {network} changed meanwhile; try again")
+    outcomes = await children.delete(connection, [row["id"] for row in rows], actor=actor)
+    if set(outcomes) - {"ok"}:
+        raise Aborted("CONCURRENT_CHANGE", f"the copy of network {network} changed meanwhile; try again")
     await connection.execute(
         """DELETE FROM namespace
            WHERE id = $1 AND for_networks AND NOT EXISTS (SELECT FROM prefix WHERE namespace_id = $1)""",

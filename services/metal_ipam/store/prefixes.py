@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from metal_kit.db import Connection
-from metal_kit.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, ResourceExhausted
+from metal_kit.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from metal_kit.identity import missing
 
 from metal_ipam.addresses import Leaf, Wish
 from metal_ipam.cidr import Prefix
-from metal_ipam.store import ranges
 from metal_ipam.store.namespaces import DEFAULT
 
 DEFAULT_NAMESPACE = 1
@@ -22,6 +21,7 @@ DEFAULT_NAMESPACE = 1
 _SELECT = """
     SELECT p.id, p.namespace_id, p.network_id, p.cidr, p.kind, p.size, p.used, p.quarantined, p.reserved, p.children,
            p.child_used, p.status, p.labels, p.description, p.all_usable, p.quarantine, p.version, p.created_at,
+           p.request_hash,
            (SELECT q.cidr FROM prefix q WHERE q.id = p.parent_id) AS parent_cidr,
            (SELECT n.name FROM namespace n WHERE n.id = p.namespace_id) AS namespace,
            p.parent_id IS NULL AND (SELECT n.for_networks FROM namespace n WHERE n.id = p.namespace_id) AS copied
@@ -137,6 +137,12 @@ async def at(connection: Connection, places: Sequence[tuple[int, Prefix]]) -> di
     return {row["namespace_id"]: _prefix(row) for row in rows}
 
 
+async def by_request(connection: Connection, request_id: str) -> tuple[PrefixRow, str] | None:
+    """The prefix that this request got, and the hash of the request."""
+    row = await connection.fetchrow(f"{_SELECT} WHERE p.request_id = $1", request_id)
+    return None if row is None else (_prefix(row), row["request_hash"])
+
+
 async def labelled(
     connection: Connection, namespace_id: int, selector: Mapping[str, str], family: int, *, limit: int
 ) -> list[PrefixRow]:
@@ -221,11 +227,11 @@ async def create_root(
         AlreadyExists: PREFIX_OVERLAPS, naming the prefix in the way.
         NotFound: the namespace went meanwhile.
     """
-    row = await _one(
-        connection,
+    row = await connection.fetchrow(
         "SELECT * FROM create_root($1, $2, $3, $4, $5, $6, $7)",
         *(namespace_id, network or None, cidr, "container" if container else "leaf", all_usable, quarantine, actor),
     )
+    assert row is not None  # The function returns exactly one row.
     if row["outcome"] == "overlap":
         raise AlreadyExists(
             "PREFIX_OVERLAPS",
@@ -236,7 +242,7 @@ async def create_root(
         )
     if row["outcome"] == "unknown_namespace":
         raise missing("the namespace")
-    _expect_ok(row["outcome"])
+    assert row["outcome"] == "ok"
 
 
 async def lock_containers(connection: Connection, network: str, namespace_id: int) -> list[PrefixRow]:
@@ -246,36 +252,6 @@ async def lock_containers(connection: Connection, network: str, namespace_id: in
     # A statement of its own: this one sees what was committed while the one before waited.
     rows = await connection.fetch(f"{_SELECT} WHERE {which}", network, namespace_id)
     return [_prefix(row) for row in rows]
-
-
-async def cut_child(
-    connection: Connection,
-    parents: Sequence[PrefixRow],
-    length: int,
-    network: str,
-    *,
-    quarantine: timedelta,
-    actor: str,
-) -> Prefix:
-    """Cut a leaf of the length out of the first of `parents`, which are locked and of one family, that has room.
-
-    Raises:
-        ResourceExhausted: PREFIX_FULL, naming the parents, their fill and the largest free blocks.
-    """
-    for parent in parents:
-        if length <= parent.cidr.prefixlen:
-            continue
-        row = await _one(
-            connection,
-            "SELECT * FROM acquire_child($1, $2, NULL, $3, 'leaf', false, $4, $5)",
-            *(parent.id, length, network, quarantine, actor),
-        )
-        if row["outcome"] == "ok":
-            cidr: Prefix = row["cidr"]
-            return cidr
-        if row["outcome"] not in {"full", "not_active"}:
-            _expect_ok(row["outcome"])
-    raise await full(connection, parents, length)
 
 
 async def full(connection: Connection, parents: Sequence[PrefixRow], length: int) -> ResourceExhausted:
@@ -298,37 +274,6 @@ async def full(connection: Connection, parents: Sequence[PrefixRow], length: int
             "largest_free": largest or "",
         },
     )
-
-
-async def delete_all(connection: Connection, network: str, only: Sequence[Prefix] | None = None, *, actor: str) -> None:
-    """Delete the network's prefixes, or those of `only`; children give their block back to the parent.
-
-    Raises:
-        FailedPrecondition: PREFIX_IN_USE, naming the prefix.
-    """
-    await connection.execute(
-        """SELECT FROM prefix WHERE id IN (SELECT parent_id FROM prefix WHERE network_id = $1)
-           ORDER BY id FOR NO KEY UPDATE""",
-        network,
-    )
-    rows = await connection.fetch(
-        """SELECT id, cidr, (SELECT name FROM namespace n WHERE n.id = namespace_id) AS namespace
-           FROM prefix WHERE network_id = $1 AND ($2::cidr[] IS NULL OR cidr = ANY ($2)) ORDER BY id""",
-        network,
-        None if only is None else list(only),
-    )
-    for row in rows:
-        outcome = await connection.fetchval("SELECT delete_prefix($1, $2)", row["id"], actor)
-        if outcome in {"has_children", "has_addresses"}:
-            what = "child prefixes" if outcome == "has_children" else "addresses in use"
-            some = await ranges.in_the_way(connection, row["id"], children=outcome == "has_children")
-            where = f" in namespace {row['namespace']!r}" if row["namespace"] != DEFAULT else ""
-            raise FailedPrecondition(
-                "PREFIX_IN_USE",
-                f"{row['cidr']} of network {network}{where} has {what}: {some}",
-                metadata={"prefix": str(row["cidr"]), "namespace": row["namespace"], "in_the_way": some},
-            )
-        _expect_ok(outcome)
 
 
 async def addresses_in_use(connection: Connection, network: str) -> int:
@@ -362,20 +307,6 @@ async def ids(connection: Connection, network: str, *, after: int, limit: int) -
         (row["id"], str(row["cidr"]) + (f" in namespace {row['namespace']!r}" if row["namespace"] != DEFAULT else ""))
         for row in rows
     ]
-
-
-async def _one(connection: Connection, sql: str, *args: object) -> Any:
-    row = await connection.fetchrow(sql, *args)
-    assert row is not None  # The functions return exactly one row.
-    return row
-
-
-def _expect_ok(outcome: str) -> None:
-    """What is left when the named outcomes are handled: something vanished between two statements."""
-    if outcome == "length":
-        raise InvalidArgument("LENGTH_NOT_ALLOWED", "a child prefix must be longer than its parent", field="length")
-    if outcome != "ok":
-        raise Aborted("CONCURRENT_CHANGE", f"the prefix changed meanwhile ({outcome}); try again")
 
 
 def _leaf(row: Any, source: str) -> Leaf:

@@ -13,6 +13,7 @@ from metal_ipam.cidr import Address, Prefix
 # What `lay_out` keeps back by itself.
 BY_RULE = frozenset({"network address", "broadcast address", "subnet-router anycast"})
 _NAMED = 3
+_MOST_FINDINGS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,23 @@ async def children_overlapping(connection: Connection, prefix_id: int, cidr: Pre
     """Some children of a prefix that overlap the CIDR, for an error."""
     rows = await connection.fetch(
         """SELECT cidr::text AS what FROM prefix
-           WHERE namespace_id = (SELECT namespace_id FROM prefix WHERE id = $1) AND coalesce(parent_id, 0) = $1
-             AND cidr && $2 ORDER BY cidr LIMIT $3""",
+           WHERE parent_id = $1 AND cidr && $2 ORDER BY cidr LIMIT $3""",
         *(prefix_id, cidr, _NAMED + 1),
     )
     return _some(rows)
+
+
+async def verify(connection: Connection) -> list[str]:
+    """Free and reserved space that belongs to no prefix; empty when all is right."""
+    rows = await connection.fetch(
+        """SELECT format('%s %s belongs to no prefix', s.what, s.where_) AS finding
+           FROM (SELECT 'free range' AS what, host(lo) || '-' || host(hi) AS where_, prefix_id FROM free_range
+                 UNION ALL SELECT 'free block', cidr::text, prefix_id FROM free_block
+                 UNION ALL SELECT 'reserved range', host(lo) || '-' || host(hi), prefix_id FROM reserved_range) AS s
+           WHERE NOT EXISTS (SELECT FROM prefix p WHERE p.id = s.prefix_id) LIMIT $1""",
+        _MOST_FINDINGS,
+    )
+    return [row["finding"] for row in rows]
 
 
 def _some(rows: list[Any]) -> str:

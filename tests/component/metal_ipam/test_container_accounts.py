@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 from collections.abc import Coroutine, Iterator
 from typing import Any
 from uuid import uuid4
@@ -99,7 +100,7 @@ class ContainerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         child = data.draw(st.sampled_from(sorted(self.children)))
-        outcome = self.run(self.connection.fetchval("SELECT delete_prefix($1, 'test')", self.children.pop(child)))
+        outcome = self._delete(self.children.pop(child))
         assert outcome == "ok"
 
     @precondition(lambda self: self.children)
@@ -109,7 +110,7 @@ class ContainerMachine(RuleBasedStateMachine):
         row = self.run(self.connection.fetchrow("SELECT * FROM acquire_n($1, ARRAY[NULL], '[{}]', 'test')", child))
         if row["outcome"] == "full":
             return
-        assert self.run(self.connection.fetchval("SELECT delete_prefix($1, 'test')", child)) == "has_addresses"
+        assert self._delete(child) == "has_addresses"
         released = self.run(
             self.connection.fetchval(
                 """SELECT (release_n(ARRAY[namespace_id], ARRAY[addr], ARRAY[NULL], ARRAY[NULL], 'test')).outcome
@@ -122,7 +123,7 @@ class ContainerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.children)
     @rule()
     def a_parent_with_children_stays_and_gives_no_address(self) -> None:
-        assert self.run(self.connection.fetchval("SELECT delete_prefix($1, 'test')", self.prefix)) == "has_children"
+        assert self._delete(self.prefix) == "has_children"
         row = self.run(self.connection.fetchrow("SELECT * FROM acquire_n($1, ARRAY['x'], '[{}]', 'test')", self.prefix))
         assert row["outcome"] == "wrong_kind"
 
@@ -141,15 +142,54 @@ class ContainerMachine(RuleBasedStateMachine):
         for prefix in (self.prefix, *self.children.values()):
             assert self.run(self.connection.fetch("SELECT * FROM verify_prefix($1)", prefix)) == []
 
-    def _cut(self, length: int | None, cidr: Network | None) -> Any:
-        row = self.run(
-            self.connection.fetchrow(
-                "SELECT * FROM acquire_child($1, $2, $3, $4, 'leaf', false, '0', 'test')",
-                *(self.prefix, length, cidr, self.name),
+    @rule(data=st.data())
+    def cut_several(self, data: st.DataObject) -> None:
+        """One statement does what one each would do, in their order."""
+        extras = data.draw(st.lists(st.integers(0, 5), min_size=2, max_size=6))
+        rows = self._cut_all([{"length": self.root.prefixlen + extra} for extra in extras])
+        assert [row["ord"] for row in rows] == list(range(1, len(extras) + 1))
+        for row, extra in zip(rows, extras, strict=True):
+            length = self.root.prefixlen + extra
+            fitting = [b for b in free_blocks(self.root, set(self.children)) if b.prefixlen <= length]
+            if extra and fitting:
+                best = min(fitting, key=lambda b: (-b.prefixlen, b))
+                assert row["cidr"] == next(best.subnets(new_prefix=length))
+                self.children[row["cidr"]] = row["prefix_id"]
+            else:
+                assert row["outcome"] == ("full" if extra else "length")
+
+    @precondition(lambda self: len(self.children) > 1)
+    @rule(data=st.data())
+    def give_several_back(self, data: st.DataObject) -> None:
+        gone = data.draw(st.lists(st.sampled_from(sorted(self.children)), min_size=2, max_size=8, unique=True))
+        ids = [self.prefix, *(self.children.pop(each) for each in gone)]
+        rows = self.run(
+            self.connection.fetch(
+                "SELECT outcome FROM delete_prefixes($1, $2, true) ORDER BY ord", ids, ["test"] * len(ids)
             )
         )
-        assert row is not None
+        # The parent had children when the statement began.
+        assert [row["outcome"] for row in rows] == ["has_children", *["ok"] * len(gone)]
+
+    def _cut(self, length: int | None, cidr: Network | None) -> Any:
+        [row] = self._cut_all([{"length": length} if cidr is None else {"cidr": str(cidr)}])
         return row
+
+    def _cut_all(self, entries: list[dict[str, Any]]) -> Any:
+        entries = [{"network": self.name, "actor": "test", **entry} for entry in entries]
+        return self.run(
+            self.connection.fetch(
+                "SELECT * FROM acquire_children($1, $2) ORDER BY ord", self.prefix, json.dumps(entries)
+            )
+        )
+
+    def _delete(self, prefix: int) -> str:
+        outcome: str = self.run(
+            self.connection.fetchval(
+                "SELECT outcome FROM delete_prefixes(ARRAY[$1::bigint], ARRAY['test'], true)", prefix
+            )
+        )
+        return outcome
 
 
 class PoolMachine(RuleBasedStateMachine):

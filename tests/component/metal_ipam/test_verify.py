@@ -84,7 +84,7 @@ CONTAINER_CORRUPTIONS = {
 async def test_a_corrupt_container_is_found_and_repaired(connection: Connection, corruption: str) -> None:
     prefix_id = await root(connection, "10.0.0.0/24", "container")
     network = await connection.fetchval("SELECT network_id FROM prefix WHERE id = $1", prefix_id)
-    await connection.execute("SELECT acquire_child($1, 26, NULL, $2, 'leaf', false, '0', 'test')", prefix_id, network)
+    await connection.execute("SELECT acquire_children($1, $2)", prefix_id, [{"length": 26, "network": network}])
     assert await findings(connection, prefix_id) == []
     await connection.execute(corruption, prefix_id)
     assert await findings(connection, prefix_id) != []

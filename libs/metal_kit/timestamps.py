@@ -8,14 +8,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from metal_kit.errors import InvalidArgument
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def to_timestamp(value: datetime | None) -> Timestamp | None:
     """The Timestamp of an aware datetime; None stays None, which leaves a message field unset."""
     if value is None:
         return None
-    stamp = Timestamp()
-    stamp.FromDatetime(value)
-    return stamp
+    # FromDatetime goes through the calendar and takes four times as long, which lists notice.
+    since = value - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def parse_timestamp(stamp: Timestamp, *, field: str) -> datetime:

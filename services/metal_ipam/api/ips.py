@@ -37,7 +37,7 @@ from metal_ipam.api.messages import ip_message, ip_type_of, owner_of, wish_of
 from metal_ipam.call import Call, in_use
 from metal_ipam.cidr import parse_address
 from metal_ipam.requests import content_hash
-from metal_ipam.store import addresses, owners
+from metal_ipam.store import address_pages, addresses, owners
 from metal_ipam.store.addresses import Release
 
 MUTABLE = ("name", "description", "dns_name", "labels", "type")
@@ -102,7 +102,7 @@ class IpApi(IpServiceServicer):
         filter_key = f"ips:{filters}:{'' if visible_to is None else caller.label}"
         page = self.paging.page(request.page_size, request.page_token, filter_key=filter_key)
         async with self.db.connection() as connection:
-            rows = await addresses.page(
+            rows = await address_pages.page(
                 connection,
                 visible_to=visible_to,
                 project=request.project,
@@ -111,8 +111,8 @@ class IpApi(IpServiceServicer):
                 after=None if page.after is None else (int(str(page.after[0])), str(page.after[1])),
                 limit=page.limit,
             )
-        shown, token = page.cut(rows, lambda row: row[0])
-        return pb.ListIpsResponse(ips=[ip_message(ip) for _, ip in shown], next_page_token=token)
+        shown, token = page.cut(rows, address_pages.place_of)
+        return pb.ListIpsResponse(ips=[ip_message(ip) for ip in shown], next_page_token=token)
 
     async def WatchIps(self, request: pb.WatchIpsRequest, context: Any) -> AsyncIterator[pb.WatchIpsResponse]:
         interest = watching.IpInterest(current_caller(), request.project, request.network)

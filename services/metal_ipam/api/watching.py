@@ -25,7 +25,7 @@ from metalplane.ipam.v1.events_pb2 import NetworkChanged
 
 from metal_ipam.addresses import Ip, Owner
 from metal_ipam.api.messages import ip_message
-from metal_ipam.store import address_changes, addresses
+from metal_ipam.store import address_changes, address_pages
 from metal_ipam.store.address_changes import AddressChange
 
 BATCH = 500
@@ -61,7 +61,7 @@ async def present_ips(db: Database, interest: IpInterest) -> AsyncIterator[list[
     place: tuple[int, str] | None = None
     while True:
         async with db.connection() as connection:
-            rows = await addresses.page(
+            rows = await address_pages.page(
                 connection,
                 visible_to=interest.visible_to,
                 project=interest.project,
@@ -71,10 +71,10 @@ async def present_ips(db: Database, interest: IpInterest) -> AsyncIterator[list[
                 limit=BATCH,
             )
         if rows:
-            yield [_upserted(ip) for _, ip in rows]
+            yield [_upserted(ip) for ip in rows]
         if len(rows) < BATCH:
             return
-        place = rows[-1][0]
+        place = address_pages.place_of(rows[-1])
 
 
 async def follow_ips(

@@ -88,7 +88,11 @@ async def _homes(
         """SELECT a.namespace_id, a.addr, coalesce(p.network_id, '') AS network,
                   (SELECT n.name FROM namespace n WHERE n.id = a.namespace_id) AS namespace
            FROM unnest($1::int[], $2::inet[]) AS a (namespace_id, addr)
-           JOIN prefix p ON p.namespace_id = a.namespace_id AND p.cidr >>= a.addr AND p.kind = 'leaf'""",
+           CROSS JOIN LATERAL generate_series(0, width(a.addr)) AS l
+           -- The limit keeps this a look-up of each length.
+           CROSS JOIN LATERAL (SELECT * FROM prefix o WHERE o.namespace_id = a.namespace_id
+                               AND o.cidr = network(set_masklen(a.addr, l)) LIMIT 1) AS p
+           WHERE p.kind = 'leaf'""",
         *([place[0] for place in places], [place[1] for place in places]),
     )
     return {(row["namespace_id"], row["addr"]): (row["network"], row["namespace"]) for row in rows}

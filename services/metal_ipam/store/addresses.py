@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -20,13 +20,6 @@ _SELECT = """
            coalesce(p.network_id, '') AS network_id,
            (SELECT s.name FROM namespace s WHERE s.id = i.namespace_id) AS namespace
     FROM ip i JOIN prefix p ON p.id = i.prefix_id
-"""
-
-# Without what the prefix says: of many addresses of one prefix that is the same, and dear to read each time.
-_SELECT_ALONE = """
-    SELECT i.addr, i.namespace_id, i.prefix_id, i.project_id, i.owner_kind, i.owner_id, i.kind, i.name, i.description,
-           i.dns_name, i.labels, i.version, i.created_at
-    FROM ip i
 """
 
 
@@ -238,7 +231,7 @@ async def by_requests(connection: Connection, request_ids: Sequence[str]) -> tup
     spent = await connection.fetchval(
         "SELECT EXISTS (SELECT FROM spent_request WHERE request_id = ANY ($1::text[]))", list(request_ids)
     )
-    return {row["request_id"]: (_ip(row), row["request_hash"]) for row in rows}, bool(spent)
+    return {row["request_id"]: (ip_from(row), row["request_hash"]) for row in rows}, bool(spent)
 
 
 async def hold(connection: Connection, ip: Ip) -> bool:
@@ -290,7 +283,7 @@ async def find(
             ORDER BY n.id LIMIT $4""",
         *(address, network, namespace, limit, None if projects is None else list(projects)),
     )
-    return [_ip(row) for row in rows]
+    return [ip_from(row) for row in rows]
 
 
 async def by_places(connection: Connection, places: Sequence[tuple[int, Address]]) -> dict[tuple[int, Address], Ip]:
@@ -301,7 +294,7 @@ async def by_places(connection: Connection, places: Sequence[tuple[int, Address]
             WHERE i.state <> 'quarantine'""",
         *([place[0] for place in places], [place[1] for place in places]),
     )
-    return {(row["namespace_id"], row["addr"]): _ip(row) for row in rows}
+    return {(row["namespace_id"], row["addr"]): ip_from(row) for row in rows}
 
 
 async def lock_homes(connection: Connection, owner: Owner) -> None:
@@ -322,64 +315,7 @@ async def owned(connection: Connection, owner: Owner, *, limit: int) -> list[Ip]
             LIMIT $3 FOR NO KEY UPDATE OF i""",
         *(owner.kind, owner.id, limit),
     )
-    return [_ip(row) for row in rows]
-
-
-async def page(
-    connection: Connection,
-    *,
-    visible_to: Sequence[str] | None,
-    project: str,
-    network: str,
-    owner: Owner,
-    after: tuple[int, str] | None,
-    limit: int,
-) -> list[tuple[tuple[int, str], Ip]]:
-    """Addresses in use with their place in the order: by prefix, oldest first, and address.
-
-    The conditions are put together, because one statement for all of them has a plan that fits none.
-    """
-    projects = None if visible_to is None else list(visible_to)
-    if project:
-        projects = [project] if projects is None or project in projects else []
-    where, args = ["i.state <> 'quarantine'"], list[object]()
-
-    def add(condition: str, *values: object) -> None:
-        numbers = range(len(args) + 1, len(args) + 1 + len(values))
-        where.append(condition.format(*(f"${number}" for number in numbers)))
-        args.extend(values)
-
-    if network:
-        own = [row["id"] for row in await connection.fetch("SELECT id FROM prefix WHERE network_id = $1", network)]
-        if len(own) == 1:
-            add("i.prefix_id = {}", own[0])  # the index has the addresses in this order
-        else:
-            add("i.prefix_id = ANY ({}::bigint[])", own)
-    if owner:
-        add("i.owner_kind = {} AND i.owner_id = {} AND i.owner_id <> ''", owner.kind, owner.id)
-    if after is not None:
-        add("(i.prefix_id, i.addr) > ({}, {}::text::inet)", *after)
-    ordered = "ORDER BY i.prefix_id, i.addr LIMIT"
-    if projects is None:
-        add(f"true {ordered} {{}}", limit)
-        sql = f"{_SELECT_ALONE} WHERE {' AND '.join(where)}"
-    else:
-        # A page of each project by its index, and the first of them: an index has the order for one project only, and
-        # with a list of them Postgres would read all that they have.
-        args += [projects, limit]
-        most = f"${len(args)}"
-        sql = f"""SELECT i.* FROM unnest(${len(args) - 1}::text[]) AS w (project)
-                  CROSS JOIN LATERAL ({_SELECT_ALONE} WHERE {" AND ".join(where)} AND i.project_id = w.project
-                                      {ordered} {most}) AS i {ordered} {most}"""
-    rows = await connection.fetch(sql, *args)
-    prefix_ids = {row["prefix_id"] for row in rows}
-    homes = await _homes(connection, prefix_ids)
-    if len(homes) < len(prefix_ids):
-        # A prefix went with its addresses between the two statements. The next look does not find them.
-        return await page(
-            connection, visible_to=visible_to, project=project, network=network, owner=owner, after=after, limit=limit
-        )
-    return [((row["prefix_id"], str(row["addr"])), _ip(row, homes[row["prefix_id"]])) for row in rows]
+    return [ip_from(row) for row in rows]
 
 
 async def update(connection: Connection, ip: Ip, *, seen: int, actor: str) -> Ip | None:
@@ -454,18 +390,8 @@ def _with(ip: Ip, *, version: int) -> Ip:
     return Ip(**(values | {"version": version}))
 
 
-async def _homes(connection: Connection, prefix_ids: Collection[int]) -> dict[int, Any]:
-    """What addresses have from their prefixes, by the prefixes' ids."""
-    rows = await connection.fetch(
-        """SELECT p.id, p.cidr, coalesce(p.network_id, '') AS network_id, n.name AS namespace
-           FROM prefix p JOIN namespace n ON n.id = p.namespace_id WHERE p.id = ANY ($1::bigint[])""",
-        list(prefix_ids),
-    )
-    return {row["id"]: row for row in rows}
-
-
-def _ip(row: Any, home: Any = None) -> Ip:
-    """`home`: the row of the prefix where `row` is an address's alone."""
+def ip_from(row: Any, home: Any = None) -> Ip:
+    """The address of a row. `home`: the row of the prefix where `row` is an address's alone."""
     home = row if home is None else home
     return Ip(
         address=row["addr"],

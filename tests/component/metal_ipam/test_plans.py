@@ -13,6 +13,7 @@ from metal_ipam.addresses import Owner, Wish
 from metal_ipam.networks import NetworkType
 from metal_ipam.store import (
     address_changes,
+    address_pages,
     addresses,
     copies,
     dumps,
@@ -116,8 +117,15 @@ def network_page(**filters: Any) -> Call:
 
 
 def address_page(**filters: Any) -> Call:
-    wanted = {"visible_to": None, "project": "", "network": "", "owner": Owner(), "after": None, "limit": 51}
-    return partial(addresses.page, **wanted | filters)
+    wanted: dict[str, Any] = {
+        "visible_to": None,
+        "project": "",
+        "network": "",
+        "owner": Owner(),
+        "after": None,
+        "limit": 51,
+    }
+    return partial(address_pages.page, **wanted | filters)
 
 
 FILTERS: dict[str, dict[str, Any]] = {
@@ -245,6 +253,17 @@ async def test_addresses_are_read_by_page(plans: Plans) -> None:
     # Resting addresses are nobody's and left out, but stand in the same index.
     resting = {"network of resting ones": address_page(network="n00004")}
     await plans.check(resting, reads=20000)
+
+
+async def test_a_page_deep_in_a_prefix_reads_what_it_shows(plans: Plans) -> None:
+    """The place where a page begins is found by an index, not by reading what comes before it."""
+    async with plans.db.connection() as conn:
+        [home] = await conn.fetch("SELECT id, network_id FROM prefix WHERE cidr = '11.0.0.0/16'")
+    cases: list[dict[str, Any]] = [{}, {"visible_to": ["big"]}, {"visible_to": ["big", "rare"]}]
+    for filters in cases:
+        page = address_page(network=home["network_id"], after=(home["id"], "11.0.70.0"), **filters)
+        _, cost = await plans.cost(page), await plans.cost(page)
+        assert cost.blocks <= 40, cost
 
 
 async def test_what_one_owner_does_costs_the_same_in_a_large_plane(plans: Plans) -> None:

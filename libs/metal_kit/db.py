@@ -1,4 +1,4 @@
-"""A service's Postgres: one asyncpg pool bound to the service's schema, and one connection that listens.
+"""A service's Postgres: an asyncpg pool bound to its schema, a connection that is reserved, and one that listens.
 
 Transactions are short, named by their purpose, READ COMMITTED, and never contain a call that leaves the process (see
 `metal_kit.guard`). Limits on statements, locks and idle transactions are set on the server's side, because a stuck
@@ -76,8 +76,9 @@ class DatabaseUnreachable(Exception):
 class Database:
     """The pool and the listener of one schema. `await Database.open(...)`, and `close()` it."""
 
-    def __init__(self, pool: Pool, listener: Listener, schema: str) -> None:
+    def __init__(self, pool: Pool, reserve: Pool, listener: Listener, schema: str) -> None:
         self.pool = pool
+        self._reserve = reserve
         self.listener = listener
         self.schema = schema
 
@@ -87,39 +88,45 @@ class Database:
 
         Args:
             min_size: connections that are kept.
-            max_size: connections at most, without the listener's; callers beyond it wait up to ACQUIRE_SECONDS.
+            max_size: connections at most, without the listener's and the reserved one; callers beyond it wait up to
+                ACQUIRE_SECONDS.
 
         Raises:
             DatabaseUnreachable: no server, wrong password, no such database.
         """
         checked_schema(schema)
         settings = _SERVER_SETTINGS | {"search_path": f"{schema}, public", "application_name": f"metal-{schema}"}
-        try:
-            pool = await asyncpg.create_pool(
+
+        async def pool_of(least: int, most: int) -> Pool:
+            return await asyncpg.create_pool(
                 url,
-                min_size=min_size,
-                max_size=max_size,
+                min_size=least,
+                max_size=most,
                 timeout=CONNECT_SECONDS,
                 command_timeout=COMMAND_SECONDS,
                 server_settings=settings,
                 init=_prepare,
                 reset=_keep,
             )
+
+        try:
+            pool, reserve = await pool_of(min_size, max_size), await pool_of(0, 1)
         except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise unreachable(url, error) from error
         listener = Listener(url, channel_of(schema), server_settings={"application_name": f"metal-{schema}-listen"})
         listener.start()
-        return cls(pool, listener, schema)
+        return cls(pool, reserve, listener, schema)
 
     async def close(self) -> None:
-        """Close the listener and the pool; connections that are still in use after 10 s are cut."""
+        """Close the listener and the pools; connections that are still in use after 10 s are cut."""
         await self.listener.close()
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await self.pool.close()
+                await asyncio.gather(self.pool.close(), self._reserve.close())
         except TimeoutError:
             log.warning("database.close_forced", schema=self.schema)
             self.pool.terminate()
+            self._reserve.terminate()
 
     @asynccontextmanager
     async def transaction(self, *, purpose: str) -> AsyncIterator[Connection]:
@@ -136,7 +143,7 @@ class Database:
         outer = in_transaction.get()
         if outer:
             raise RuntimeError(f"transaction {purpose!r} opened inside the transaction {outer!r}")
-        async with self._acquired() as connection:
+        async with self._acquired(self.pool) as connection:
             in_transaction.set(purpose)
             try:
                 async with connection.transaction():
@@ -148,13 +155,23 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection for reads, each statement its own transaction; same errors as `transaction`."""
-        async with self._acquired() as connection:
+        async with self._acquired(self.pool) as connection:
             yield connection
 
     @asynccontextmanager
-    async def _acquired(self) -> AsyncIterator[Connection]:
+    async def reserved(self) -> AsyncIterator[Connection]:
+        """The one connection that is not of the pool, made when it is first asked for; same errors as `connection`.
+
+        For one loop whose short statements every call waits for: handlers that wait for each other's locks have the
+        whole pool at times, and those that have nothing to do with it would wait as well.
+        """
+        async with self._acquired(self._reserve) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _acquired(self, pool: Pool) -> AsyncIterator[Connection]:
         try:
-            connection = await self.pool.acquire(timeout=ACQUIRE_SECONDS)
+            connection = await pool.acquire(timeout=ACQUIRE_SECONDS)
         except TimeoutError as error:
             raise Unavailable("DATABASE_BUSY", "all database connections are in use; try again") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
@@ -179,7 +196,7 @@ class Database:
                 raise
             raise _unavailable() from error
         finally:
-            await self.pool.release(connection, timeout=_CLOSE_SECONDS)
+            await pool.release(connection, timeout=_CLOSE_SECONDS)
 
 
 def checked_schema(schema: str) -> str:

@@ -66,7 +66,7 @@ class LocalLog:
 
     async def append(self, rows: Sequence[Row]) -> None:
         """Append in one statement, which commits."""
-        async with self._db.connection() as connection:
+        async with self._db.reserved() as connection:
             await append(connection, rows)
 
 

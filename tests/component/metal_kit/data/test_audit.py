@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -225,6 +226,20 @@ async def test_while_the_log_is_away_nobody_may_go_on_and_what_has_ended_is_kept
         await eventually(lambda: len(destination.rows) == 3)
         await writer.commit(entry(BEGUN))
     assert [row.call for row in destination.rows[:3]] == [each.call for each in ended]
+
+
+async def test_handlers_that_have_every_connection_do_not_keep_calls_from_being_recorded(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many that wait for one lock have the whole pool; a call that has nothing to do with it is not to be refused."""
+    monkeypatch.setattr("metal_kit.audit.writer.APPEND_SECONDS", 2.0)
+    writer = AuditWriter(LocalLog(db), "kit")
+    async with AsyncExitStack() as handlers:
+        for _ in range(db.pool.get_max_size()):
+            await handlers.enter_async_context(db.connection())
+        async with running(writer):
+            await writer.commit(entry(BEGUN))
+    assert (await verify(db)).entries == 1
 
 
 async def test_an_entry_that_cannot_be_stored_does_not_hold_up_the_others() -> None:

@@ -45,11 +45,16 @@ from running import running
 async def test_no_more_keys_run_at_once_than_there_are_workers(things: Database, eventually: Eventually) -> None:
     now = most = 0
     done: set[str] = set()
+    all_at_work = asyncio.Event()
 
     async def do(thing: Thing) -> Outcome:
         nonlocal now, most
         now += 1
         most = max(most, now)
+        if now == 3:
+            all_at_work.set()
+        # None ends before three have met: on a busy machine the first may be done before the others have begun.
+        await all_at_work.wait()
         await asyncio.sleep(0.01)
         now -= 1
         done.add(thing.key)

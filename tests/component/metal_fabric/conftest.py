@@ -12,6 +12,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from metal_fabric.service import SPEC
+from metal_fabric.stream import HEARTBEAT_SECONDS
 from metal_kit import identity
 from metal_kit.client import Peers, StreamCall
 from metal_kit.errors import Problem, Unauthenticated
@@ -19,7 +20,7 @@ from metal_kit.runtime import RunningService
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.common.v1.event_pb2 import Event
 from metalplane.fabric.v1 import agent_pb2, cabling_pb2, switch_pb2
-from metalplane.fabric.v1.agent_pb2 import ConnectRequest, DesiredState
+from metalplane.fabric.v1.agent_pb2 import ConnectRequest, DesiredState, Heartbeat
 from metalplane.fabric.v1.agent_pb2_grpc import SwitchAgentServiceStub
 from metalplane.fabric.v1.cabling_pb2_grpc import CablingServiceStub
 from metalplane.fabric.v1.generation_pb2_grpc import GenerationServiceStub
@@ -59,8 +60,11 @@ class Leaf:
     failure: Problem | None = None
     _call: Any = None
     _reader: asyncio.Task[None] | None = None
+    _beating: asyncio.Task[None] | None = None
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def open(self) -> Leaf:
+    async def open(self, *, silent: bool = False) -> Leaf:
+        """Connect. A `silent` leaf gives no sign of life of its own accord, against the contract."""
         stub: Any = self.peers.stub(SwitchAgentServiceStub, "fabric")
         self._call = call = stub.Connect()
         self._reader = asyncio.create_task(self._read(call))
@@ -68,7 +72,17 @@ class Leaf:
             return self
         with suppress(Problem):  # a refusal may overtake the hello; the reader has it too
             await self.send(hello=self.hello)
+        if self._beating is None and not silent:
+            self._beating = asyncio.create_task(self._beat())
         return self
+
+    async def _beat(self) -> None:
+        # What a test does beside this may take longer than fabric waits for a leaf that is silent.
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if not self.ended:
+                with suppress(Problem):  # the reader has it
+                    await self.send(heartbeat=Heartbeat())
 
     async def _read(self, call: StreamCall) -> None:
         self.failure = None
@@ -84,7 +98,8 @@ class Leaf:
             self.failure = problem
 
     async def send(self, **message: Any) -> None:
-        await self._call.write(ConnectRequest(**message))
+        async with self._writing:
+            await self._call.write(ConnectRequest(**message))
 
     @property
     def generation(self) -> int:
@@ -124,9 +139,10 @@ class Leaf:
     async def close(self) -> None:
         if self._call is not None:
             self._call.cancel()
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
+        for task in (self._reader, self._beating):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
 
 
 @dataclass

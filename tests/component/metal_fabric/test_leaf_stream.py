@@ -123,7 +123,7 @@ async def test_a_leaf_that_falls_silent_loses_its_stream(
     fabric: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metal_fabric.stream.SILENCE", timedelta(seconds=0.5))
-    leaf = await fabric.leaf("leaf01").open()
+    leaf = await fabric.leaf("leaf01").open(silent=True)
     await eventually(lambda: leaf.ended)
     assert leaf.states
     assert (leaf.failure.code.name, leaf.failure.reason) == ("DEADLINE_EXCEEDED", "LEAF_SILENT")

@@ -27,6 +27,8 @@ from metal_core.quarantine import Quarantine
 from metal_core.reports import Reports
 
 RETRY = Backoff(first=timedelta(seconds=1), most=timedelta(seconds=60), least=timedelta(milliseconds=200))
+# Seconds between two looks whether a person wants what is set aside to be tried again.
+LOOK = 1.0
 # Seconds after a run in which a message of the plane may have been on its way since before it.
 ON_ITS_WAY = 2.0
 _log = logs.get_logger("metal_core.following")
@@ -157,7 +159,10 @@ class Following:
             await self._pause(stopping)
 
     async def _listen(self) -> None:
-        """Act upon the plane having been heard."""
+        """Act upon the plane having been heard, and upon a person who wants what is set aside to be tried again."""
+        if await self._quarantine.ended_by_a_person():
+            _log.info("quarantine.ended_by_a_person")
+            self._failures, self._due = 0, 0.0
         if not self._heard:
             return
         self._heard = False
@@ -173,9 +178,6 @@ class Following:
 
     async def _follow(self, desired: Desired) -> None:
         announce = self._announce
-        if await self._quarantine.ended_by_a_person():
-            _log.info("quarantine.ended_by_a_person", generation=desired.generation)
-            self._failures = 0
         if reason := self._quarantine.reason(desired):
             wait = await self._hold(desired, reason, announce=announce)
         else:
@@ -318,6 +320,7 @@ class Following:
         if left == 0:
             return max(self._back_due - _now(), 0.0)
         dues = [] if self._wanted is None else [self._due - _now()]
+        dues += [LOOK] if self._quarantine.sets_aside else []
         dues += [] if left is None else [left]
         return max(min(dues), 0.0) if dues else None
 

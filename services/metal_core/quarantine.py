@@ -1,9 +1,9 @@
 """Generations that are not tried again: the reason, what differed, and what ends it. Kept on the leaf's disk.
 
 A state that cannot work is set aside at once, one that failed on the way after several attempts, one that cut the leaf
-off from the plane when it was taken back. A newer generation is always tried. The same one is tried again when a
-person removes the file, when the leaf went through an outage after the attempts, or when it turns out that the plane
-was out of reach by itself. Failures of Redis or FRR before anything was touched never count.
+off from the plane when it was taken back. A newer generation is always tried. The same one is tried again when a person
+says so (`metal-core retry` removes the file), when the leaf went through an outage after the attempts, or when it turns
+out that the plane was out of reach by itself. Failures of Redis or FRR before anything was touched never count.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class Quarantine:
             self.entry = await asyncio.to_thread(_read, self.path)
             self._on_disk = self.entry is not None
 
+    @property
+    def sets_aside(self) -> bool:
+        """Whether there is a generation that is not tried."""
+        return self.entry is not None and bool(self.entry.reason)
+
     def reason(self, desired: Desired) -> str:
         """Why `desired` is not tried; empty when it is."""
         return self.entry.reason if self.entry is not None and _is_about(self.entry, desired) else ""
@@ -116,6 +121,17 @@ class Quarantine:
         if self.entry is not None and self.entry.failures >= ATTEMPTS:
             _log.info("quarantine.tried_once_more", generation=self.entry.generation)
             await self._keep(replace(self.entry, reason="", failures=ATTEMPTS - 1))
+
+    async def end(self) -> Entry | None:
+        """Have what was set aside tried again, by the agent that runs or by the next one; what is known of it, None for
+        nothing. Of a generation that is tried anyway the failures stay. Raises OSError when the file cannot be removed.
+        """
+        await self.load()
+        entry = self.entry
+        if self.path is not None and (entry is None or self.sets_aside):
+            # Also one that cannot be read: an agent that runs may know what stood in it.
+            await asyncio.to_thread(self.path.unlink, missing_ok=True)
+        return entry
 
     async def ended_by_a_person(self) -> bool:
         """Whether somebody removed the file; the generation is tried again then."""

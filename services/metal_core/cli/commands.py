@@ -11,6 +11,7 @@ from metal_core.cli.failure import DIFFERS, HELD, REFUSED, USAGE, CommandFailed
 from metal_core.cli.look import Preview, preview, view, vtep_of
 from metal_core.cli.parser import file_of
 from metal_core.cli.printing import note, print_json, print_lines
+from metal_core.cli.retry import retry
 from metal_core.cli.status import show_status
 from metal_core.cli.wish import Wish, read_file, remembered
 from metal_core.configdb import render
@@ -33,6 +34,8 @@ async def run(leaf: Leaf, options: argparse.Namespace) -> int:
             return await _change(leaf, options, await _wish(leaf, options), dry_run=options.dry_run)
         case "rollback":
             return await _change(leaf, options, await _way_back(leaf, options), dry_run=options.dry_run)
+        case "retry":
+            return await retry(leaf, options)
         case _:
             return await show_status(leaf, options)
 

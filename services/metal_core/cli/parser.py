@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     rollback.add_argument("--previous", action="store_true", help="to the known good state before the last one instead")
     for each in (apply, rollback):
         each.add_argument("--dry-run", action="store_true", help="print what would be done, as `plan` does")
+    command("retry", "have the generation tried again that the agent has set aside", _and(_RETRY))
     command("status", "show who is at work, what is known to be good, and whether the leaf has it", _and(_STATUS))
     return top
 
@@ -82,6 +83,10 @@ replaces a state that is not its own by a new generation."""
 _ROLLBACK = """\
 A failed attempt is taken back. While the agent runs it holds the leaf; stop it first. When it runs again it brings the
 leaf to the plane's newest state; `metalctl switch rollback` has the plane want an older one."""
+_RETRY = """\
+A generation of the plane's that failed three times, can never work, or cut the leaf off, is not tried again by itself;
+`metal-core status` and `metalctl switch describe` say why. An agent that runs tries it again within seconds, otherwise
+the next one does. Where nothing is set aside nothing happens. `metalctl switch retry` does the same from afar."""
 _STATUS = """\
 Code 1 when the leaf differs from the last known good state, 3 when there is none."""
 

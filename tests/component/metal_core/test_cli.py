@@ -18,6 +18,7 @@ from metal_core.confirm import Trials
 from metal_core.desired import Desired, Port, PortRole, Vrf, to_json
 from metal_core.frr.render import render as render_frr
 from metal_core.lock import LeafLock
+from metal_core.outcome import Failure, Outcome
 from metal_core.quarantine import Quarantine
 
 UPLINKS = (Port("Ethernet120", PortRole.UPLINK), Port("Ethernet124", PortRole.UPLINK))
@@ -241,6 +242,34 @@ async def test_while_the_agent_holds_the_leaf_people_may_only_look(console: Cons
         assert await console.run("status") == 0
         assert "held by:     the agent, process " in console.out
     assert await console.has(BARE)
+
+
+async def test_what_was_set_aside_is_tried_again_when_a_person_says_so(console: Console) -> None:
+    directory = console.bench.known_good.path.parent
+    quarantine = Quarantine(directory)
+    assert await console.run("retry") == 0
+    assert console.out == "Nothing is set aside here: whatever the plane wants is tried.\n"
+    await quarantine.failed(TENANT, Outcome(False, "no", failure=Failure.FAILED))
+    assert await console.run("retry") == 0
+    assert "generation 6 failed, attempt 1, and is tried again by itself" in console.out
+    await quarantine.cut_off(TENANT, "it cut the leaf off")
+    with LeafLock(directory).held("the agent"):
+        assert await console.run("retry") == 0
+    assert "Generation 6 is tried again by the agent, process " in console.out
+    assert console.out.endswith("It was set aside: it cut the leaf off\n")
+    assert await quarantine.ended_by_a_person()
+    await quarantine.cut_off(TENANT, "once more")
+    assert await console.run("retry", "-o", "json") == 0
+    assert json.loads(console.out) == {"tried_again": {"generation": 6, "reason": "once more"}, "held_by": ""}
+    assert await console.run("retry", "-o", "json") == 0
+    assert json.loads(console.out) == {"tried_again": None, "held_by": ""}
+
+
+async def test_a_quarantine_that_cannot_be_ended_is_an_error(console: Console) -> None:
+    path = console.bench.known_good.path.with_name("quarantine.json")
+    path.mkdir(parents=True)
+    assert await console.run("retry") == 1
+    assert f"{path}: " in console.err
 
 
 async def test_without_redis_the_error_says_so(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from leaf_rack import Rack, applied, state
+from metal_core.quarantine import Quarantine
 
 Eventually = Callable[..., Awaitable[None]]
 
@@ -122,6 +123,9 @@ async def test_a_generation_that_the_switch_does_not_follow_is_set_aside_over_re
     await eventually(lambda: len(rack.fabric.reports) > told, seconds=30)
     assert set_aside(rack, 2)()
     assert await rack.bench.sonic.config() == before
+    # What `metal-core retry` does beside an agent that next looks at the leaf in an hour.
+    assert await Quarantine(rack.bench.known_good.path.parent).end() is not None
+    await eventually(applied(rack, 2))
     rack.fabric.want(state(3, 2000))
     await eventually(applied(rack, 3))
 

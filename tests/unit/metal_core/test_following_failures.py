@@ -53,7 +53,7 @@ class Memory(FakeApplier):
 class Leaf:
     """The loop on a disk, with a clock of its own for trials and quarantine."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, compare_every: float = 0.002) -> None:
         self.directory, self.now = directory, 1000.0
         self.reports = Reports()
         self.trials = Trials(KnownGoodFile(directory), limit=120, clock=lambda: self.now)
@@ -63,7 +63,7 @@ class Leaf:
             self.applier,  # type: ignore[arg-type]
             self.reports,
             switch_id="leaf01",
-            compare_every=0.002,
+            compare_every=compare_every,
             retry=Backoff(timedelta(milliseconds=1), timedelta(milliseconds=2), least=timedelta(milliseconds=1)),
             trials=self.trials,
             quarantine=self.quarantine,
@@ -101,7 +101,10 @@ class Leaf:
 @pytest.fixture
 async def leaf(tmp_path: Path) -> Leaf:
     """A leaf that has the first generation confirmed, and of whose plane nothing is heard."""
-    leaf = Leaf(tmp_path)
+    return await confirmed(Leaf(tmp_path))
+
+
+async def confirmed(leaf: Leaf) -> Leaf:
     await leaf.trials.proven(ONE)
     leaf.following.resume(KnownGood(ONE, 0.0), Outcome(True))
     return leaf
@@ -148,12 +151,16 @@ async def test_an_outage_is_waited_out_however_long_it_takes(leaf: Leaf, eventua
     assert leaf.applier.calls.count(("apply", 2)) >= 21
 
 
-async def test_a_person_who_removes_the_file_has_the_generation_tried_again(leaf: Leaf, eventually: Eventually) -> None:
+@pytest.mark.parametrize("compare_every", [0.002, 3600])
+async def test_a_person_who_ends_the_quarantine_has_the_generation_tried_again_soon(
+    tmp_path: Path, eventually: Eventually, compare_every: float
+) -> None:
+    leaf = await confirmed(Leaf(tmp_path, compare_every))
     leaf.applier.bad[2] = [FAILED] * 3
     leaf.following.want(TWO)
     async with leaf.running():
         await eventually(leaf.has_told(2, applied=False, quarantined=True))
-        (leaf.directory / "quarantine.json").unlink()
+        assert await Quarantine(leaf.directory).end() is not None
         await eventually(leaf.has_told(2, applied=True))
 
 

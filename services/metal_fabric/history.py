@@ -1,4 +1,5 @@
-"""What operators do with generations of a leaf's desired state: look back, compare, return, and follow again."""
+"""What operators do with generations of a leaf's desired state: look back, compare, return, follow again,
+and insist on what a leaf has given up."""
 
 from __future__ import annotations
 
@@ -13,7 +14,16 @@ from metal_fabric.differences import Difference, differences
 from metal_fabric.messages import desired_of
 from metal_fabric.pinning import check_return
 from metal_fabric.planner import Draft, Planner
-from metal_fabric.store import Generation, GenerationStore, Kept, PinStore, SwitchStore, SwitchView, SyncStore
+from metal_fabric.store import (
+    FindingStore,
+    Generation,
+    GenerationStore,
+    Kept,
+    PinStore,
+    SwitchStore,
+    SwitchView,
+    SyncStore,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class History:
         self._generations = GenerationStore()
         self._pins = PinStore()
         self._syncs = SyncStore()
+        self._findings = FindingStore()
 
     async def page(self, switch_id: str, *, before: int, limit: int) -> list[Kept]:
         """Generations below a number, the newest first. Raises NotFound when there is no such switch."""
@@ -93,6 +104,17 @@ class History:
                 return await self._planner.view(conn, switch_id)
             await self._planner.plan(conn, switch_id)
             return await self._planner.switch_changed(conn, switch_id)
+
+    async def retry(self, switch_id: str) -> tuple[SwitchView, int]:
+        """Have a leaf try again what it has set aside, as a new generation; the number of what it had set aside, 0 for
+        nothing. Raises NotFound."""
+        async with self._db.transaction(purpose="retry switch") as conn:
+            newest = await self._locked(conn, switch_id)
+            facts = (await self._findings.facts(conn, [switch_id])).get(switch_id)
+            if facts is None or not facts.quarantine:
+                return await self._planner.view(conn, switch_id), 0
+            await self._planner.plan(conn, switch_id, beyond=newest.number)
+            return await self._planner.switch_changed(conn, switch_id), newest.number
 
     async def _draft(self, conn: Connection, switch_id: str, newest: Generation, rollback_to: int) -> Draft:
         """What the switch would have, held at a generation's content unless that is 0."""

@@ -72,6 +72,13 @@ class GenerationApi(GenerationServiceServicer):
             view = await self._history.unpin(request.switch_id)
         return switch_message(view)
 
+    async def RetrySwitch(
+        self, request: generation_pb2.RetrySwitchRequest, context: Any
+    ) -> generation_pb2.RetrySwitchResponse:
+        with answered():
+            view, set_aside = await self._history.retry(request.switch_id)
+        return generation_pb2.RetrySwitchResponse(switch=switch_message(view), set_aside=set_aside)
+
 
 def _generation(switch_id: str, kept: Kept) -> generation_pb2.Generation:
     state = desired_of(agent_pb2.DesiredState.FromString(kept.state))

@@ -34,6 +34,7 @@ def add(groups: Mapping[str, typer.Typer]) -> None:
     command.add(group, "plan", plan, "what a leaf would have to change; nothing is done")
     command.add(group, "rollback", rollback, "hold a switch at an older generation's content, as a new generation")
     command.add(group, "unpin", unpin, "have a switch follow the plane again after a rollback")
+    command.add(group, "retry", retry, "have a leaf try again what it has set aside, as a new generation")
 
 
 def history(ctx: typer.Context, switch: Switch) -> None:
@@ -95,6 +96,19 @@ def unpin(ctx: typer.Context, switch: Switch) -> None:
     """Follow the plane again."""
     request = pb.UnpinSwitchRequest(switch_id=switch)
     show_row(_call(ctx, lambda stub: stub.UnpinSwitch(request)), ROW, ctx.obj.output)
+
+
+def retry(ctx: typer.Context, switch: Switch) -> None:
+    """Insist on what was set aside."""
+    request = pb.RetrySwitchRequest(switch_id=switch)
+    answer = _call(ctx, lambda stub: stub.RetrySwitch(request))
+    if ctx.obj.output is Format.JSON:
+        show_one(answer, ctx.obj.output)
+        return
+    wanted = answer.switch.sync.desired_generation
+    told = f"set aside generation {answer.set_aside}; it is wanted again as {wanted}"
+    note(f"{switch} has {told if answer.set_aside else f'set nothing aside; wanted is generation {wanted}'}")
+    show_row(answer.switch, ROW, ctx.obj.output)
 
 
 def _standing(generation: pb.Generation) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from metal_kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from metal_kit.ids import uuid7
-from metalplane.fabric.v1 import switch_pb2
+from metalplane.fabric.v1 import agent_pb2, switch_pb2
 from metalplane.fabric.v1.generation_pb2 import (
     DiffGenerationsRequest,
     GetDesiredStateRequest,
     ListGenerationsRequest,
     PlanSwitchRequest,
+    RetrySwitchRequest,
     RollbackSwitchRequest,
     UnpinSwitchRequest,
 )
@@ -222,3 +224,35 @@ async def test_who_only_looks_cannot_roll_back(fabric: Any, pair: Any) -> None:
     assert caught.value.field == "generation"
     with pytest.raises(NotFound):
         await fabric.generations().RollbackSwitch(rollback(7))
+
+
+async def test_what_a_leaf_has_set_aside_is_wanted_again_under_a_new_number(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    machine = await fabric.machine()
+    await fabric.switches().AttachMachine(fabric.attaching(machine, uuid7()))
+    for leaf in pair:
+        await eventually(lambda leaf=leaf: leaf.generation == 2)
+    operator, request = fabric.generations(), RetrySwitchRequest(switch_id="leaf01")
+    before = await operator.RetrySwitch(request)
+    assert (before.set_aside, before.switch.sync.desired_generation) == (0, 2)
+
+    refused = pair[0].states[-1]
+    report = agent_pb2.ApplyReport(
+        id=str(uuid4()), generation=2, hash=refused.hash, error="FRR differs", quarantine="3 attempts failed"
+    )
+    await pair[0].send(apply_report=report)
+    await eventually(lambda: report.id in pair[0].acks)
+    again = await operator.RetrySwitch(request)
+    assert (again.set_aside, again.switch.sync.desired_generation, again.switch.sync.quarantine) == (2, 3, "")
+    assert (await operator.RetrySwitch(request)).set_aside == 0, "it has not said anything about the new one yet"
+    await eventually(lambda: pair[0].generation == 3)
+    assert (pair[0].states[-1].hash, pair[1].generation) == (refused.hash, 2)
+    assert not await confirmed(fabric, machine)
+    for leaf in pair:
+        await leaf.apply()
+    await eventually(lambda: confirmed(fabric, machine))
+    with pytest.raises(NotFound):
+        await operator.RetrySwitch(RetrySwitchRequest(switch_id="nobody"))
+    with pytest.raises(PermissionDenied):
+        await fabric.generations(token="viewer").RetrySwitch(request)

@@ -66,7 +66,7 @@ def test_the_whole_tree_is_there() -> None:
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
         ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"), ("switch", "describe"),
         ("switch", "port", "up"), ("switch", "port", "down"), ("switch", "history"), ("switch", "diff"),
-        ("switch", "plan"), ("switch", "rollback"), ("switch", "unpin"), ("switch", "replace"),
+        ("switch", "plan"), ("switch", "rollback"), ("switch", "unpin"), ("switch", "retry"), ("switch", "replace"),
         ("switch", "migrate"), ("switch", "record"), ("switch", "settings"), ("switch", "set"), ("switch", "delete"),
         ("bmc", "keys"), ("bmc", "reseal"), ("audit", "verify"),
         *((scope, verb) for scope in ("tenant", "project") for verb in ("members", "set-member", "remove-member")),

@@ -89,6 +89,17 @@ def test_a_rollback_names_a_generation_and_a_reason(call: Any, plane: Any) -> No
     assert plane.requests("UnpinSwitch")[0].switch_id == "leaf1"
 
 
+def test_a_retry_says_whether_there_was_anything_to_try(call: Any, plane: Any) -> None:
+    plane.answers["RetrySwitch"] = generation_pb2.RetrySwitchResponse(switch=LEAF, set_aside=2)
+    outcome = call("switch", "retry", "leaf1")
+    assert (outcome.code, plane.requests("RetrySwitch")[0].switch_id) == (0, "leaf1")
+    assert "leaf1 has set aside generation 2; it is wanted again as " in outcome.err
+    plane.answers["RetrySwitch"] = generation_pb2.RetrySwitchResponse(switch=LEAF)
+    outcome = call("switch", "retry", "leaf1")
+    assert outcome.code == 0
+    assert "leaf1 has set nothing aside" in outcome.err
+
+
 @pytest.mark.parametrize("generation", ["0", "-1", "x"])
 def test_a_rollback_to_what_is_no_generation_asks_nobody(call: Any, plane: Any, generation: str) -> None:
     assert call("switch", "rollback", "leaf1", generation).code == 2

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from metalplane.fabric.v1 import switch_pb2 as _switch_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -386,3 +387,53 @@ class UnpinSwitchRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UnpinSwitchRequest: _TypeAlias = UnpinSwitchRequest  # noqa: Y015
+
+@_typing.final
+class RetrySwitchRequest(_message.Message):
+    """Request of RetrySwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SWITCH_ID_FIELD_NUMBER: _builtins.int
+    switch_id: _builtins.str
+    """Host name of the switch."""
+    def __init__(
+        self,
+        *,
+        switch_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["switch_id", b"switch_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrySwitchRequest: _TypeAlias = RetrySwitchRequest  # noqa: Y015
+
+@_typing.final
+class RetrySwitchResponse(_message.Message):
+    """Response of RetrySwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SWITCH_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    set_aside: _builtins.int
+    """Generation that the leaf had set aside; 0 when there was none, and nothing was done."""
+    @_builtins.property
+    def switch(self) -> _switch_pb2.Switch:
+        """The switch."""
+
+    def __init__(
+        self,
+        *,
+        switch: _switch_pb2.Switch | None = ...,
+        set_aside: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["switch", b"switch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["set_aside", b"set_aside", "switch", b"switch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrySwitchResponse: _TypeAlias = RetrySwitchResponse  # noqa: Y015

@@ -67,6 +67,11 @@ class GenerationServiceStub:
                 request_serializer=metalplane_dot_fabric_dot_v1_dot_generation__pb2.UnpinSwitchRequest.SerializeToString,
                 response_deserializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
                 _registered_method=True)
+        self.RetrySwitch = channel.unary_unary(
+                '/metalplane.fabric.v1.GenerationService/RetrySwitch',
+                request_serializer=metalplane_dot_fabric_dot_v1_dot_generation__pb2.RetrySwitchRequest.SerializeToString,
+                response_deserializer=metalplane_dot_fabric_dot_v1_dot_generation__pb2.RetrySwitchResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -120,6 +125,14 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetrySwitch(self, request, context):
+        """Wants the newest generation once more, under a new number, when the leaf has set it aside: a leaf tries every new
+        generation. Without effect when nothing is set aside.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -152,6 +165,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.UnpinSwitch,
                     request_deserializer=metalplane_dot_fabric_dot_v1_dot_generation__pb2.UnpinSwitchRequest.FromString,
                     response_serializer=metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.SerializeToString,
+            ),
+            'RetrySwitch': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetrySwitch,
+                    request_deserializer=metalplane_dot_fabric_dot_v1_dot_generation__pb2.RetrySwitchRequest.FromString,
+                    response_serializer=metalplane_dot_fabric_dot_v1_dot_generation__pb2.RetrySwitchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -317,6 +335,33 @@ class GenerationService:
             '/metalplane.fabric.v1.GenerationService/UnpinSwitch',
             metalplane_dot_fabric_dot_v1_dot_generation__pb2.UnpinSwitchRequest.SerializeToString,
             metalplane_dot_fabric_dot_v1_dot_switch__pb2.Switch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetrySwitch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.fabric.v1.GenerationService/RetrySwitch',
+            metalplane_dot_fabric_dot_v1_dot_generation__pb2.RetrySwitchRequest.SerializeToString,
+            metalplane_dot_fabric_dot_v1_dot_generation__pb2.RetrySwitchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,10 @@ class GenerationServiceStub:
     """
     UnpinSwitch: _grpc.UnaryUnaryMultiCallable[_generation_pb2.UnpinSwitchRequest, _switch_pb2.Switch]
     """Has a switch follow the plane again. Without effect when it does. Returns the switch."""
+    RetrySwitch: _grpc.UnaryUnaryMultiCallable[_generation_pb2.RetrySwitchRequest, _generation_pb2.RetrySwitchResponse]
+    """Wants the newest generation once more, under a new number, when the leaf has set it aside: a leaf tries every new
+    generation. Without effect when nothing is set aside.
+    """
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -79,6 +83,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """
     UnpinSwitch: _aio.UnaryUnaryMultiCallable[_generation_pb2.UnpinSwitchRequest, _switch_pb2.Switch]  # type: ignore[assignment]
     """Has a switch follow the plane again. Without effect when it does. Returns the switch."""
+    RetrySwitch: _aio.UnaryUnaryMultiCallable[_generation_pb2.RetrySwitchRequest, _generation_pb2.RetrySwitchResponse]  # type: ignore[assignment]
+    """Wants the newest generation once more, under a new number, when the leaf has set it aside: a leaf tries every new
+    generation. Without effect when nothing is set aside.
+    """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generations of switches."""
@@ -137,5 +145,15 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_switch_pb2.Switch, _abc.Awaitable[_switch_pb2.Switch]]:
         """Has a switch follow the plane again. Without effect when it does. Returns the switch."""
+
+    @_abc_1.abstractmethod
+    def RetrySwitch(
+        self,
+        request: _generation_pb2.RetrySwitchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.RetrySwitchResponse, _abc.Awaitable[_generation_pb2.RetrySwitchResponse]]:
+        """Wants the newest generation once more, under a new number, when the leaf has set it aside: a leaf tries every new
+        generation. Without effect when nothing is set aside.
+        """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

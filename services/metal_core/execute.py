@@ -21,6 +21,20 @@ class StepFailed(Exception):
     """A step did not have its effect; the message names the step and what is missing."""
 
 
+def commands_of(step: Step, running: Configuration, wanted: Configuration, ports: Collection[str]) -> str:
+    """What a step gives to FRR, which runs `running`, on the way to `wanted` on a leaf with `ports`; empty for one that
+    is not FRR's."""
+    match step:
+        case FrrDetach(leaving):
+            return detach(running, leaving)
+        case FrrRetire(vrfs):
+            return retire(running, vrfs)
+        case FrrConverge():
+            return converge(running, wanted, ports)
+        case _:
+            return ""
+
+
 class Execution:
     """One plan's way to FRR configuration `wanted` on a leaf with `ports`; each wait ends after `limit` seconds.
 
@@ -49,12 +63,8 @@ class Execution:
                 await self._sonic.write(rows, drop)
             case Wait(conditions):
                 await self.wait(conditions)
-            case FrrDetach(ports):
-                await self._load(detach(await self._running(), ports))
-            case FrrRetire(vrfs):
-                await self._load(retire(await self._running(), vrfs))
-            case FrrConverge():
-                await self._load(converge(await self._running(), self._wanted, self._ports))
+            case _:
+                await self._load(commands_of(step, await self._running(), self._wanted, self._ports))
 
     async def _running(self) -> Configuration:
         if self._known is not None and asyncio.get_running_loop().time() - self._known[1] < _FRESH:

@@ -7,12 +7,14 @@ vtysh.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metal_core.checks import check_desired, check_frr, check_leaf, check_running
 from metal_core.compare import Differences, LeafFacts, row_differences
 from metal_core.configdb import Rows, owned, render, the_vtep
 from metal_core.desired import Desired, PortRole
+from metal_core.frr.dialect import VrfBackend
 from metal_core.frr.managed import differences, dispensable_vrfs
 from metal_core.frr.model import Configuration
 from metal_core.frr.render import render as render_frr
@@ -21,6 +23,7 @@ from metal_core.plan import FrrConverge, Step, plan
 from metal_core.sonic import Sonic
 from metal_core.vtysh import Frr, FrrError, FrrUnavailable
 
+NO_PORTS = "APPL_DB has no PORT_TABLE:PortInitDone; the switch has not created its ports yet"
 _SHOWN = 10
 _EMPTY = Configuration()
 
@@ -73,10 +76,42 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rendered:
+class Rendered:
+    """What follows from a state alone: FRR's configuration and its text. With `findings` it can never be applied."""
+
     desired: Desired
-    wanted: Configuration
-    text: str
+    wanted: Configuration = _EMPTY
+    text: str = ""
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a state means for a leaf as it was read. With `findings` it cannot be applied as things are there."""
+
+    before: Rows
+    target: Rows
+    running: Configuration
+    steps: tuple[Step, ...]
+    findings: tuple[str, ...]
+
+
+def rendered(desired: Desired, backend: VrfBackend) -> Rendered:
+    """What follows from `desired` where VRFs are `backend` to FRR."""
+    if findings := check_desired(desired):
+        return Rendered(desired, findings=tuple(findings))
+    wanted = render_frr(desired, backend)
+    return Rendered(desired, wanted, wanted.text(), tuple(check_frr(wanted)))
+
+
+def way(desired: Desired, facts: LeafFacts) -> Way:
+    """What `desired`, which has no findings of its own, means for a leaf with `facts`."""
+    findings = check_leaf(desired, facts.rows)
+    if facts.running is not None:
+        findings += check_running(desired, facts.running)
+    before, target = owned(facts.rows, desired), render(desired, the_vtep(facts.rows))
+    running = facts.running if facts.running is not None else _EMPTY
+    return Way(before, target, running, plan(before, target), tuple(findings))
 
 
 class Preparation:
@@ -84,7 +119,7 @@ class Preparation:
 
     def __init__(self, sonic: Sonic, frr: Frr) -> None:
         self._sonic, self._frr = sonic, frr
-        self._rendered: _Rendered | None = None
+        self._rendered: Rendered | None = None
         self._equal: tuple[Configuration, Configuration] | None = None
 
     async def facts(self) -> LeafFacts:
@@ -94,44 +129,40 @@ class Preparation:
 
     async def prepare(self, desired: Desired) -> Prepared:
         """Read the leaf and plan the way. Raises Refused, SonicUnavailable or FrrUnavailable; touches nothing."""
-        rendered = self._render(desired)
+        state = self._render(desired)
         if not await self._sonic.port_init_done():
-            message = "APPL_DB has no PORT_TABLE:PortInitDone; the switch has not created its ports yet"
-            raise Refused(message, Failure.OUTAGE)
+            raise Refused(NO_PORTS, Failure.OUTAGE)
         facts = await self.facts()
-        _refuse(check_leaf(desired, facts.rows), Failure.OBSTACLE)
-        if facts.running is not None:
-            _refuse(check_running(desired, facts.running), Failure.OBSTACLE)
+        found = way(desired, facts)
+        _refuse(found.findings, Failure.OBSTACLE)
         try:
-            await self._frr.check(rendered.text)
+            await self._frr.check(state.text)
         except FrrUnavailable:
             raise
         except FrrError as error:
             raise Refused(str(error), Failure.INVALID) from error
-        before, target = owned(facts.rows, desired), render(desired, the_vtep(facts.rows))
-        lines = self._lines(facts.running, rendered) if facts.running is not None else ()
-        steps = plan(before, target)
-        running = facts.running if facts.running is not None else _EMPTY
-        return Prepared(desired, before, target, running, rendered.wanted, rendered.text, steps, lines)
+        lines = self._lines(facts.running, state) if facts.running is not None else ()
+        return Prepared(
+            desired, found.before, found.target, found.running, state.wanted, state.text, found.steps, lines
+        )
 
-    def _render(self, desired: Desired) -> _Rendered:
+    def _render(self, desired: Desired) -> Rendered:
         if self._rendered is None or self._rendered.desired != desired:
-            _refuse(check_desired(desired), Failure.INVALID)
-            wanted = render_frr(desired, self._frr.backend)
-            _refuse(check_frr(wanted), Failure.INVALID)
-            self._rendered = _Rendered(desired, wanted, wanted.text())
+            state = rendered(desired, self._frr.backend)
+            _refuse(state.findings, Failure.INVALID)
+            self._rendered = state
         return self._rendered
 
-    def _lines(self, running: Configuration, rendered: _Rendered) -> tuple[str, ...]:
+    def _lines(self, running: Configuration, state: Rendered) -> tuple[str, ...]:
         """Where FRR differs. Both sides keep their identity while they do not change."""
-        if self._equal is not None and self._equal[0] is running and self._equal[1] is rendered.wanted:
+        if self._equal is not None and self._equal[0] is running and self._equal[1] is state.wanted:
             return ()
-        found = tuple(differences(running, rendered.wanted, rendered.desired.own_ports))
-        self._equal = None if found else (running, rendered.wanted)
+        found = tuple(differences(running, state.wanted, state.desired.own_ports))
+        self._equal = None if found else (running, state.wanted)
         return found
 
 
-def _refuse(findings: list[str], failure: Failure) -> None:
+def _refuse(findings: Sequence[str], failure: Failure) -> None:
     if findings:
         more = f" (and {len(findings) - _SHOWN} more)" if len(findings) > _SHOWN else ""
         raise Refused("; ".join(findings[:_SHOWN]) + more, failure)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metal_core.checks import check_desired, check_frr, check_leaf, check_running
 from metal_core.cli.failure import UNREACHABLE, CommandFailed
 from metal_core.compare import Differences, LeafFacts, compare
-from metal_core.configdb import READ_TABLES, owned, render, the_vtep
+from metal_core.configdb import READ_TABLES, the_vtep
 from metal_core.desired import Desired
-from metal_core.frr.delta import converge, detach, retire
-from metal_core.frr.model import Configuration
-from metal_core.frr.render import render as render_frr
+from metal_core.execute import commands_of
 from metal_core.leaf import Leaf
-from metal_core.plan import FrrConverge, FrrDetach, FrrRetire, Step, plan
+from metal_core.plan import FrrConverge, Step
+from metal_core.prepare import NO_PORTS, rendered, way
 from metal_core.sonic import Sonic, SonicUnavailable
 from metal_core.vtysh import FrrError
 
@@ -27,11 +25,6 @@ class View:
     facts: LeafFacts
     name: str
     ports_created: bool
-
-    @property
-    def running(self) -> Configuration:
-        """What FRR runs; nothing on a leaf without FRR."""
-        return self.facts.running or Configuration()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +63,17 @@ async def view(leaf: Leaf) -> View:
 
 async def preview(leaf: Leaf, seen: View, desired: Desired) -> Preview:
     """What bringing a leaf, `seen` before, to `desired` would take. Nothing is changed; FRR only checks texts."""
-    if findings := check_desired(desired):
-        return Preview(Differences(), tuple(findings))
-    wanted, running, rows = render_frr(desired, leaf.frr.backend), seen.running, seen.facts.rows
-    findings = [*_not_this_leaf(seen, desired), *check_frr(wanted), *check_leaf(desired, rows)]
-    findings += check_running(desired, running)
-    differing = compare(desired, seen.facts)
-    steps = [
-        (step, _commands(step, running, wanted, desired) if leaf.frr.present else "")
-        for step in plan(owned(rows, desired), render(desired, the_vtep(rows)))
-    ]
-    findings += await _refused_by_frr(leaf, [wanted.text(), *(commands for _, commands in steps if commands)])
-    return Preview(differing, tuple(findings), tuple(steps))
+    state = rendered(desired, leaf.frr.backend)
+    if state.findings:
+        return Preview(Differences(), state.findings)
+    found = way(desired, seen.facts)
+    steps = tuple(
+        (step, commands_of(step, found.running, state.wanted, desired.own_ports) if leaf.frr.present else "")
+        for step in found.steps
+    )
+    findings = [*_not_this_leaf(seen, desired), *found.findings]
+    findings += await _refused_by_frr(leaf, [state.text, *(commands for _, commands in steps if commands)])
+    return Preview(compare(desired, seen.facts), tuple(findings), steps)
 
 
 async def vtep_of(sonic: Sonic) -> str:
@@ -97,20 +89,8 @@ def _not_this_leaf(seen: View, desired: Desired) -> list[str]:
     if seen.name and desired.switch_id != seen.name:
         found.append(f"switch_id: the state is for {desired.switch_id!r}, this is {seen.name!r}")
     if not seen.ports_created:
-        found.append("APPL_DB has no PORT_TABLE:PortInitDone; the switch has not created its ports yet")
+        found.append(NO_PORTS)
     return found
-
-
-def _commands(step: Step, running: Configuration, wanted: Configuration, desired: Desired) -> str:
-    match step:
-        case FrrDetach(ports):
-            return detach(running, ports)
-        case FrrRetire(vrfs):
-            return retire(running, vrfs)
-        case FrrConverge():
-            return converge(running, wanted, desired.own_ports)
-        case _:
-            return ""
 
 
 async def _refused_by_frr(leaf: Leaf, texts: list[str]) -> list[str]:

@@ -145,7 +145,9 @@ async def test_an_installed_system_seen_by_lldp_becomes_an_event(
     assert {each.phone_home.port for each in seen if each.phone_home.machine == machine} == {"Ethernet0"}
 
 
-async def test_a_moved_cable_and_a_change_by_hand_are_told_of_the_leaf(rack: LiveRack, eventually: Eventually) -> None:
+async def test_a_moved_cable_and_a_change_by_hand_are_told_of_the_leaf(
+    rack: SimulatedRack, eventually: Eventually
+) -> None:
     switches = rack.stub(SwitchServiceStub, "allocation")
     machine, leaf = await cabled(rack, eventually, "Ethernet0"), rack.leaves[0]
 

@@ -10,24 +10,30 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from metal_lab.background import READY_LIMIT
+from metal_lab.commands import STOP_LIMIT
 from metal_lab.control import LabNotRunning, ask
 from metal_lab.state import State
+from metal_lab.tour import Limits
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Cloud, NewCloud
 
     Eventually = Callable[..., Awaitable[None]]
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(240)
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-COMMAND_LIMIT = 120
+# A command says itself what it waited for in vain, so it gets longer here than it gives itself: `up` and `down` as long
+# as they wait for a lab that starts or ends, the tour as long as it waits for each of its parts on the way.
+COMMAND_LIMIT = READY_LIMIT + STOP_LIMIT
+TOUR_LIMIT = COMMAND_LIMIT + sum(astuple(Limits()))
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Subject:
         """Its small files."""
         return State(self.directory)
 
-    async def command(self, *words: str) -> Answer:
+    async def command(self, *words: str, limit: float = COMMAND_LIMIT) -> Answer:
         """Run `metal-lab`; its processes are found again by the environment that they inherit."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -63,11 +69,11 @@ class Subject:
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            out, err = await asyncio.wait_for(process.communicate(), COMMAND_LIMIT)
+            out, err = await asyncio.wait_for(process.communicate(), limit)
         except TimeoutError:
             process.kill()
             await process.wait()
-            pytest.fail(f"metal-lab {' '.join(words)} did not end within {COMMAND_LIMIT} s")
+            pytest.fail(f"metal-lab {' '.join(words)} did not end within {limit:g} s")
         answer = Answer(process.returncode or 0, out.decode(), err.decode())
         assert "Traceback" not in answer.err
         return answer
@@ -278,10 +284,11 @@ async def test_what_the_plane_refuses_of_a_rack_file_is_told_and_nothing_is_left
     assert [path.name for path in fresh.directory.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.timeout(TOUR_LIMIT + 30)
 async def test_the_ephemeral_tour_tells_times_and_memory_and_leaves_nothing(server_directory: Path) -> None:
     place = Subject(server_directory / "ephemeral")
     place.directory.mkdir()
-    answer = await place.command("tour", "--ephemeral")
+    answer = await place.command("tour", "--ephemeral", limit=TOUR_LIMIT)
     assert answer.code == 0, answer.err
     for words in (
         "the plane is up after",

@@ -98,8 +98,8 @@ async def test_tenants_with_the_same_addresses_are_apart_and_a_freed_machine_is_
     for address in ("10.1.0.3", "2001:db8:1::3", *fabric.machines["a2"].stolen):
         assert await fabric.answers("a1", address) == ""
 
-    # bgpd 8.4.4 may crash (evaluate_paths) when the port of a neighbour that had lost its link is moved to another VRF.
-    # It starts anew then, as on a leaf; with the link it happens less often.
+    # bgpd 8.4.4 may crash (evaluate_paths) when the port of a neighbour that had lost its link is moved to another VRF
+    # (services/metal_core/README.md). It starts anew then, as on a leaf; with the link it happens less often.
     await fabric.machines["a2"].plug("lan0")
     await fabric.machines["a1"].plug("lan1")
     await fabric.until_reached("a2", "a1")

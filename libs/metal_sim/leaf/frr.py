@@ -8,6 +8,8 @@ from __future__ import annotations
 
 _CONTEXTS = ("vrf ", "interface ", "router ", "route-map ")
 _CLOSING = frozenset({"exit", "exit-vrf", "exit-address-family"})
+# What FRR knows in no context, so that it leaves the one in which it is.
+_OUTSIDE = (*_CONTEXTS, "ip prefix-list ", "ipv6 prefix-list ")
 Path = tuple[str, ...]
 
 
@@ -29,6 +31,9 @@ class SimFrr:
             line = raw.strip()
             if line in {"", "!", "end"} or line.startswith(("frr ", "log ")):
                 continue
+            if where and line.removeprefix("no ").startswith(_OUTSIDE):
+                _demand(not where[0].startswith("router "), "a BGP instance is left open", line)
+                where = ()
             if line in _CLOSING:
                 where = where[:-1]
             elif (not where and line.startswith(_CONTEXTS)) or line.startswith("address-family "):

@@ -3,15 +3,28 @@
 frr-reload would run one vtysh per removed line and has emptied lists on the way; one batch takes a fraction of a second
 and touches only what differs. Three deltas serve the order in which a leaf has to change (see `metal_core.plan`):
 `detach` before ports move, `retire` before VRFs go, `converge` at the end. What is not the agent's (`managed`) stays.
+
+The time that a delta takes is that of FRR's transactions, each of which walks the whole configuration (FRR 8.4). Lists
+and maps share one until vtysh is told `exit`; a VRF and an interface are one each. So no `exit` is said that the next
+line says as well, and in an empty FRR the VRFs and interfaces come while there is little to walk: 200 tenants are there
+after 4 s instead of 47 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import pairwise
 
 from metal_core.frr.bgp import additions, in_context, is_session, negated, neighbour, removals
 from metal_core.frr.managed import PROFILE, is_list, managed, profile_of, routers, vrf_of
 from metal_core.frr.model import Block, Configuration
+
+_CLOSINGS = frozenset({"exit", "exit-vrf"})
+# What no context knows, so that FRR takes it for what it is. `ip route`, for one, is known inside of a VRF as well.
+_OUTSIDE = (
+    *("vrf ", "interface ", "router ", "route-map ", "ip prefix-list ", "ipv6 prefix-list "),
+    *("no route-map ", "no ip prefix-list ", "no ipv6 prefix-list "),
+)
 
 
 def detach(running: Configuration, ports: Collection[str]) -> str:
@@ -35,8 +48,8 @@ def retire(running: Configuration, vrfs: Collection[str]) -> str:
 def converge(running: Configuration, wanted: Configuration, ports: Collection[str]) -> str:
     """Commands from `running` to `wanted` on a leaf with `ports`; empty when nothing that the agent manages differs.
 
-    What ends sessions comes first; then lists and maps, so that none is missing where it is used; then VRFs, interfaces
-    and instances; what nothing refers to any more goes last.
+    What ends sessions comes first; then VRFs and interfaces; then lists and maps, so that none is missing where it is
+    used; then instances; what nothing refers to any more goes last.
     """
     have, want = managed(running, ports), managed(wanted, ports)
     known = _Index(have)
@@ -52,13 +65,13 @@ def converge(running: Configuration, wanted: Configuration, ports: Collection[st
     commands += [f"no {block.header}" for block in sorted(gone, key=lambda block: vrf_of(block) == "")]
     for block in routers(want):
         commands += removals(known[block.header], block)
-    commands += _changed_lists(have, want) + _changed_maps(have, want)
     for block in _of_kind(want, "vrf"):
         if block.header in unbound or known[block.header].empty:
             commands += in_context(block.header, list(block.lines))
     for block in _of_kind(want, "interface"):
         lines = known[block.header].lines
         commands += in_context(block.header, [line for line in block.lines if line not in lines])
+    commands += _changed_lists(have, want) + _changed_maps(have, want)
     for block in routers(want):
         commands += additions(known[block.header], block)
     for block in _of_kind(have, "interface"):
@@ -147,4 +160,19 @@ def _leftovers(have: Configuration, want: Configuration) -> list[str]:
 
 
 def _text(commands: list[str]) -> str:
-    return "\n".join(commands) + "\n" if commands else ""
+    return "\n".join(_without_needless_exits(commands)) + "\n" if commands else ""
+
+
+def _without_needless_exits(commands: list[str]) -> Iterator[str]:
+    """`commands` without the closing lines after which vtysh leaves the context anyway.
+
+    Only those that are followed by what cannot be meant for the context. BGP instances are closed always: in them FRR
+    takes `vrf` for short of `vrf-policy`, and if the next instance were refused its neighbours would become theirs.
+    """
+    header = ""
+    for command, following in pairwise([*commands, ""]):
+        if command in _CLOSINGS and following.startswith(_OUTSIDE) and not header.startswith("router "):
+            continue
+        if not command.startswith(" "):
+            header = command
+        yield command

@@ -79,6 +79,7 @@ async def frr(directory: Path) -> AsyncIterator[Frr]:
                 await asyncio.sleep(0.05)
         yield made
     finally:
+        await made.client.close()
         for process in processes:
             if process.returncode is None:
                 process.kill()

@@ -110,7 +110,7 @@ class Applier:
         except _FAILURES as error:
             return Outcome(False, str(error), notes, durations=clock.seconds, phase=clock.now, failure=Failure.OUTAGE)
         execution = Execution(self._sonic, self._frr, prepared.wanted, prepared.ports, self._wait_limit)
-        execution.knows(prepared.running)
+        execution.knows(prepared.running, prepared.commands)
         try:
             with clock.phase("apply"):
                 await execution.run(prepared.steps)
@@ -148,8 +148,7 @@ class Applier:
             if differing := differences(running, prepared.wanted, prepared.ports):
                 raise StepFailed(f"FRR differs in {len(differing)} lines: {'; '.join(differing[:_SHOWN])}")
             self._kept_vrfs = dispensable_vrfs(running, prepared.wanted)
-            for name in self._kept_vrfs:
-                await self._frr.forget_vrf(name)
+            await self._frr.forget_vrfs(self._kept_vrfs)
 
     async def _sessions_back(self, prepared: Prepared, before: frozenset[str]) -> None:
         """As many uplinks as `before` the run have their BGP sessions, or have them again in time."""

@@ -44,11 +44,15 @@ class Execution:
     def __init__(self, sonic: Sonic, frr: Frr, wanted: Configuration, ports: Collection[str], limit: float) -> None:
         self._sonic, self._frr, self._wanted, self._ports, self._limit = sonic, frr, wanted, ports, limit
         self._known: tuple[Configuration, float] | None = None
+        # What leads from the known configuration to the wanted one, and whether sessions were taken out of it since.
+        self._converging: str | None = None
+        self._detached = False
         self.frr_commands = 0
 
-    def knows(self, running: Configuration) -> None:
-        """The running configuration as it was read just now, so that the first step need not read it again."""
-        self._known = (running, asyncio.get_running_loop().time())
+    def knows(self, running: Configuration, commands: str) -> None:
+        """The running configuration as it was read just now, and what leads on from it, so that neither has to be
+        found again."""
+        self._known, self._converging = (running, asyncio.get_running_loop().time()), commands
 
     async def run(self, steps: Iterable[Step]) -> None:
         """All steps in order. Raises StepFailed, SonicUnavailable or FrrError at the first that fails."""
@@ -63,17 +67,34 @@ class Execution:
                 await self._sonic.write(rows, drop)
             case Wait(conditions):
                 await self.wait(conditions)
-            case _:
-                await self._load(commands_of(step, await self._running(), self._wanted, self._ports))
+            case FrrDetach():
+                known = self._fresh()
+                await self._load(self._commands(step, known or await self._frr.running()))
+                # Without these sessions, VRFs and instances are still what they were.
+                self._known, self._detached = self._known if known else None, True
+            case FrrRetire():
+                await self._load(self._commands(step, self._fresh() or await self._frr.running()))
+                self._known = None
+            case FrrConverge():
+                await self._load(await self._rest(step))
+                self._known = None
 
-    async def _running(self) -> Configuration:
-        if self._known is not None and asyncio.get_running_loop().time() - self._known[1] < _FRESH:
-            return self._known[0]
-        return await self._frr.running()
+    def _commands(self, step: Step, running: Configuration) -> str:
+        return commands_of(step, running, self._wanted, self._ports)
+
+    def _fresh(self) -> Configuration | None:
+        """The configuration as it was read a moment ago, but for sessions that were taken out since."""
+        if self._known is None or asyncio.get_running_loop().time() - self._known[1] >= _FRESH:
+            return None
+        return self._known[0]
+
+    async def _rest(self, step: FrrConverge) -> str:
+        if self._fresh() is not None and self._converging is not None and not self._detached:
+            return self._converging
+        return self._commands(step, await self._frr.running())
 
     async def _load(self, commands: str) -> None:
         if commands and self._frr.present:
-            self._known = None
             await self._frr.check(commands)
             await self._frr.load(commands)
             self.frr_commands += commands.count("\n")

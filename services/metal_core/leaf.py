@@ -51,7 +51,8 @@ class Leaf:
     lock: LeafLock
 
     async def close(self) -> None:
-        """Close the connections to Redis."""
+        """Close the connections to Redis and to FRR."""
+        await self.frr.close()
         await self.sonic.close()
 
 

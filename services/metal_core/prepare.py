@@ -1,8 +1,8 @@
 """What a run starts from and where it goes: renders, refuses what is known to be wrong, and reads the leaf once.
 
-What follows from a state alone is computed once a state, and a configuration of FRR that was found equal is not
-compared again while neither side changes: a look at a leaf where nothing is to do costs one read of CONFIG_DB and one
-vtysh.
+What FRR would refuse is found out here, for all of the run's commands together and before anything is touched. What
+follows from a state alone is computed once a state, and a configuration of FRR that was found equal is not compared
+again while neither side changes: a look at a leaf where nothing is to do costs one read of CONFIG_DB and one of FRR.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from metal_core.checks import check_desired, check_frr, check_leaf, check_runnin
 from metal_core.compare import Differences, LeafFacts, row_differences
 from metal_core.configdb import Rows, owned, render, the_vtep
 from metal_core.desired import Desired, PortRole
+from metal_core.execute import commands_of
+from metal_core.frr.delta import converge
 from metal_core.frr.dialect import VrfBackend
 from metal_core.frr.managed import differences, dispensable_vrfs
 from metal_core.frr.model import Configuration
@@ -38,7 +40,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The leaf as it was read, reduced to what is the agent's, and as it shall be. `lines` is where FRR differs."""
+    """The leaf as it was read, reduced to what is the agent's, and as it shall be.
+
+    `lines` is where FRR differs, `commands` what leads it from `running` to `wanted`.
+    """
 
     desired: Desired
     before: Rows
@@ -48,6 +53,7 @@ class Prepared:
     text: str
     steps: tuple[Step, ...]
     lines: tuple[str, ...]
+    commands: str
 
     @property
     def ports(self) -> frozenset[str]:
@@ -135,16 +141,26 @@ class Preparation:
         facts = await self.facts()
         found = way(desired, facts)
         _refuse(found.findings, Failure.OBSTACLE)
+        lines = self._lines(facts.running, state) if facts.running is not None else ()
+        commands = converge(found.running, state.wanted, desired.own_ports) if lines else ""
+        on_the_way = "".join(
+            commands_of(step, found.running, state.wanted, desired.own_ports)
+            for step in found.steps
+            # What is left to converge after them is a part of what there is now.
+            if step != FrrConverge()
+        )
+        await self._check(state.text + commands + on_the_way)
+        return Prepared(
+            desired, found.before, found.target, found.running, state.wanted, state.text, found.steps, lines, commands
+        )
+
+    async def _check(self, text: str) -> None:
         try:
-            await self._frr.check(state.text)
+            await self._frr.check(text)
         except FrrUnavailable:
             raise
         except FrrError as error:
             raise Refused(str(error), Failure.INVALID) from error
-        lines = self._lines(facts.running, state) if facts.running is not None else ()
-        return Prepared(
-            desired, found.before, found.target, found.running, state.wanted, state.text, found.steps, lines
-        )
 
     def _render(self, desired: Desired) -> Rendered:
         if self._rendered is None or self._rendered.desired != desired:

@@ -2,32 +2,37 @@
 
 vtysh is another program and may be slow or hang, so each call has a limit and a killed process is waited for. It
 answers with success while bgpd is down, and then knows nothing of BGP and drops commands for it: so it is asked which
-daemons it talks to, whenever it is asked for anything else. Only a leaf whose settings say that it has no FRR gets
-`NoFrr`; a vtysh that is missing is a failure, looked for again at each run.
+daemons it talks to, whenever it is asked for anything else. Questions go to a vtysh that stays (`held`), since each new
+one takes 50 ms to start. Only a leaf whose settings say that it has no FRR gets `NoFrr`; a vtysh that is missing is a
+failure, looked for again at each run.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from metal_core import bgp_state
 from metal_core.bgp_state import Session
+from metal_core.checked import Checked
 from metal_core.frr.dialect import VrfBackend
 from metal_core.frr.model import Configuration
 from metal_core.frr.parse import parse
+from metal_core.held import HeldVtysh
 from metal_core.known_good import replace_file
 
 # Seconds. A full file of 200 VRFs takes vtysh 0.2 s to check; a delta is loaded in under a second.
 CALL_LIMIT = 30.0
+# Seconds more for each line to load: an empty FRR takes half a millisecond for a line on a fast machine, and more the
+# more it has.
+LINE_LIMIT = 0.02
 _SHOWN = 2000
-# Texts that vtysh accepted: the leaf's own, the one before it, and the deltas between them.
+# Whole texts that vtysh accepted, for runs that find nothing to do: they need not even look for what is new.
 _REMEMBERED = 8
 _EMPTY = Configuration()
 _DAEMONS = frozenset({"zebra", "bgpd"})
@@ -77,8 +82,12 @@ class Frr(Protocol):
         """Run `commands` in one batch. Raises FrrError when one of them was refused; the others were still run."""
         ...
 
-    async def forget_vrf(self, name: str) -> None:
-        """Have FRR drop a VRF that nothing uses; without effect while the kernel still has it."""
+    async def forget_vrfs(self, names: Collection[str]) -> None:
+        """Have FRR drop VRFs that nothing uses; without effect on those that the kernel still has."""
+        ...
+
+    async def close(self) -> None:
+        """End what was started."""
         ...
 
 
@@ -106,8 +115,11 @@ class NoFrr:
     async def load(self, commands: str) -> None:
         """Nobody is there who could run them."""
 
-    async def forget_vrf(self, name: str) -> None:
-        """There is none."""
+    async def forget_vrfs(self, names: Collection[str]) -> None:
+        """There are none."""
+
+    async def close(self) -> None:
+        """Nothing was started."""
 
 
 class Vtysh:
@@ -122,8 +134,10 @@ class Vtysh:
         self._command = tuple(command)
         self._directory = directory
         self.backend = backend
+        self._held = HeldVtysh(command)
         self._seen: tuple[str, Configuration] | None = None
         self._accepted: deque[str] = deque(maxlen=_REMEMBERED)
+        self._checked = Checked()
 
     async def running(self) -> Configuration:
         """The running configuration of all daemons, of which none that is needed is away. Read anew each time."""
@@ -152,14 +166,17 @@ class Vtysh:
             return ()
 
     async def check(self, text: str) -> None:
-        """`vtysh -C`: syntax only, so `metal_core.checks` looks for the rest. A text that it took is not asked again.
+        """`vtysh -C`, for what is new in the text: syntax only, so `metal_core.checks` looks for the rest.
 
-        A whole configuration costs vtysh 0.1 s, and the answer depends on nothing but the text and FRR's version.
+        The answer depends on nothing but the text and FRR's version; a whole configuration costs vtysh 0.1 s.
         """
         digest = hashlib.sha256(text.encode()).hexdigest()
-        if digest not in self._accepted:
-            await self._run("-C", "-f", await self._file("check.conf", text))
-            self._accepted.append(digest)
+        if digest in self._accepted:
+            return
+        if new := self._checked.unseen(text):
+            await self._run("-C", "-f", await self._file("check.conf", new))
+            self._checked.accept(new)
+        self._accepted.append(digest)
 
     async def load(self, commands: str) -> None:
         """`vtysh -f`: one process for the whole delta.
@@ -167,17 +184,41 @@ class Vtysh:
         What a daemon refuses after a look at its other configuration, such as a VNI that is in use, vtysh only prints.
         """
         if commands:
-            output = await self._run("-f", await self._file("delta.conf", commands))
+            limit = CALL_LIMIT + LINE_LIMIT * commands.count("\n")
+            output = await self._run("-f", await self._file("delta.conf", commands), limit=limit)
             if _REJECTED in output:
                 raise FrrError(f"FRR refused a command: {output[output.index(_REJECTED) :][:_SHOWN].strip()}")
 
-    async def forget_vrf(self, name: str) -> None:
-        """FRR refuses while the kernel has the VRF; it is asked again after the next change."""
-        with contextlib.suppress(FrrError):
-            await self._run("-c", "configure terminal", "-c", f"no vrf {name}")
+    async def forget_vrfs(self, names: Collection[str]) -> None:
+        """FRR refuses while the kernel has a VRF; it is asked again after the next change.
+
+        vtysh ends at the first command that is refused, so when one is, each of the others gets a process of its own.
+        """
+        if not names:
+            return
+        commands = [word for name in names for word in ("-c", f"no vrf {name}")]
+        try:
+            await self._run("-c", "configure terminal", *commands)
+        except FrrError:
+            if len(names) > 1:
+                for name in names:
+                    await self.forget_vrfs((name,))
+
+    async def close(self) -> None:
+        """End the vtysh that answers questions."""
+        await self._held.close()
 
     async def _ask(self, command: str) -> str:
-        """What FRR answers. One process tells both who is there and the answer; its first line is the former."""
+        """What FRR answers. Whatever the held vtysh cannot say for sure is asked with a process of its own.
+
+        That one tells both who is there and the answer; its first line is the former.
+        """
+        try:
+            held = await self._held.ask(command, CALL_LIMIT)
+        except TimeoutError as error:
+            raise FrrUnavailable(f"vtysh did not answer within {CALL_LIMIT:g} s: {command}") from error
+        if held is not None and held.daemons >= _DAEMONS and not held.text.startswith("%"):
+            return held.text
         try:
             daemons, _, answer = (await self._run("-c", "show daemons", "-c", command)).partition("\n")
         except FrrUnavailable:
@@ -194,7 +235,8 @@ class Vtysh:
         await asyncio.to_thread(replace_file, path, text)
         return str(path)
 
-    async def _run(self, *arguments: str) -> str:
+    async def _run(self, *arguments: str, limit: float | None = None) -> str:
+        limit = CALL_LIMIT if limit is None else limit
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -206,10 +248,10 @@ class Vtysh:
         except OSError as error:
             raise FrrUnavailable(f"{self._command[0]}: {error.strerror}") from error
         try:
-            async with asyncio.timeout(CALL_LIMIT):
+            async with asyncio.timeout(limit):
                 output, complaints = await process.communicate()
         except TimeoutError as error:
-            raise FrrUnavailable(f"vtysh {arguments[0]} did not end within {CALL_LIMIT:g} s") from error
+            raise FrrUnavailable(f"vtysh {arguments[0]} did not end within {limit:g} s") from error
         finally:
             if process.returncode is None:
                 process.kill()

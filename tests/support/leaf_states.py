@@ -118,7 +118,7 @@ class RecordingFrr:
         self.loaded.append(commands)
         self.rows_at_load.append(set(await self.sonic.config()))
 
-    async def forget_vrf(self, name: str) -> None:
+    async def forget_vrfs(self, names: Collection[str]) -> None:
         pass
 
 
@@ -164,9 +164,13 @@ class Frr:
         except FrrRefused as refused:
             raise FrrError(str(refused)) from refused
 
-    async def forget_vrf(self, name: str) -> None:
-        if name not in self.keeps:
-            self.sim.load(f"no vrf {name}\n")
+    async def forget_vrfs(self, names: Collection[str]) -> None:
+        for name in names:
+            if name not in self.keeps:
+                self.sim.load(f"no vrf {name}\n")
+
+    async def close(self) -> None:
+        pass
 
 
 async def is_at(bench: Any, desired: Desired) -> bool:

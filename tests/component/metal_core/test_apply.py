@@ -297,7 +297,7 @@ def _refuse_once(sim: SimFrr, word: str) -> None:
             load(text)
             return
         sim.load = load  # type: ignore[method-assign]
-        load(text[: text.index("router bgp")])
+        load(text[: text.index("router bgp")] + "exit\n")
         raise FrrRefused(f"not today: {word}")
 
     sim.load = half  # type: ignore[method-assign]

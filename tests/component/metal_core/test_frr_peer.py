@@ -55,6 +55,7 @@ async def test_frr_accepts_the_commands_between_any_two_of_them(vtysh: Vtysh, fi
     before, after = render(LEAVES[first]), render(LEAVES[second])
     ports = {port.name for leaf in LEAVES.values() for port in leaf.ports}
     for commands in (
+        after.text() + converge(before, after, ports) + detach(before, ports),
         converge(Configuration(), after, ports),
         converge(before, after, ports),
         detach(before, ports),
@@ -118,6 +119,35 @@ async def test_a_text_that_frr_has_accepted_is_not_checked_again(tmp_path: Path)
     assert (tmp_path / "calls").read_text().count("\n") == 4
 
 
+async def test_only_what_is_new_in_a_text_is_checked(tmp_path: Path) -> None:
+    frr = script(tmp_path, f'cat "$3" >> {tmp_path}/asked')
+    asked = tmp_path / "asked"
+    one = "ip prefix-list a seq 5 permit 10.0.0.0/8\n!\nvrf Vrf1\n vni 1\nexit-vrf\n!\nend\n"
+    await frr.check(one)
+    assert asked.read_text() == "ip prefix-list a seq 5 permit 10.0.0.0/8\nvrf Vrf1\n vni 1\nexit-vrf\n"
+    asked.unlink()
+    await frr.check("vrf Vrf1\n vni 1\nip prefix-list a seq 5 permit 10.0.0.0/8\n")
+    assert not asked.exists(), "all of it was there, in another order"
+    router = "router bgp 1\n neighbor A peer-group\n address-family ipv4 unicast\n  neighbor A activate\n"
+    closed = " exit-address-family\nexit\n"
+    await frr.check(one.replace("end\n", router + closed))
+    assert asked.read_text() == router + closed
+    # The same line in another context, and the same context with another line, are something else.
+    for text in ("neighbor A activate\n", "router bgp 1\n neighbor A activate\n", "vrf Vrf1\n vni 2\nexit-vrf\n"):
+        asked.unlink()
+        await frr.check(one + text)
+        assert asked.read_text() == text
+
+
+async def test_a_long_delta_may_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metal_core.vtysh.CALL_LIMIT", 0.2)
+    monkeypatch.setattr("metal_core.vtysh.LINE_LIMIT", 0.2)
+    frr = script(tmp_path, "sleep 1")
+    with pytest.raises(FrrUnavailable, match=r"did not end within 0.4 s"):
+        await frr.load("vrf Vrf1\n")
+    await frr.load("vrf Vrf1\n" * 100)
+
+
 async def test_sessions_are_those_of_any_family_that_are_established(tmp_path: Path) -> None:
     peers = '{"Ethernet120": {"state": "Established"}, "Ethernet124": {"state": "Idle"}}'
     text = (
@@ -148,7 +178,7 @@ async def test_what_vtysh_complains_about_is_passed_on(tmp_path: Path) -> None:
 
 async def test_a_vtysh_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metal_core.vtysh.CALL_LIMIT", 0.2)
-    with pytest.raises(FrrError, match="did not end within"):
+    with pytest.raises(FrrError, match="did not answer within"):
         await script(tmp_path, "exec sleep 60").running()
 
 

@@ -49,7 +49,9 @@ async def frr(tmp_path: Path) -> AsyncIterator[Vtysh]:
     """Daemons as they are after their first start: another profile, and no configuration."""
     assert not MISSING, MISSING
     async with scratch_frr("10.0.0.11") as command:
-        yield Vtysh(command, tmp_path)
+        vtysh = Vtysh(command, tmp_path)
+        yield vtysh
+        await vtysh.close()
 
 
 @pytest.mark.parametrize("name", LEAVES)

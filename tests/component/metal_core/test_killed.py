@@ -83,6 +83,7 @@ class Doomed:
             if self.process.returncode is None:
                 self.process.kill()
             await self.process.wait()
+        await self.vtysh.close()
 
     def die_at_change(self, number: int, part: str) -> None:
         """Have the agent killed at its change of FRR of this number from now on, when `half` or `all` of it is made."""

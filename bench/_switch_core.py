@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from _switch_frr import RELOAD, Frr, frr
-from _switch_leaf import PARTITION, Leaf, desired, leaf, machine_ports
+from _switch_leaf import PARTITION, Leaf, compiled, desired, leaf, machine_ports
 from metal_core.apply import Outcome
 from metal_core.frr.managed import differences
 from metal_core.frr.model import Configuration
@@ -135,6 +135,7 @@ async def restored(where: Path, quick: bool) -> list[Answer]:
         for number in range(1 if quick else 5):
             home = where / f"restored-{number}-{booted}"
             home.mkdir(mode=0o755)
+            await compiled(home)
             async with leaf(home, 1, FEW) as one:
                 state = desired(one.spec, FEW)
                 if booted:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from _switch_core import FEW, took
-from _switch_leaf import FIRST_VNI, PARTITION, Leaf, leaf
+from _switch_leaf import FIRST_VNI, PARTITION, Leaf, compiled, leaf
 from _switch_plane import FakeLeaf, Plane, fabric, postgres, write_switches
 from metal_fabric.filters import PortRole as Role
 from metal_fabric.filters import wish as wish_of
@@ -152,6 +152,7 @@ async def wishes(where: Path, quick: bool) -> list[Answer]:
     count = 3 if quick else FEW
     async with AsyncExitStack() as stack:
         plane = await stack.enter_async_context(fabric(where))
+        await compiled(where)
         leaves = [await stack.enter_async_context(leaf(where, number, count + 1)) for number in (1, 2)]
         for each in leaves:
             identity = plane.pki.leaf(PARTITION, each.spec.name)

@@ -122,9 +122,9 @@ class Leaf:
             "FRR_CONF": str(self.frr_conf), "VTYSH": " ".join(self.frr.vtysh),
             "DATABASE_CONFIG": str(self.switch.database_config),
         }  # fmt: skip
+        environment = {f"METALPLANE_{name}": value for name, value in settings.items()}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "metal_core",
-            env={**os.environ, **{f"METALPLANE_{name}": value for name, value in settings.items()}},
+            sys.executable, "-m", "metal_core", env=byte_code(self.directory.parent) | environment,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         assert process.stdout is not None
@@ -143,6 +143,21 @@ class Leaf:
                     process.kill()
                     await process.wait()
                 await reader
+
+
+def byte_code(directory: Path) -> dict[str, str]:
+    """The environment of a process whose modules are compiled, as they are in the image; `compiled` does that."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**environment, "PYTHONPYCACHEPREFIX": str(directory / "byte-code")}
+
+
+async def compiled(directory: Path) -> None:
+    """Have everything that an agent of a leaf in `directory` imports compiled."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "import metal_core.service"), env=byte_code(directory)
+    )
+    if await process.wait():
+        raise RuntimeError("the agent's modules cannot be imported")
 
 
 @asynccontextmanager

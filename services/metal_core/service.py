@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Annotated, Any, NoReturn
 
 from metal_kit import agent as frame
@@ -33,7 +34,8 @@ from metal_core.watching import Watching
 from metal_core.wire import hello_of
 
 NAME = "metal-core"
-_LOOK_AGAIN = 1.0
+# Seconds between two looks whether the switch has its ports: one key of Redis, and the leaf's tenants wait for it.
+_FIRST_LOOK, _LAST_LOOK = 0.02, 0.25
 _log = logs.get_logger("metal_core.service")
 
 
@@ -226,13 +228,17 @@ class Core:
     async def _ports_created(self) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.init_seconds
+        look, told = _FIRST_LOOK, False
         while not self._stopping.is_set() and loop.time() < end:
             try:
                 if await self._sonic.port_init_done():
                     return
             except SonicUnavailable as error:
-                _log.warning("core.not_ready", error=str(error))
-            await asyncio.sleep(_LOOK_AGAIN)
+                if not told:
+                    _log.warning("core.not_ready", error=str(error))
+                told = True
+            await pause(self._stopping, timedelta(seconds=look))
+            look = min(2 * look, _LAST_LOOK)
         _log.error("core.ports_not_created", waited=self._settings.init_seconds)
 
 

@@ -223,7 +223,10 @@ class Core:
         else:
             desired, outcome = candidate.desired, await self._applier.apply(candidate.desired)
             following.resume_trial(candidate, outcome)
-        _log.info("restore.ended", generation=desired.generation, applied=outcome.applied, error=outcome.error)
+        phases = {name: round(seconds, 3) for name, seconds in outcome.durations.items()}
+        _log.info(
+            "restore.ended", generation=desired.generation, applied=outcome.applied, error=outcome.error, seconds=phases
+        )
 
     async def _ports_created(self) -> None:
         loop = asyncio.get_running_loop()

@@ -130,9 +130,10 @@ async def connected(where: Path, quick: bool) -> list[Answer]:
             async with asyncio.timeout(120):
                 await asyncio.gather(*(each.acknowledged.wait() for each in some))
         seconds = time.perf_counter() - began
-        cpu, then = plane.cpu(), time.perf_counter()
+        cpu, ended, then = plane.cpu(), await plane.transactions(), time.perf_counter()
         await asyncio.sleep(still)
-        share = (plane.cpu() - cpu) / (time.perf_counter() - then)
+        lasted = time.perf_counter() - then
+        share, queries = (plane.cpu() - cpu) / lasted, (await plane.transactions() - ended) / lasted
         memory, most = plane.memory(), plane.memory("VmHWM")
         if any(task.done() for task in tasks):
             raise RuntimeError("a leaf was cut off")
@@ -143,6 +144,7 @@ async def connected(where: Path, quick: bool) -> list[Answer]:
     return [
         Answer(f"{what}: memory of fabric", memory, "MiB", "< 300", note=note),
         Answer(f"{what}: CPU of fabric while nothing happens", share, "of a core", note="signs of life every 5 s"),
+        Answer(f"{what}: transactions of Postgres while nothing happens", queries, "1/s"),
         Answer(f"{what}: from the first hello to the last acknowledgement", seconds, "s", note=f"{_AT_ONCE} at once"),
     ]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import grpc
 from metal_kit.client import Peers
 from metal_kit.db import Connection
@@ -32,6 +33,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 _HEARTBEAT = 5.0
 _END_SECONDS = 30.0
 _PORTS = 48
+_TRANSACTIONS = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
 
 
 @dataclass
@@ -60,6 +62,15 @@ class Plane:
         """CPU seconds of fabric's process so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(int(each) for each in fields[11:13]) / TICK
+
+    async def transactions(self) -> int:
+        """Transactions that Postgres has ended so far, one for each statement outside of one; this look among them."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            # Processes tell once a second how many they had.
+            return int(await connection.fetchval(_TRANSACTIONS))
+        finally:
+            await connection.close()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from metal_fabric.observed import Observed, demand_speaker
 from metal_fabric.planner import Planner
 from metal_fabric.problems import Invalid, Refused
 from metal_fabric.registration import Registration
+from metal_fabric.signs import Signs
 from metal_fabric.store import AttachmentStore, FindingStore, GenerationStore, ReportStore, SyncStore
 from metal_fabric.switch import Switch
 
@@ -62,6 +63,7 @@ class Leaves:
         self._findings = FindingStore()
         self._observed = Observed(db, planner)
         self._looks = Looks(db)
+        self._signs = Signs(db)
 
     async def register(
         self, reported: Switch, session: str, *, generation: int, digest: str, chassis: str = ""
@@ -161,14 +163,15 @@ class Leaves:
     async def close(self) -> None:
         """End what the streams have left running."""
         await self._looks.close()
+        await self._signs.close()
 
-    async def alive(self, switch_id: str, session: str) -> None:
-        """Record that the leaf was heard of."""
-        async with self._db.connection() as conn:
-            await self._syncs.seen(conn, switch_id, session)
+    def alive(self, switch_id: str, session: str) -> None:
+        """Have it recorded soon that the leaf was heard of."""
+        self._signs.heard(switch_id, session)
 
     async def ended(self, switch_id: str, session: str) -> None:
         """Record that the leaf's stream has ended, unless a newer one has taken its place."""
+        self._signs.ended(switch_id, session)
         async with self._db.connection() as conn:
             await self._syncs.close(conn, switch_id, session)
 

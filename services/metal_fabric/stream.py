@@ -138,7 +138,7 @@ class LeafStream:
                     raise InvalidArgument("MESSAGE_MISSING", "the message is empty or unknown", field="message")
             if self._heard - self._written >= SEEN_SECONDS:
                 self._written = self._heard
-                await self._leaves.alive(self._switch_id, self._session)
+                self._leaves.alive(self._switch_id, self._session)
 
     async def _close(self, reader: asyncio.Task[None] | None) -> None:
         if reader is not None:

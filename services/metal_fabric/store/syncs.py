@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -44,7 +44,19 @@ _POSITIONS = """
     WHERE s.id = ANY ($1)
 """
 _SPEAKER = "SELECT session FROM leaf_sync WHERE switch_id = $1 FOR UPDATE"
-_SEEN = "UPDATE leaf_sync SET seen_time = clock_timestamp() WHERE switch_id = $1 AND session = $2"
+# Nobody is waited for, so that a leaf whose row is held keeps none of the others.
+_SEEN = """
+    WITH heard AS (SELECT * FROM unnest($1::text[], $2::uuid[]) AS h (switch_id, session)),
+    free AS (
+        SELECT y.switch_id FROM heard h JOIN leaf_sync y USING (switch_id, session)
+        FOR NO KEY UPDATE OF y SKIP LOCKED
+    ), written AS (
+        UPDATE leaf_sync y SET seen_time = clock_timestamp() FROM free WHERE y.switch_id = free.switch_id
+        RETURNING y.switch_id
+    )
+    SELECT h.switch_id FROM heard h LEFT JOIN leaf_sync y USING (switch_id, session)
+    WHERE y.switch_id IS NULL OR h.switch_id IN (SELECT switch_id FROM written)
+"""
 _CLOSE = "UPDATE leaf_sync SET session = NULL WHERE switch_id = $1 AND session = $2"
 _HOLD = "SELECT switch_id FROM leaf_sync WHERE switch_id = ANY ($1) ORDER BY switch_id FOR SHARE"
 _SIGHT = """
@@ -107,9 +119,13 @@ class SyncStore:
         """Whether the session speaks for the leaf; no other one takes its place until the transaction ends."""
         return str(await conn.fetchval(_SPEAKER, switch_id)) == session
 
-    async def seen(self, conn: Connection, switch_id: str, session: str) -> None:
-        """Record that the leaf was heard of."""
-        await conn.execute(_SEEN, switch_id, session)
+    async def seen(self, conn: Connection, heard: Mapping[str, str]) -> set[str]:
+        """Record that these leaves were heard of, each on a session, by switch id.
+
+        Gives those that are dealt with: written, or spoken for by another session. The rows of the rest are held.
+        """
+        rows = await conn.fetch(_SEEN, list(heard), list(heard.values()))
+        return {row["switch_id"] for row in rows}
 
     async def close(self, conn: Connection, switch_id: str, session: str) -> None:
         """Record that the session has ended, unless another one has taken its place."""

@@ -143,7 +143,7 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "stand": partial(SYNCS.stand, switch_id=LEAF, generation=2, digest="h"),
             "retract": partial(ATTACHMENTS.retract, switch_id=LEAF, applied=19),
             "positions": partial(SYNCS.positions, switch_ids=[LEAF, "leaf00043"]),
-            "seen": partial(SYNCS.seen, switch_id=LEAF, session=session),
+            "seen": partial(SYNCS.seen, heard={LEAF: session, "leaf00043": session}),
             "hold": partial(SYNCS.hold, switch_ids=[LEAF]),
             "sight": partial(SYNCS.sight, machine=MACHINE, every=hour),
         }

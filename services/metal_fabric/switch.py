@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from ipaddress import ip_address
 
 from metal_fabric.ports import AdminState, LinkState, SwitchOs
 from metal_fabric.problems import Invalid, Refused
@@ -78,10 +79,11 @@ class Switch:
 def merge(known: Switch | None, reported: Switch, *, connected: Collection[str]) -> Switch:
     """The switch after `reported` registered; `connected` names the ports that machines hang on.
 
-    Raises Refused: `PORT_NAME_TWICE`, `PORT_ALIAS_TWICE`, `PXE_VLAN_RESERVED`, `NAME_OF_A_DEVICE`,
-    `SWITCH_IN_OTHER_PARTITION`, `CONNECTED_SWITCH_MOVED`, `CONNECTED_PORT_REMOVED`, `CONNECTED_PORT_RENAMED`,
-    `CONNECTED_PORT_IS_UPLINK`.
+    Raises Refused: `LOOPBACK_NOT_IPV4`, `PORT_NAME_TWICE`, `PORT_ALIAS_TWICE`, `PXE_VLAN_RESERVED`,
+    `NAME_OF_A_DEVICE`, `SWITCH_IN_OTHER_PARTITION`, `CONNECTED_SWITCH_MOVED`, `CONNECTED_PORT_REMOVED`,
+    `CONNECTED_PORT_RENAMED`, `CONNECTED_PORT_IS_UPLINK`.
     """
+    _check_loopback(reported.facts.loopback)
     if FIRST_VLAN <= reported.facts.pxe_vlan <= LAST_VLAN:
         raise Invalid(
             "PXE_VLAN_RESERVED",
@@ -164,6 +166,18 @@ def _check_connected(name: str, identifier: str, now: Mapping[str, Port], by_ide
             "CONNECTED_PORT_IS_UPLINK",
             f"port {name} has a machine on it and cannot be an uplink; delete the machine's cabling first",
             field="hello.ports",
+        )
+
+
+def _check_loopback(loopback: str) -> None:
+    # The underlay is IPv4: the loopback is a BGP router id (RFC 4271 section 4.2: four octets) and the address of the
+    # VTEP. Accepted here, it would be refused by metal-core with every state that it is sent.
+    if loopback and ip_address(loopback).version != 4:
+        raise Invalid(
+            "LOOPBACK_NOT_IPV4",
+            f"{loopback} is no IPv4 address, and the loopback is router id and VTEP of an IPv4 underlay; "
+            "give the leaf an IPv4 loopback, or name it in METALPLANE_LOOPBACK",
+            field="hello.loopback",
         )
 
 

@@ -78,6 +78,7 @@ async def test_nobody_but_a_leaf_opens_a_stream(fabric: Any, eventually: Any, ce
         ({"pxe_vlan": 1500}, "PXE_VLAN_RESERVED", "hello.pxe_vlan"),
         ({"asn": 0}, "INVALID_FIELD", "hello.asn"),
         ({"loopback": "nowhere"}, "INVALID_FIELD", "hello.loopback"),
+        ({"loopback": "2001:db8::11"}, "LOOPBACK_NOT_IPV4", "hello.loopback"),
         ({"applied_generation": 1 << 60}, "GENERATION_INVALID", "hello.applied_generation"),
     ],
 )

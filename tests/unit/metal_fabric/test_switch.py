@@ -72,6 +72,14 @@ def test_a_connected_port_may_not_become_an_uplink() -> None:
     assert refusal(leaf(E0), leaf(replace(E0, uplink=True)), "Ethernet0") == "CONNECTED_PORT_IS_UPLINK"
 
 
+@pytest.mark.parametrize("loopback", ["2001:db8::11", "::ffff:10.0.0.11"])
+def test_a_loopback_that_is_no_router_id_is_refused(loopback: str) -> None:
+    for known in (None, leaf(E0)):
+        with pytest.raises(Refused, match=loopback) as caught:
+            merge(known, leaf(E0, facts=replace(FACTS, loopback=loopback)), connected=())
+        assert (caught.value.reason, caught.value.field) == ("LOOPBACK_NOT_IPV4", "hello.loopback")
+
+
 def test_two_ports_with_one_alias_are_refused() -> None:
     assert refusal(None, leaf(E0, Port("Ethernet4", "Eth1/1"))) == "PORT_ALIAS_TWICE"
 

@@ -140,7 +140,7 @@ class Hello(_message.Message):
     management_address: _builtins.str
     """Management address; may be empty."""
     loopback: _builtins.str
-    """Loopback address, router id and VTEP."""
+    """Loopback address, router id and VTEP; IPv4, as the underlay is."""
     asn: _builtins.int
     """ASN of its BGP router."""
     pxe_vlan: _builtins.int

@@ -169,7 +169,7 @@ class FakeLeaf:
         hello = Hello(
             switch_id=self._name, partition=PARTITION, rack=f"rack{self._number // 2}",
             os=switch_pb2.SWITCH_OS_SONIC, loopback=f"10.{self._number // 250}.{self._number % 250}.1",
-            asn=4_200_000_000 + self._number, pxe_vlan=4000,
+            asn=4_200_000_000 + self._number, pxe_vlan=4000, chassis_id=self._name,
         )  # fmt: skip
         for port in range(_PORTS):
             hello.ports.add(name=f"Ethernet{4 * port}", alias=f"Eth{port + 1}", uplink=port >= _PORTS - 2)

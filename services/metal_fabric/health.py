@@ -15,6 +15,9 @@ from enum import StrEnum
 BEHIND = timedelta(seconds=30)
 # A box that has not tried to take the name for so long has been dealt with.
 RIVAL_FORGOTTEN = timedelta(minutes=10)
+# A box without a base MAC address that is still refused after this time is not the one that is connected: that one's
+# old stream would count as gone by now.
+STILL_ITSELF = timedelta(seconds=20)
 _SHOWN = 300
 
 
@@ -127,7 +130,7 @@ def assess(facts: Facts) -> list[Reason]:
     """What a leaf is not well for, the worst first."""
     reasons = [*_following(facts), *_links(facts)]
     for finding in facts.findings:
-        if finding.code is Code.NAME_TAKEN and finding.seen is not None and facts.now - finding.seen > RIVAL_FORGOTTEN:
+        if finding.code is Code.NAME_TAKEN and not _rival(finding, facts.now):
             continue
         reasons.append(Reason(finding.code, finding.message, finding.since, finding.subject))
     return sorted(reasons, key=lambda reason: (_ORDER.index(reason.health), reason.code, reason.subject))
@@ -136,6 +139,15 @@ def assess(facts: Facts) -> list[Reason]:
 def health_of(reasons: Iterable[Reason]) -> Health:
     """How a switch with these reasons is."""
     return min((reason.health for reason in reasons), key=_ORDER.index, default=Health.HEALTHY)
+
+
+def _rival(finding: Finding, now: datetime) -> bool:
+    """Whether another box wants the name, and did so lately."""
+    if finding.seen is None or finding.since is None:
+        return True
+    if now - finding.seen > RIVAL_FORGOTTEN:
+        return False
+    return bool(finding.subject) or finding.seen - finding.since > STILL_ITSELF
 
 
 def _following(facts: Facts) -> Iterable[Reason]:

@@ -21,6 +21,7 @@ from metal_fabric.problems import Invalid, Refused
 from metal_fabric.registration import Registration
 from metal_fabric.signs import Signs
 from metal_fabric.store import AttachmentStore, FindingStore, GenerationStore, ReportStore, SyncStore
+from metal_fabric.store.syncs import SILENCE
 from metal_fabric.switch import Switch
 
 log = get_logger(__name__)
@@ -74,8 +75,8 @@ class Leaves:
         here; what a leaf applied that nobody here knows, after a database was restored, is superseded by a new one.
         `chassis` tells its box from others; empty when it does not say.
 
-        Raises Refused as `Registration.take_in` does, and `SWITCH_NAME_TAKEN` while another box speaks for the leaf;
-        the switch's status then says why.
+        Raises Refused as `Registration.take_in` does, and `SWITCH_NAME_TAKEN` while another box speaks for the leaf, or
+        one that may be another; the switch's status then says why.
         """
         if generation >= MAX_GENERATION:
             raise Invalid("GENERATION_INVALID", "no such generation was ever made", field="hello.applied_generation")
@@ -90,6 +91,9 @@ class Leaves:
                 await self._syncs.open(
                     conn, reported.id, session, applied=applied, digest="" if foreign else digest, chassis=chassis
                 )
+                if not chassis:
+                    # It was this one that could not be told from a stream of its own.
+                    await self._findings.drop(conn, reported.id, "name", "")
                 await self._attachments.retract(conn, reported.id, applied)
                 newest = await self._planner.plan(conn, reported.id, beyond=generation if foreign else 0)
                 await self._planner.announce(conn, reported.id, applied)
@@ -101,6 +105,7 @@ class Leaves:
             async with self._db.transaction(purpose="note refused leaf") as conn:
                 if refused.reason == NAME_TAKEN:
                     # The leaf that has the name is well, and its status is its own.
+                    # A box that cannot be told apart may be the same one, so what it meant is told after a while.
                     finding = Finding(Code.NAME_TAKEN, chassis, refused.message)
                     await self._findings.put(conn, reported.id, "name", [finding])
                 else:
@@ -211,13 +216,24 @@ class Leaves:
 
     async def _demand_one_box(self, conn: Connection, switch_id: str, chassis: str) -> None:
         speaking = await self._syncs.chassis(conn, switch_id)
-        if chassis and speaking and chassis != speaking:
-            raise Refused(
-                NAME_TAKEN,
-                f"two boxes are called {switch_id}: {_text(speaking)} is connected, {_text(chassis)} claims the name; "
-                "rename one of them, or switch the old one off",
-                field="hello.switch_id",
+        if speaking is None or (chassis and chassis == speaking):
+            return
+        if chassis and speaking:
+            which = (
+                f"two boxes are called {switch_id}: {_text(speaking)} is connected, {_text(chassis)} claims the name"
             )
+            fix = "rename one of them, or switch the old one off"
+        else:
+            which = f"{_box(speaking)} called {switch_id} is connected, and {_box(chassis)} claims the name"
+            fix = (
+                "rename one of them. If it is the same one it gets in by itself once its old stream counts as gone, "
+                f"after {SILENCE.total_seconds():g} s; at once if DEVICE_METADATA|localhost has a mac"
+            )
+        raise Refused(NAME_TAKEN, f"{which}; {fix}", field="hello.switch_id")
+
+
+def _box(chassis: str) -> str:
+    return f"box {_text(chassis)}" if chassis else "a box without a base MAC address"
 
 
 def _measure(report: ApplyReport) -> None:

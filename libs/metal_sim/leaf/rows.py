@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,11 +43,18 @@ class LeafSpec:
             raise ValueError(f"{self.name}: a port is named twice")
 
 
+def base_mac(name: str) -> str:
+    """The base MAC address of the box that was built under this name: locally administered, always the same."""
+    octets = hashlib.sha256(name.encode()).digest()[:5]
+    return ":".join(("02", *(f"{octet:02x}" for octet in octets)))
+
+
 def config_db(spec: LeafSpec) -> Rows:
     """CONFIG_DB of a leaf that has just been installed."""
     rows: Rows = {
         "DEVICE_METADATA|localhost": {
             "hostname": spec.name,
+            "mac": base_mac(spec.name),
             "bgp_asn": str(spec.asn),
             "docker_routing_config_mode": "split-unified",
             "type": "LeafRouter",

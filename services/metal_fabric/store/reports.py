@@ -115,6 +115,11 @@ class FindingStore:
             messages = [_text(each.message) for each in findings]
             await conn.execute(_PUT, switch_id, source, codes, subjects, messages, RIVAL_FORGOTTEN)
 
+    async def drop(self, conn: Connection, switch_id: str, source: str, subject: str) -> None:
+        """Forget the findings of one source about a subject."""
+        query = "DELETE FROM finding WHERE switch_id = $1 AND source = $2 AND subject = $3"
+        await conn.execute(query, switch_id, source, subject)
+
     async def ids(self, conn: Connection, *, after: str, limit: int) -> list[str]:
         """Ids of switches after one of them."""
         return [row["id"] for row in await conn.fetch(_IDS, after, limit)]

@@ -97,9 +97,10 @@ class SyncStore:
         """Let `session` speak for the leaf, which says that it has applied this generation (0 for none)."""
         await conn.execute(_OPEN, switch_id, session, applied, digest, chassis)
 
-    async def chassis(self, conn: Connection, switch_id: str) -> str:
-        """The box whose stream is open for the leaf; empty when none is, or it does not say."""
-        return await conn.fetchval(_CHASSIS, switch_id) or ""
+    async def chassis(self, conn: Connection, switch_id: str) -> str | None:
+        """The box whose stream is open for the leaf; empty when it does not say, None when no stream is open."""
+        chassis: str | None = await conn.fetchval(_CHASSIS, switch_id)
+        return chassis
 
     async def applied_generation(self, conn: Connection, switch_id: str) -> tuple[int, str]:
         """The generation that the leaf is known to have, and its hash; 0 and empty for none."""

@@ -191,6 +191,7 @@ class Fabric:
             loopback="10.0.0.11",
             asn=4200000011,
             pxe_vlan=4000,
+            chassis_id=f"box of {host}",
         )
         for name in [*PORTS, *UPLINKS]:
             message.ports.add(name=name, alias=f"alias-{name}", uplink=name in UPLINKS, state=switch_pb2.PORT_STATE_UP)

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import pytest
 from metal_fabric.store import SwitchStore
 from metal_fabric.watch import Watch
 from metal_kit.errors import FailedPrecondition
@@ -241,6 +242,43 @@ async def test_of_two_boxes_with_one_name_the_one_that_works_goes_on_and_it_is_s
         return bool(rival.states)
 
     await eventually(served, what="the other box, once the first one is gone")
+
+
+@pytest.mark.parametrize("boxes", [("", ""), ("52:54:00:00:00:01", ""), ("", "52:54:00:00:00:02")])
+async def test_boxes_that_cannot_be_told_apart_do_not_take_each_others_stream(
+    fabric: Any, eventually: Any, boxes: tuple[str, str]
+) -> None:
+    leaf = await fabric.leaf("leaf01", chassis_id=boxes[0]).open()
+    await eventually(lambda: leaf.states)
+    rival = fabric.leaf("leaf01", chassis_id=boxes[1])
+
+    async def refused() -> bool:
+        await rival.open()
+        await eventually(lambda: rival.ended)
+        return isinstance(rival.failure, FailedPrecondition)
+
+    await eventually(refused)
+    assert (rival.failure.reason, rival.failure.field) == ("SWITCH_NAME_TAKEN", "hello.switch_id")
+    assert "without a base MAC address" in rival.failure.message
+    report = await leaf.apply()
+    await eventually(lambda: report in leaf.acks, what="the first one is still served")
+    if not boxes[1]:
+        assert codes(await sync(fabric)) == [], "it may be the same box, whose stream broke"
+        # It has been at it for longer than a broken stream counts as open.
+        await fabric.rows("UPDATE finding SET since_time = since_time - interval '30 s'")
+        await eventually(refused)
+    status = await sync(fabric)
+    assert (status.health, codes(status)) == (DEGRADED, ["NAME_TAKEN"])
+    await leaf.close()
+
+    async def served() -> bool:
+        if rival.ended:
+            await rival.open()
+        return bool(rival.states)
+
+    await eventually(served, what="the other one, once the first is gone")
+    # Which box was refused is known only of the one that says so.
+    assert codes(await sync(fabric)) == (["NAME_TAKEN"] if boxes[1] else [])
 
 
 async def test_a_report_does_not_wait_for_whoever_changes_the_switch(fabric: Any, pair: Any, eventually: Any) -> None:

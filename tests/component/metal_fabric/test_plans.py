@@ -162,6 +162,7 @@ async def test_what_leaves_tell_costs_the_same_in_a_large_plane(plans: Plans) ->
             "told": partial(REPORTS.told, switch_id=LEAF),
             "findings": partial(FINDINGS.put, switch_id=LEAF, source="lldp", findings=[finding]),
             "no findings": partial(FINDINGS.put, switch_id=LEAF, source="lldp", findings=[]),
+            "forget a finding": partial(FINDINGS.drop, switch_id=LEAF, source="lldp", subject="p1"),
             "ids": partial(FINDINGS.ids, after="leaf05000", limit=50),
             "facts of one": partial(FINDINGS.facts, ids=[LEAF]),
             "facts of a page": partial(FINDINGS.facts, ids=page),

@@ -7,7 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from metal_fabric.cabling import Cable
-from metal_fabric.health import BEHIND, RIVAL_FORGOTTEN, Code, Facts, Finding, Health, assess, health_of
+from metal_fabric.health import (
+    BEHIND,
+    RIVAL_FORGOTTEN,
+    STILL_ITSELF,
+    Code,
+    Facts,
+    Finding,
+    Health,
+    assess,
+    health_of,
+)
 from metal_fabric.verification import Announced, verify
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -49,6 +59,13 @@ CABLES = [
             [Code.NAME_TAKEN],
         ),
         ({"findings": (Finding(Code.NAME_TAKEN, "x", "two", LONG_AGO, LONG_AGO),)}, Health.HEALTHY, []),
+        # One that does not say which box it is may be the same one, whose old stream is still open.
+        ({"findings": (Finding(Code.NAME_TAKEN, "", "two", NOW - STILL_ITSELF, NOW),)}, Health.HEALTHY, []),
+        (
+            {"findings": (Finding(Code.NAME_TAKEN, "", "two", NOW - 2 * STILL_ITSELF, NOW),)},
+            Health.DEGRADED,
+            [Code.NAME_TAKEN],
+        ),
     ],
 )
 def test_a_switch_is_as_its_worst_reason(change: dict[str, object], health: Health, codes: list[Code]) -> None:

@@ -7,7 +7,7 @@ prefixes alone and skips what it cannot parse; here both roles are compacted and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
@@ -80,6 +80,18 @@ def wish(role: PortRole, vrf: int, allowed_prefixes: Iterable[str], vnis: Iterab
     else:
         raise Invalid("ROLE_INVALID", "a machine is attached as a machine or as a firewall", field="role")
     return Wish(role=role, vrf=vrf, allowed_prefixes=minimal(allowed_prefixes), vnis=numbers)
+
+
+def networks(wish: Wish, named: Mapping[int, str]) -> dict[int, str]:
+    """Whose the VNIs of a wish are. Raises Invalid `NETWORK_WITHOUT_VNI` for a number that is none of them."""
+    strange = sorted(named.keys() - {wish.vrf, *wish.vnis} | named.keys() & {0})
+    if strange:
+        raise Invalid(
+            "NETWORK_WITHOUT_VNI",
+            f"{strange[0]} is neither the VRF nor among the VNIs; leave it out, or add it there",
+            field="networks",
+        )
+    return dict(named)
 
 
 def _parsed(text: str, field: str) -> IPv4Network | IPv6Network:

@@ -6,8 +6,9 @@ leaf: what the leaves have applied is asked by `attachment`, and published when 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from metal_kit.db import Connection, Database
 from metal_kit.errors import Aborted, NotFound
@@ -18,7 +19,10 @@ from metal_fabric.cabling import Cable, Cabling, Neighbour, survey
 from metal_fabric.filters import Wish
 from metal_fabric.planner import Planner
 from metal_fabric.problems import Refused
-from metal_fabric.store import AttachmentStore, CableStore, SettingsStore, SwitchStore, SyncStore
+from metal_fabric.store import AttachmentStore, CableStore, SettingsStore, SwitchStore, SyncStore, VniStore
+
+# Nobody says whose the VNIs are.
+NOT_SAID: Mapping[int, str] = MappingProxyType({})
 
 
 class Machines:
@@ -32,6 +36,7 @@ class Machines:
         self._attachments = AttachmentStore()
         self._settings = SettingsStore()
         self._syncs = SyncStore()
+        self._vnis = VniStore()
 
     async def connect(self, machine: str, partition: str, neighbours: Sequence[Neighbour]) -> Cabling:
         """Record how a registering machine hangs on its leaves. Raises Refused as `cabling.survey` does."""
@@ -86,14 +91,20 @@ class Machines:
             for switch_id in sorted(involved):
                 await self._planner.plan(conn, switch_id)
 
-    async def attach(self, machine: str, allocation: str, wish: Wish) -> Attachment:
-        """Want the machine's ports as `wish` says, for this allocation. Raises Refused as `attachment.attach` does."""
+    async def attach(
+        self, machine: str, allocation: str, wish: Wish, networks: Mapping[int, str] = NOT_SAID
+    ) -> Attachment:
+        """Want the machine's ports as `wish` says, for this allocation; `networks` says whose the VNIs in it are.
+
+        Raises Refused as `attachment.attach` and `VniStore.claim` do.
+        """
         async with self._db.transaction(purpose="attach machine") as conn:
             involved = await self._lock(conn, machine)
             before = await self._attachments.get(conn, machine, lock=True)
             ended = [allocation] if await self._attachments.ended(conn, machine, allocation) else []
             after = rules.attach(before, allocation, wish, ended=ended)
             if after is not before:
+                await self._vnis.claim(conn, networks, machine)
                 await self._syncs.forget_sightings(conn, machine)
                 await self._move(conn, after, involved)
             return await self._attachments.get(conn, machine)

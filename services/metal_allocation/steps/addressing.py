@@ -28,7 +28,7 @@ async def address(record: Record, clients: Clients, clock: Clock) -> Outcome:
     owner = Owner(kind=OwnerKind.OWNER_KIND_ALLOCATION, id=record.id)
     try:
         wanted = await _networks(record, clients)
-        announcable = [await _announcable(network, clients) for network, _ in wanted]
+        parents = [await _parent(network, clients) for network, _ in wanted]
         number = await clients.pools.AcquireNumber(AcquireNumberRequest(pool=ASN_POOL, owner=owner))
         given = await _attach_given(record, clients, owner)
         acquired = await _acquire_free(record, clients, owner, wanted)
@@ -38,9 +38,9 @@ async def address(record: Record, clients: Clients, clock: Clock) -> Outcome:
     record.asn = number.number
     record.networks = [
         machine_network(
-            network, ips=given.get(network.id) or acquired.get(network.id, []), asn=number.number, announcable=more
+            network, ips=given.get(network.id) or acquired.get(network.id, []), asn=number.number, parent=parent
         )
-        for (network, _), more in zip(wanted, announcable, strict=True)
+        for (network, _), parent in zip(wanted, parents, strict=True)
     ]
     record.set_condition(ACQUIRED, True, "ACQUIRED", "", clock.now())
     return Go(Phase.INSTALLING, "ADDRESSES_ACQUIRED", ", ".join(ip for each in record.networks for ip in each.ips))
@@ -90,16 +90,18 @@ async def _acquire_free(
     return acquired
 
 
-async def _announcable(network: Network, clients: Clients) -> list[str]:
-    """What a super network lets the machines of its children announce beyond their prefixes."""
+async def _parent(network: Network, clients: Clients) -> Network:
+    """The super network of a child; an empty one for other networks."""
     if network.type not in PRIVATE or not network.parent:
-        return []
-    parent = await clients.networks.GetNetwork(GetNetworkRequest(id=network.parent))
-    return list(parent.additional_announcable_prefixes)
+        return Network()
+    parent: Network = await clients.networks.GetNetwork(GetNetworkRequest(id=network.parent))
+    return parent
 
 
-def machine_network(network: Network, *, ips: list[str], asn: int, announcable: list[str]) -> MachineNetwork:
-    """The network as the machine gets it."""
+def machine_network(network: Network, *, ips: list[str], asn: int, parent: Network) -> MachineNetwork:
+    """The network as the machine gets it. `parent` is its super network, whose machines may announce more than their
+    prefixes; empty for none."""
+    owner = parent.id if network.vrf == parent.vrf else network.id
     return MachineNetwork(
         network=network.id,
         type=TYPE_NAMES[network.type],
@@ -110,5 +112,6 @@ def machine_network(network: Network, *, ips: list[str], asn: int, announcable: 
         asn=asn,
         private=network.type in PRIVATE,
         nat=network.nat == NatType.NAT_TYPE_IPV4_MASQUERADE,
-        additional_announcable_prefixes=announcable,
+        additional_announcable_prefixes=parent.additional_announcable_prefixes,
+        vrf_network=owner if network.vrf else "",
     )

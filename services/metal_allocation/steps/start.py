@@ -39,6 +39,7 @@ async def attach(record: Record, clients: Clients, clock: Clock) -> Outcome:
         vrf=vrf,
         allowed_prefixes=allowed_prefixes(record),
         vnis=sorted({each.vrf for each in record.networks if each.vrf}) if record.firewall else [],
+        networks=vrf_networks(record, vrf),
     )
     try:
         attachment = await clients.switches.AttachMachine(request)
@@ -94,6 +95,15 @@ def vrf_of(record: Record) -> int:
     private = [each for each in record.networks if each.private]
     private.sort(key=lambda each: each.type != "child")
     return private[0].vrf if private else 0
+
+
+def vrf_networks(record: Record, vrf: int) -> dict[int, str]:
+    """The networks that the numbers of the machine's VRF, or for a firewall of all of its VRFs, belong to."""
+    return {
+        each.vrf: each.vrf_network
+        for each in record.networks
+        if each.vrf and each.vrf_network and (record.firewall or each.vrf == vrf)
+    }
 
 
 def allowed_prefixes(record: Record) -> list[str]:

@@ -14,7 +14,7 @@ from metalplane.fabric.v1 import switch_pb2
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceServicer
 
 from metal_fabric.administration import Administration
-from metal_fabric.filters import wish
+from metal_fabric.filters import networks, wish
 from metal_fabric.life import SwitchLife
 from metal_fabric.machines import Machines
 from metal_fabric.messages import ROLE_OF, STATE_OF, attachment_message, switch_message, switch_of_device
@@ -88,7 +88,8 @@ class SwitchApi(SwitchServiceServicer):
         allocation = parse_uuid(request.allocation, field="allocation")
         with answered():
             wanted = wish(ROLE_OF[request.role], request.vrf, request.allowed_prefixes, request.vnis)
-            attachment = await self._machines.attach(machine, allocation, wanted)
+            whose = networks(wanted, request.networks)
+            attachment = await self._machines.attach(machine, allocation, wanted, whose)
         return attachment_message(attachment)
 
     async def DetachMachine(self, request: switch_pb2.DetachMachineRequest, context: Any) -> switch_pb2.Attachment:

@@ -11,6 +11,7 @@ from metal_fabric.store.settings import PartitionSettings, SettingsStore
 from metal_fabric.store.switches import SwitchStore
 from metal_fabric.store.syncs import Sync, SyncStore
 from metal_fabric.store.views import PortUse, SwitchView, ViewStore
+from metal_fabric.store.vnis import VniStore
 
 __all__ = [
     "AttachmentStore",
@@ -31,4 +32,5 @@ __all__ = [
     "SyncStore",
     "Told",
     "ViewStore",
+    "VniStore",
 ]

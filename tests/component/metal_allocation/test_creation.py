@@ -255,6 +255,7 @@ async def test_two_projects_whose_networks_overlap_have_machines_with_the_same_a
     ]  # fmt: skip
     asked = {request.allocation: request for method, request in world.calls if method == "AttachMachine"}
     assert [asked[each.id].vrf for each in (one, two)] == [20, 21]
+    assert [dict(asked[each.id].networks) for each in (one, two)] == [{20: NETWORK}, {21: TWIN}]
     assert list(asked[one.id].allowed_prefixes) == list(asked[two.id].allowed_prefixes)
     await world.free(one.id)
     await world.reach(one.id, "released")

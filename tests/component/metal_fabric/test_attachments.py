@@ -20,7 +20,12 @@ from metal_kit.errors import (
 from metal_kit.ids import uuid7
 from metalplane.fabric.v1 import switch_pb2
 from metalplane.fabric.v1.events_pb2 import AttachmentConfirmed, MachineSeen
-from metalplane.fabric.v1.switch_pb2 import AttachMachineRequest, DetachMachineRequest, GetAttachmentRequest
+from metalplane.fabric.v1.switch_pb2 import (
+    AttachMachineRequest,
+    DetachMachineRequest,
+    GetAttachmentRequest,
+    PortRole,
+)
 
 CONFIRMED = "metalplane.fabric.attachment.confirmed"
 SEEN = "metalplane.fabric.machine.seen"
@@ -258,6 +263,68 @@ async def test_a_bad_attachment_is_named_and_changes_nothing(
         await fabric.switches().AttachMachine(request)
     assert caught.value.field == field
     assert not await fabric.rows("SELECT 1 FROM attachment")
+
+
+async def test_two_networks_do_not_share_a_vni_while_machines_are_attached(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    """They would see each other's machines. A VRF that several networks share has one that it belongs to."""
+    switches, vrf = fabric.switches(), 20
+    one, two, wall = [await fabric.machine(port) for port in ("Ethernet0", "Ethernet4", "Ethernet8")]
+    first = fabric.attaching(one, uuid7(), vrf, networks={vrf: "blue"})
+    await switches.AttachMachine(first)
+    await switches.AttachMachine(first)
+    for role, numbers in (
+        (PortRole.PORT_ROLE_MACHINE, {"vrf": vrf}),
+        (PortRole.PORT_ROLE_FIREWALL, {"vnis": [9, vrf]}),
+    ):
+        request = AttachMachineRequest(machine=two, allocation=uuid7(), role=role, networks={vrf: "red"}, **numbers)
+        with pytest.raises(FailedPrecondition) as caught:
+            await switches.AttachMachine(request)
+        assert (caught.value.reason, caught.value.field) == ("VNI_OF_OTHER_NETWORK", f"networks[{vrf}]")
+        assert all(name in caught.value.message for name in ("blue", "red", one))
+    assert not (await switches.GetAttachment(GetAttachmentRequest(machine=two))).allocation
+    # A firewall of the network's own, and a caller that does not say whose the number is.
+    await switches.AttachMachine(
+        AttachMachineRequest(
+            machine=wall, allocation=uuid7(), role=PortRole.PORT_ROLE_FIREWALL, vnis=[9, vrf], networks={vrf: "blue"}
+        )
+    )
+    await switches.AttachMachine(fabric.attaching(two, uuid7(), 30))
+    for machine in (one, wall):
+        held = await switches.GetAttachment(GetAttachmentRequest(machine=machine))
+        # The firewall alone keeps it from being another network's, too.
+        await switches.DetachMachine(DetachMachineRequest(machine=machine, allocation=held.allocation))
+        newcomer = fabric.attaching(await fabric.machine(f"Ethernet{12 if machine == one else 16}"), uuid7(), vrf)
+        newcomer.networks[vrf] = "red"
+        if machine == one:
+            with pytest.raises(FailedPrecondition):
+                await switches.AttachMachine(newcomer)
+    assert (await switches.AttachMachine(newcomer)).vrf == vrf, "nobody is left of the network that had the number"
+
+
+async def test_a_network_without_its_number_is_refused(fabric: Any, pair: Any) -> None:
+    machine = await fabric.machine()
+    for strange in (0, 21):
+        with pytest.raises(InvalidArgument) as caught:
+            await fabric.switches().AttachMachine(fabric.attaching(machine, uuid7(), 20, networks={strange: "blue"}))
+        assert (caught.value.reason, caught.value.field) == ("NETWORK_WITHOUT_VNI", "networks")
+
+
+async def test_of_two_networks_that_want_a_vni_at_once_one_gets_it(fabric: Any, pair: Any) -> None:
+    machines = [await fabric.machine(f"Ethernet{4 * number}") for number in range(6)]
+    answers = await asyncio.gather(
+        *(
+            fabric.switches().AttachMachine(
+                fabric.attaching(machine, uuid7(), 20, networks={20: "blue" if number % 2 else "red"})
+            )
+            for number, machine in enumerate(machines)
+        ),
+        return_exceptions=True,
+    )
+    refused = [number % 2 for number, answer in enumerate(answers) if isinstance(answer, FailedPrecondition)]
+    assert len(refused) == 3
+    assert len(set(refused)) == 1, "all of one network"
 
 
 async def test_a_machine_without_cables_cannot_be_attached_and_has_no_attachment(fabric: Any) -> None:

@@ -27,6 +27,7 @@ from metal_fabric.store import (
     SwitchStore,
     SyncStore,
     ViewStore,
+    VniStore,
 )
 from metal_fabric.vlans import Vlan
 from metal_lab.servers import Postgres
@@ -34,7 +35,7 @@ from plans import Call, Plans, measured
 
 SWITCHES, CABLES, ATTACHMENTS, SYNCS = SwitchStore(), CableStore(), AttachmentStore(), SyncStore()
 GENERATIONS, VIEWS, PINS, SETTINGS = GenerationStore(), ViewStore(), PinStore(), SettingsStore()
-REPORTS, FINDINGS = ReportStore(), FindingStore()
+REPORTS, FINDINGS, VNIS = ReportStore(), FindingStore(), VniStore()
 # 20,000 leaves, of which the first half has 4 ports each, and three machines on them that are attached.
 FILL = (
     """
@@ -55,8 +56,11 @@ FILL = (
     "INSERT INTO cable SELECT switch_id, name, md5(substr(switch_id, 1, 8) || (right(switch_id, 1)::int / 2) || name)"
     "::uuid, 'mac' FROM port WHERE name <> 'Ethernet4'",
     "INSERT INTO attachment (machine, owner, role, vrf, allowed_prefixes, vnis, leaving, announced) "
-    "SELECT machine, machine, 'machine', 7, '{}', '{}', false, random() > 0.001 FROM cable GROUP BY machine",
+    "SELECT machine, machine, 'machine', 1000 + row_number() OVER () / 8, '{}', '{}', false, random() > 0.001 "
+    "FROM cable GROUP BY machine",
+    "UPDATE attachment SET role = 'firewall', vrf = 0, vnis = ARRAY[vrf] WHERE vrf % 20 = 0",
     "INSERT INTO attachment_leaf SELECT machine, switch_id, 20 FROM cable",
+    "INSERT INTO vni_network SELECT v, 'net' || v FROM generate_series(1, 20000) AS v",
     "INSERT INTO ended_allocation SELECT gen_random_uuid(), machine FROM attachment",
     "INSERT INTO leaf_report (switch_id, generation, apply, bgp, lldp) SELECT id, 30, 'a', 'b', 'l' FROM switch",
     "INSERT INTO finding (switch_id, source, code, subject, message) "
@@ -144,6 +148,9 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "retract": partial(ATTACHMENTS.retract, switch_id=LEAF, applied=19),
             "positions": partial(SYNCS.positions, switch_ids=[LEAF, "leaf00043"]),
             "seen": partial(SYNCS.seen, heard={LEAF: session, "leaf00043": session}),
+            "same network": partial(VNIS.claim, networks={7: "net7"}, machine=MACHINE),
+            "another network, nobody attached": partial(VNIS.claim, networks={77: "other"}, machine=MACHINE),
+            "a new number": partial(VNIS.claim, networks={30000: "other"}, machine=MACHINE),
             "hold": partial(SYNCS.hold, switch_ids=[LEAF]),
             "sight": partial(SYNCS.sight, machine=MACHINE, every=hour),
         }

@@ -14,7 +14,7 @@ from metal_allocation.steps.commands import MAX_BACKOFF, POLL, backoff
 from metal_allocation.steps.free import DEAD_LEAF, dead_leaves
 from metal_allocation.steps.install import SILENCE, trouble
 from metal_allocation.steps.leaves import confirmations, outstanding
-from metal_allocation.steps.start import allowed_prefixes, vrf_of
+from metal_allocation.steps.start import allowed_prefixes, vrf_networks, vrf_of
 from metalplane.allocation.v1.allocation_pb2 import Allocation, MachineNetwork
 from metalplane.allocation.v1.installation_pb2 import RecordProgressRequest
 from metalplane.fabric.v1.switch_pb2 import Attachment
@@ -65,9 +65,33 @@ def test_a_network_as_the_machine_gets_it(kind: str, name: str, private: bool) -
         id="n", type=NetworkType.Value(f"NETWORK_TYPE_{kind}"), vrf=7, nat=NatType.NAT_TYPE_IPV4_MASQUERADE,
         prefixes=["10.0.0.0/8"], destination_prefixes=["0.0.0.0/0"],
     )  # fmt: skip
-    got = machine_network(network, ips=["10.0.0.1"], asn=4210000001, announcable=["10.1.0.0/16"])
+    parent = Network(id="super", additional_announcable_prefixes=["10.1.0.0/16"])
+    got = machine_network(network, ips=["10.0.0.1"], asn=4210000001, parent=parent)
+    assert list(got.additional_announcable_prefixes) == ["10.1.0.0/16"]
     assert (got.type, got.private, got.vrf, got.nat, got.asn) == (name, private, 7, True, 4210000001)
     assert list(got.destination_prefixes) == ["0.0.0.0/0"]
+
+
+@pytest.mark.parametrize(("vrf", "of_parent", "owner"), [(7, 0, "n"), (7, 7, "super"), (7, 8, "n"), (0, 0, "")])
+def test_a_vrf_is_the_networks_own_or_that_of_the_super_network_that_shares_it(
+    vrf: int, of_parent: int, owner: str
+) -> None:
+    network = Network(id="n", type=NetworkType.NETWORK_TYPE_CHILD, vrf=vrf)
+    got = machine_network(network, ips=[], asn=1, parent=Network(id="super", vrf=of_parent))
+    assert got.vrf_network == owner
+
+
+def test_fabric_is_told_whose_the_numbers_are(make_record: Any) -> None:
+    child, external = MachineNetwork(), MachineNetwork()
+    child.CopyFrom(CHILD)
+    external.CopyFrom(EXTERNAL)
+    child.vrf, child.vrf_network, external.vrf, external.vrf_network = 7, "n", 9, "internet"
+    networks = [child, external, UNDERLAY]
+    assert vrf_networks(make_record(networks=networks), 7) == {7: "n"}
+    assert vrf_networks(make_record(role="firewall", networks=networks), 0) == {7: "n", 9: "internet"}
+    # An allocation from before this was kept.
+    child.ClearField("vrf_network")
+    assert vrf_networks(make_record(networks=[child]), 7) == {}
 
 
 # -- leaves

@@ -222,6 +222,7 @@ class MachineNetwork(_message.Message):
     PRIVATE_FIELD_NUMBER: _builtins.int
     NAT_FIELD_NUMBER: _builtins.int
     ADDITIONAL_ANNOUNCABLE_PREFIXES_FIELD_NUMBER: _builtins.int
+    VRF_NETWORK_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """Id of the network."""
     type: _builtins.str
@@ -234,6 +235,10 @@ class MachineNetwork(_message.Message):
     """Whether it is the machine's private network."""
     nat: _builtins.bool
     """Whether IPv4 addresses are translated on the way out."""
+    vrf_network: _builtins.str
+    """Id of the network that the VRF's number belongs to: its own, or the one of the super network that has all of its
+    children in its VRF. Empty without a VRF, and for allocations from before this was kept.
+    """
     @_builtins.property
     def ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Addresses of the machine."""
@@ -263,10 +268,11 @@ class MachineNetwork(_message.Message):
         private: _builtins.bool = ...,
         nat: _builtins.bool = ...,
         additional_announcable_prefixes: _abc.Iterable[_builtins.str] | None = ...,
+        vrf_network: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_announcable_prefixes", b"additional_announcable_prefixes", "asn", b"asn", "destination_prefixes", b"destination_prefixes", "ips", b"ips", "nat", b"nat", "network", b"network", "prefixes", b"prefixes", "private", b"private", "type", b"type", "vrf", b"vrf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_announcable_prefixes", b"additional_announcable_prefixes", "asn", b"asn", "destination_prefixes", b"destination_prefixes", "ips", b"ips", "nat", b"nat", "network", b"network", "prefixes", b"prefixes", "private", b"private", "type", b"type", "vrf", b"vrf", "vrf_network", b"vrf_network"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

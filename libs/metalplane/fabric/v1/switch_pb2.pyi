@@ -932,12 +932,33 @@ class AttachMachineRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class NetworksEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MACHINE_FIELD_NUMBER: _builtins.int
     ALLOCATION_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     VRF_FIELD_NUMBER: _builtins.int
     ALLOWED_PREFIXES_FIELD_NUMBER: _builtins.int
     VNIS_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
     machine: _builtins.str
     """UUID of the machine."""
     allocation: _builtins.str
@@ -954,6 +975,13 @@ class AttachMachineRequest(_message.Message):
     def vnis(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """For firewalls: VNIs that it takes part in."""
 
+    @_builtins.property
+    def networks(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
+        """Id of the network that each of these numbers belongs to, by number. While a machine is attached with a number, an
+        attachment that says that it belongs to another network is refused: their tenants would be in one VRF. A number that
+        is left out is not looked at.
+        """
+
     def __init__(
         self,
         *,
@@ -963,10 +991,11 @@ class AttachMachineRequest(_message.Message):
         vrf: _builtins.int = ...,
         allowed_prefixes: _abc.Iterable[_builtins.str] | None = ...,
         vnis: _abc.Iterable[_builtins.int] | None = ...,
+        networks: _abc.Mapping[_builtins.int, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "allowed_prefixes", b"allowed_prefixes", "machine", b"machine", "role", b"role", "vnis", b"vnis", "vrf", b"vrf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "allowed_prefixes", b"allowed_prefixes", "machine", b"machine", "networks", b"networks", "role", b"role", "vnis", b"vnis", "vrf", b"vrf"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

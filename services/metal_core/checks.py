@@ -19,6 +19,7 @@ from metal_core.frr.managed import PROFILE, PROTOCOL_MAP, profile_of
 from metal_core.frr.model import Configuration
 
 LAST_VNI = (1 << 24) - 1
+LAST_SPEED = 1_600_000  # Mbit/s, as SONiC's sonic-port.yang has it
 _PORT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9/_.-]{0,14}")  # IFNAMSIZ of Linux leaves 15 characters
 _PREFIX_LIST = re.compile(
     r"(?:ip|ipv6) prefix-list (\S+) seq \d+ (?:permit|deny) (\S+?)/(\d+)(?: ge (\d+))?(?: le (\d+))?"
@@ -184,8 +185,15 @@ def _check_port(port: Port, vrfs: frozenset[str]) -> list[str]:
     if port.vnis and port.role is not PortRole.FIREWALL:
         found.append(f"{where}.vnis: only firewalls exchange EVPN routes, this port is {port.role.value}")
     found += [f"{where}.vnis: {vni} must be from 1 to {LAST_VNI}" for vni in port.vnis if not 1 <= vni <= LAST_VNI]
-    if port.mtu and port.role is PortRole.ADDITIONAL:
-        found.append(f"{where}.mtu: only the administrative state of an operator's own port is the plane's")
+    if not 0 <= port.speed <= LAST_SPEED:
+        found.append(f"{where}.speed: {port.speed} must be 0 or from 1 to {LAST_SPEED} Mbit/s")
+    if port.role is PortRole.ADDITIONAL:
+        wanted = {"mtu": port.mtu, "speed": port.speed, "fec": port.fec}
+        found += [
+            f"{where}.{name}: only the administrative state of an operator's own port is the plane's"
+            for name, value in wanted.items()
+            if value
+        ]
     for prefix in port.allowed_prefixes:
         try:
             ip_network(prefix)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from metal_core.desired import FIRST_VLAN, LAST_VLAN, Admin, Desired, PortRole
+from metal_core.desired import FIRST_VLAN, LAST_VLAN, Admin, Desired, Fec, Port, PortRole
 
 Fields = Mapping[str, str]
 Rows = Mapping[str, Fields]
@@ -17,7 +17,8 @@ Rows = Mapping[str, Fields]
 # SONiC's clients cannot store a hash without fields; this placeholder stands for an empty row.
 PLACEHOLDER = {"NULL": "NULL"}
 
-# The fields that the agent owns in the rows that it owns. Other fields in them belong to whoever set them.
+# The fields that the agent owns in the rows that it owns. Other fields in them belong to whoever set them. Of a port's
+# speed and error correction see `_hardware`.
 OWNED_FIELDS: Mapping[str, frozenset[str]] = {
     "PORT": frozenset({"mtu", "admin_status"}),
     "VLAN_MEMBER": frozenset({"tagging_mode"}),
@@ -75,7 +76,7 @@ def render(desired: Desired, vtep: str) -> dict[str, dict[str, str]]:
         rows[f"VXLAN_TUNNEL_MAP|{vtep}|map_{vrf.vni}_{vlan}"] = {"vlan": vlan, "vni": str(vrf.vni)}
         rows[f"SUPPRESS_VLAN_NEIGH|{vlan}"] = {"suppress": "on"}
     for port in desired.with_role(*PortRole):
-        fields: dict[str, str] = {}
+        fields = _hardware(port)
         if port.effective_mtu:
             fields["mtu"] = str(port.effective_mtu)
         if port.effective_admin is not Admin.KEEP:
@@ -99,19 +100,31 @@ def owned(rows: Rows, desired: Desired) -> dict[str, dict[str, str]]:
 
     Whatever is not in the answer is somebody else's and is never written or deleted. A port's rows are the agent's
     while the port has a role, and also when they still point into a tenant VRF. Of an operator's own bridge port only
-    the administrative state is, and that only while there is a wish for it.
+    the administrative state is, and that only while there is a wish for it; so it is with any port's speed and error
+    correction.
     """
     ports = desired.own_ports
     wanted = frozenset(vrf.name for vrf in desired.vrfs)
     lent = {f"PORT|{port.name}" for port in desired.with_role(PortRole.ADDITIONAL) if port.admin is not Admin.KEEP}
+    hardware = {f"PORT|{port.name}": frozenset(_hardware(port)) for port in desired.ports}
     mine: dict[str, dict[str, str]] = {}
     for key, fields in rows.items():
         if key in lent:
             mine[key] = {name: value for name, value in fields.items() if name == "admin_status"}
         elif _is_owned(key, fields, ports, wanted, f"Vlan{desired.pxe_vlan}"):
-            known = OWNED_FIELDS[table_of(key)]
+            known = OWNED_FIELDS[table_of(key)] | hardware.get(key, frozenset())
             mine[key] = {name: value for name, value in fields.items() if name in known}
     return mine
+
+
+def _hardware(port: Port) -> dict[str, str]:
+    """The fields of a port that are its hardware description's unless somebody wants them otherwise."""
+    fields = {}
+    if port.speed:
+        fields["speed"] = str(port.speed)
+    if port.fec is not Fec.KEEP:
+        fields["fec"] = port.fec.value
+    return fields
 
 
 def _is_owned(key: str, fields: Fields, ports: frozenset[str], vrfs: frozenset[str], pxe: str) -> bool:

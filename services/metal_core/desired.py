@@ -44,6 +44,16 @@ class Admin(StrEnum):
     DOWN = "down"
 
 
+class Fec(StrEnum):
+    """Forward error correction of a port, as PORT.fec names it. `KEEP` leaves it to whoever set it."""
+
+    KEEP = ""
+    NONE = "none"
+    RS = "rs"
+    FC = "fc"
+    AUTO = "auto"
+
+
 class DriftPolicy(StrEnum):
     """What to do about changes that others made to what the agent owns."""
 
@@ -56,7 +66,8 @@ class Port:
     """One port that has a role.
 
     `vrf` is set for machine ports only. `allowed_prefixes` is what the port's neighbour may announce, `vnis` what a
-    firewall may exchange EVPN routes for. `mtu` 0 means the usual one of the role.
+    firewall may exchange EVPN routes for. `mtu` 0 means the usual one of the role, `speed` 0 (Mbit/s) leaves the port's
+    own.
     """
 
     name: str
@@ -66,6 +77,8 @@ class Port:
     vrf: str = ""
     allowed_prefixes: tuple[str, ...] = ()
     vnis: tuple[int, ...] = ()
+    speed: int = 0
+    fec: Fec = Fec.KEEP
 
     @property
     def effective_mtu(self) -> int:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 from metalplane.fabric.v1.agent_pb2 import DesiredPort, DesiredState, Hello, HelloPort
 from metalplane.fabric.v1.settings_pb2 import DriftPolicy as WirePolicy
+from metalplane.fabric.v1.settings_pb2 import PortFec as WireFec
 from metalplane.fabric.v1.switch_pb2 import PortRole as WireRole
 from metalplane.fabric.v1.switch_pb2 import PortState as WireState
 from metalplane.fabric.v1.switch_pb2 import SwitchOs
 
-from metal_core.desired import Admin, Desired, DriftPolicy, Port, PortRole, Vrf
+from metal_core.desired import Admin, Desired, DriftPolicy, Fec, Port, PortRole, Vrf
 from metal_core.identity import LeafIdentity
 
 # The contract's limit.
@@ -35,6 +36,13 @@ _POLICIES: Mapping[WirePolicy.ValueType, DriftPolicy] = {
     WirePolicy.DRIFT_POLICY_UNSPECIFIED: DriftPolicy.REPAIR,
     WirePolicy.DRIFT_POLICY_REPAIR: DriftPolicy.REPAIR,
     WirePolicy.DRIFT_POLICY_REPORT: DriftPolicy.REPORT,
+}
+_FECS: Mapping[WireFec.ValueType, Fec] = {
+    WireFec.PORT_FEC_UNSPECIFIED: Fec.KEEP,
+    WireFec.PORT_FEC_NONE: Fec.NONE,
+    WireFec.PORT_FEC_RS: Fec.RS,
+    WireFec.PORT_FEC_FC: Fec.FC,
+    WireFec.PORT_FEC_AUTO: Fec.AUTO,
 }
 _STATES: Mapping[str, WireState.ValueType] = {
     "up": WireState.PORT_STATE_UP,
@@ -107,6 +115,9 @@ def _port_of(message: DesiredPort) -> Port:
         raise UnknownState(
             f"ports[{message.name!r}]: role {message.role} with admin state {message.admin_state} is not known here"
         )
+    fec = _FECS.get(message.fec)
+    if fec is None:
+        raise UnknownState(f"ports[{message.name!r}].fec: {message.fec} is not known here")
     return Port(
         name=message.name,
         role=role,
@@ -115,4 +126,6 @@ def _port_of(message: DesiredPort) -> Port:
         vrf=message.vrf,
         allowed_prefixes=tuple(message.allowed_prefixes),
         vnis=tuple(message.vnis),
+        speed=message.speed,
+        fec=fec,
     )

@@ -7,10 +7,10 @@ in it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metal_fabric.filters import TENANT_ROLES, UNPROVISIONED, PortRole, Wish
-from metal_fabric.ports import LinkState, sort_key
+from metal_fabric.ports import Fec, LinkState, sort_key
 from metal_fabric.settings import NOTHING_SET, DriftPolicy, Settings
 from metal_fabric.switch import Port, Switch
 
@@ -22,7 +22,7 @@ ACCESS_MTU = 9000
 @dataclass(frozen=True)
 class DesiredPort:
     """A port as it shall be; `vrf` is empty for the default VRF and for ports that are not routed. An MTU of 0 leaves
-    the port's own alone."""
+    the port's own alone, and so does a speed of 0 Mbit/s."""
 
     name: str
     role: PortRole
@@ -31,6 +31,8 @@ class DesiredPort:
     vrf: str = ""
     allowed_prefixes: tuple[str, ...] = ()
     vnis: tuple[int, ...] = ()
+    speed: int = 0
+    fec: Fec = Fec.UNSET
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,14 @@ def desired_state(
     """
     ports = sorted(switch.ports.values(), key=lambda port: sort_key(port.name, switch.facts.os))
     additional = settings.additional_bridge_ports
+    shapes = {each.name: each for each in settings.ports}
     shaped = []
     for port in ports:
         wish = wishes.get(port.name, UNPROVISIONED)
-        shaped.append(_port(port, wish, role_of(port, wish, occupied=port.name in occupied, additional=additional)))
+        role = role_of(port, wish, occupied=port.name in occupied, additional=additional)
+        desired = _port(port, wish, role)
+        own = shapes.get(port.name)
+        shaped.append(replace(desired, speed=own.speed, fec=own.fec) if own else desired)
     vnis = vnis_needed({port.name: wishes[port.name] for port in ports if port.name in wishes and not port.uplink})
     return DesiredState(
         switch_id=switch.id,

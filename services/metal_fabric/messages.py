@@ -15,7 +15,7 @@ from metal_fabric.cabling import Cable
 from metal_fabric.desired import vrf_name
 from metal_fabric.filters import PortRole
 from metal_fabric.health import Facts, Health, assess, health_of
-from metal_fabric.ports import AdminState, LinkState, SwitchOs, sort_key
+from metal_fabric.ports import AdminState, Fec, LinkState, SwitchOs, sort_key
 from metal_fabric.store import PortUse, SwitchView, Told
 from metal_fabric.switch import Port, Switch, SwitchFacts, SwitchKind, SwitchMode, ports_by_name
 
@@ -33,6 +33,14 @@ STATES = {
     LinkState.UP: switch_pb2.PORT_STATE_UP,
     LinkState.DOWN: switch_pb2.PORT_STATE_DOWN,
 }
+FECS = {
+    Fec.UNSET: settings_pb2.PORT_FEC_UNSPECIFIED,
+    Fec.NONE: settings_pb2.PORT_FEC_NONE,
+    Fec.RS: settings_pb2.PORT_FEC_RS,
+    Fec.FC: settings_pb2.PORT_FEC_FC,
+    Fec.AUTO: settings_pb2.PORT_FEC_AUTO,
+}
+FEC_OF = {message: fec for fec, message in FECS.items()}
 STATE_OF = {message: state for state, message in STATES.items()}
 SYSTEMS = {
     SwitchOs.SONIC: switch_pb2.SWITCH_OS_SONIC,
@@ -100,6 +108,8 @@ def desired_message(state: desired.DesiredState) -> DesiredState:
             vrf=port.vrf,
             allowed_prefixes=port.allowed_prefixes,
             vnis=port.vnis,
+            speed=port.speed,
+            fec=FECS[port.fec],
         )
     for vrf in state.vrfs:
         message.vrfs.add(name=vrf.name, vni=vrf.vni, vlan=vrf.vlan)
@@ -124,6 +134,8 @@ def desired_of(message: DesiredState) -> desired.DesiredState:
             vrf=port.vrf,
             allowed_prefixes=tuple(port.allowed_prefixes),
             vnis=tuple(port.vnis),
+            speed=port.speed,
+            fec=FEC_OF[port.fec],
         )
         for port in message.ports
     )

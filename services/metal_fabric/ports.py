@@ -28,6 +28,16 @@ class SwitchOs(Enum):
     OTHER = "other"
 
 
+class Fec(Enum):
+    """Forward error correction of a port, as SONiC's PORT.fec names it; `UNSET` leaves it alone."""
+
+    UNSET = ""
+    NONE = "none"
+    RS = "rs"
+    FC = "fc"
+    AUTO = "auto"
+
+
 class LinkState(Enum):
     """State of a port. Only `UP` and `DOWN` may be wanted; `UNKNOWN` is what nobody has reported yet."""
 

@@ -6,18 +6,21 @@ matter. What is not set is as every leaf has it by itself, and takes no part in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from ipaddress import IPv4Network, ip_network
 from typing import Any
 
+from metal_fabric.ports import Fec
 from metal_fabric.problems import Invalid
 from metal_fabric.vlans import FIRST_VLAN, LAST_VLAN
 
 # RFC 4271 section 4.2: a hold time of 1 or 2 s must be refused. Section 4.4: a third of it between two keepalives.
 LEAST_HOLD = 3
 KEEPALIVES_PER_HOLD = 3
+_PORTS = "settings.ports"
 
 
 class DriftPolicy(Enum):
@@ -29,11 +32,21 @@ class DriftPolicy(Enum):
 
 
 @dataclass(frozen=True)
+class PortSettings:
+    """What is set about the port `name`: `speed` in Mbit/s, 0 to leave it alone, and forward error correction."""
+
+    name: str
+    speed: int = 0
+    fec: Fec = Fec.UNSET
+
+
+@dataclass(frozen=True)
 class Settings:
     """Settings of a partition's fabric; times in seconds. Empty and 0 stand for what each leaf has by itself.
 
     `management_gateway` is the next hop of the management's default route and of `management_routes`.
-    `additional_bridge_ports` are the operator's own: left alone but for their administrative state.
+    `additional_bridge_ports` are the operator's own: left alone but for their administrative state. `ports` are sorted
+    by name.
     """
 
     pxe_vlan: int = 0
@@ -45,6 +58,7 @@ class Settings:
     bgp_hold: int = 0
     drift_policy: DriftPolicy = DriftPolicy.DEFAULT
     confirm_seconds: int = 0
+    ports: tuple[PortSettings, ...] = ()
 
 
 # Of a partition that nobody has set anything for.
@@ -53,7 +67,7 @@ NOTHING_SET = Settings()
 
 def check(settings: Settings) -> None:
     """Raise Invalid for settings that contradict themselves: `PXE_VLAN_RESERVED`, `GATEWAY_MISSING`,
-    `BGP_TIMERS_INVALID`."""
+    `BGP_TIMERS_INVALID`, `PORT_NAMED_TWICE`, `PORT_IS_ADDITIONAL`."""
     if FIRST_VLAN <= settings.pxe_vlan <= LAST_VLAN:
         raise Invalid(
             "PXE_VLAN_RESERVED",
@@ -73,6 +87,26 @@ def check(settings: Settings) -> None:
             f"set both, with a hold time of at least {LEAST_HOLD} s and {KEEPALIVES_PER_HOLD} keepalives; or neither",
             field="settings.bgp_hold",
         )
+    _check_ports(settings)
+
+
+def _check_ports(settings: Settings) -> None:
+    for name, count in Counter(port.name for port in settings.ports).items():
+        if count > 1:
+            raise Invalid("PORT_NAMED_TWICE", f"port {name} is there {count} times; name it once", field=_PORTS)
+        if name in settings.additional_bridge_ports:
+            raise Invalid(
+                "PORT_IS_ADDITIONAL",
+                f"port {name} is the operator's own, of which leaves change the administrative state only; "
+                "take it out of the one or the other",
+                field=_PORTS,
+            )
+
+
+def canonical_ports(ports: Iterable[PortSettings]) -> tuple[PortSettings, ...]:
+    """Those about which something is set, by name."""
+    said = (port for port in ports if port.speed or port.fec is not Fec.UNSET)
+    return tuple(sorted(said, key=lambda port: port.name))
 
 
 def canonical_routes(prefixes: Iterable[str], *, field: str = "settings.management_routes") -> tuple[str, ...]:
@@ -97,11 +131,14 @@ def canonical_routes(prefixes: Iterable[str], *, field: str = "settings.manageme
 
 def stored(settings: Settings) -> dict[str, Any]:
     """The settings as they are stored, as JSON: only what is set."""
-    values = asdict(settings) | {"drift_policy": settings.drift_policy.value}
+    ports = [{"name": port.name, "speed": port.speed, "fec": port.fec.value} for port in settings.ports]
+    values = asdict(settings) | {"drift_policy": settings.drift_policy.value, "ports": ports}
     return {name: value for name, value in values.items() if value}
 
 
 def of_stored(values: Mapping[str, Any]) -> Settings:
     """The inverse of `stored`."""
     lists = {name: tuple(values.get(name, ())) for name in ("management_routes", "additional_bridge_ports")}
-    return Settings(**{**values, **lists, "drift_policy": DriftPolicy(values.get("drift_policy", ""))})
+    ports = tuple(PortSettings(each["name"], each["speed"], Fec(each["fec"])) for each in values.get("ports", ()))
+    policy = DriftPolicy(values.get("drift_policy", ""))
+    return Settings(**{**values, **lists, "drift_policy": policy, "ports": ports})

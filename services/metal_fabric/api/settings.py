@@ -12,13 +12,14 @@ from metalplane.fabric.v1 import settings_pb2
 from metalplane.fabric.v1.settings_pb2_grpc import FabricSettingsServiceServicer
 
 from metal_fabric.common_settings import CommonSettings
+from metal_fabric.messages import FEC_OF, FECS
 from metal_fabric.refusals import answered
-from metal_fabric.settings import DriftPolicy, Settings, canonical_routes
+from metal_fabric.settings import DriftPolicy, PortSettings, Settings, canonical_ports, canonical_routes
 from metal_fabric.store import PartitionSettings
 
 _MUTABLE = [
     "pxe_vlan", "management_gateway", "management_routes", "additional_bridge_ports", "source_loopback",
-    "bgp_keepalive", "bgp_hold", "drift_policy", "confirm_seconds",
+    "bgp_keepalive", "bgp_hold", "drift_policy", "confirm_seconds", "ports",
 ]  # fmt: skip
 _POLICIES = {
     DriftPolicy.DEFAULT: settings_pb2.DRIFT_POLICY_UNSPECIFIED,
@@ -66,6 +67,9 @@ def _message(known: PartitionSettings) -> settings_pb2.FabricSettings:
         bgp_hold=settings.bgp_hold,
         drift_policy=_POLICIES[settings.drift_policy],
         confirm_seconds=settings.confirm_seconds,
+        ports=[
+            settings_pb2.PortSettings(name=port.name, speed=port.speed, fec=FECS[port.fec]) for port in settings.ports
+        ],
         etag=str(known.version),
         update_time=to_timestamp(known.changed),
     )
@@ -82,4 +86,5 @@ def _settings(message: settings_pb2.FabricSettings) -> Settings:
         bgp_hold=message.bgp_hold,
         drift_policy=_POLICY_OF[message.drift_policy],
         confirm_seconds=message.confirm_seconds,
+        ports=canonical_ports(PortSettings(port.name, port.speed, FEC_OF[port.fec]) for port in message.ports),
     )

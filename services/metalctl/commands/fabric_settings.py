@@ -66,6 +66,14 @@ def set_(
     confirm_seconds: Annotated[
         int | None, typer.Option(help="seconds in which a leaf has to reach the plane after a change", min=10)
     ] = None,
+    ports: Annotated[
+        list[str],
+        typer.Option(
+            "--port",
+            help="speed (Mbit/s) and error correction of a port, such as Ethernet4:speed=25000,fec=rs; all those that "
+            "shall be set, may be given several times",
+        ),
+    ] = [],  # noqa: B006
     clear: Annotated[list[str], typer.Option(help="a setting that leaves shall have by themselves again")] = [],  # noqa: B006
 ) -> None:
     """Change a partition's settings."""
@@ -79,6 +87,7 @@ def set_(
         "bgp_hold": bgp_hold,
         "drift_policy": pb.DriftPolicy.Value(f"DRIFT_POLICY_{drift_policy.upper()}") if drift_policy else None,
         "confirm_seconds": confirm_seconds,
+        "ports": [_port(text) for text in ports] or None,
     }
     values: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     paths = [*values, *(_cleared(name) for name in clear)]
@@ -94,6 +103,17 @@ def set_(
         return await peers.stub(FabricSettingsServiceStub, "fabric").UpdateFabricSettings(request)
 
     show_one(run(ctx.obj, body), ctx.obj.output)
+
+
+def _port(text: str) -> pb.PortSettings:
+    """`NAME:speed=N,fec=KIND`, either of the two or both."""
+    name, _, rest = text.rpartition(":")
+    wanted = dict(part.partition("=")[::2] for part in rest.split(","))
+    speed, fec = wanted.pop("speed", "0"), wanted.pop("fec", "")
+    known = {each.removeprefix("PORT_FEC_").lower(): number for each, number in pb.PortFec.items() if number}
+    if not name or wanted or not (speed.isascii() and speed.isdigit()) or (fec and fec not in known):
+        fail(f"--port {text!r}: write it as NAME:speed=25000,fec=rs; fec is one of {', '.join(known)}", USAGE)
+    return pb.PortSettings(name=name, speed=int(speed), fec=known.get(fec, pb.PORT_FEC_UNSPECIFIED))
 
 
 def _cleared(name: str) -> str:

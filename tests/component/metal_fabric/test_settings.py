@@ -11,7 +11,13 @@ from metal_fabric.planner import Planner
 from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied
 from metalplane.fabric.v1 import settings_pb2, switch_pb2
 from metalplane.fabric.v1.generation_pb2 import RollbackSwitchRequest, UnpinSwitchRequest
-from metalplane.fabric.v1.settings_pb2 import FabricSettings, GetFabricSettingsRequest, UpdateFabricSettingsRequest
+from metalplane.fabric.v1.settings_pb2 import (
+    FabricSettings,
+    GetFabricSettingsRequest,
+    PortFec,
+    PortSettings,
+    UpdateFabricSettingsRequest,
+)
 from metalplane.fabric.v1.switch_pb2 import GetSwitchRequest
 
 TIMERS = FabricSettings(id="mini", bgp_keepalive=2, bgp_hold=8)
@@ -120,6 +126,9 @@ async def test_only_what_the_mask_names_changes_and_only_for_who_has_seen_the_la
         (FabricSettings(id="mini", management_routes=["10.0.0.0/8"]), "settings.management_gateway"),
         (FabricSettings(id="mini", bgp_hold=9), "settings.bgp_hold"),
         (FabricSettings(id="mini", confirm_seconds=5), "settings.confirm_seconds"),
+        (FabricSettings(id="mini", ports=[PortSettings(name="Ethernet0", speed=9_999_999)]), "settings.ports[0].speed"),
+        (FabricSettings(id="mini", ports=[PortSettings(name="Ethernet0", fec=9)]), "settings.ports[0].fec"),  # type: ignore[arg-type]
+        (FabricSettings(id="mini", ports=2 * [PortSettings(name="Ethernet0", speed=1000)]), "settings.ports"),
     ],
 )
 async def test_bad_settings_name_their_field_and_change_nothing(
@@ -129,6 +138,19 @@ async def test_bad_settings_name_their_field_and_change_nothing(
         await update(fabric, settings)
     assert caught.value.field == field
     assert not await fabric.rows("SELECT 1 FROM fabric_settings WHERE version > 0")
+
+
+async def test_speed_and_error_correction_reach_one_leaf_and_then_the_other(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    ports = [PortSettings(name="Ethernet8", speed=100_000), PortSettings(name="Ethernet4", fec=PortFec.PORT_FEC_RS)]
+    shown = await update(fabric, FabricSettings(id="mini", ports=ports))
+    assert list(shown.ports) == ports[::-1]
+    await follow(pair[0], eventually, 2)
+    await follow(pair[1], eventually, 2)
+    for leaf in pair:
+        assert (leaf.port("Ethernet4").fec, leaf.port("Ethernet8").speed) == (PortFec.PORT_FEC_RS, 100_000)
+        assert (leaf.port("Ethernet8").fec, leaf.port("Ethernet0").speed) == (PortFec.PORT_FEC_UNSPECIFIED, 0)
 
 
 async def test_a_port_is_the_operators_own_or_a_machines(fabric: Any, pair: Any, eventually: Any) -> None:

@@ -13,7 +13,7 @@ from fake_applier import FakeApplier, report
 from metal_core.apply import Outcome, Standing
 from metal_core.compare import Differences, RowDifference
 from metal_core.databases import DatabaseConfigError, defaults, read
-from metal_core.desired import Admin, Desired, DriftPolicy, Port, PortRole, Vrf
+from metal_core.desired import Admin, Desired, DriftPolicy, Fec, Port, PortRole, Vrf
 from metal_core.following import Following
 from metal_core.identity import IdentityError, Told, identify, sonic_version
 from metal_core.known_good import KnownGood
@@ -26,6 +26,7 @@ from metal_kit.backoff import Backoff
 from metal_kit.errors import ResourceExhausted
 from metalplane.fabric.v1.agent_pb2 import DesiredPort, DesiredState, DesiredVrf
 from metalplane.fabric.v1.settings_pb2 import DriftPolicy as WirePolicy
+from metalplane.fabric.v1.settings_pb2 import PortFec
 from metalplane.fabric.v1.switch_pb2 import PortRole as WireRole
 from metalplane.fabric.v1.switch_pb2 import PortState as WireState
 
@@ -270,7 +271,14 @@ def test_a_message_becomes_the_state_that_it_describes() -> None:
         loopback="10.0.0.11",
         pxe_vlan=4000,
         ports=[
-            DesiredPort(name="Ethernet0", role=WireRole.PORT_ROLE_MACHINE, mtu=9000, vrf="Vrf2000"),
+            DesiredPort(
+                name="Ethernet0",
+                role=WireRole.PORT_ROLE_MACHINE,
+                mtu=9000,
+                vrf="Vrf2000",
+                speed=25_000,
+                fec=PortFec.PORT_FEC_RS,
+            ),
             DesiredPort(name="Ethernet4", admin_state=WireState.PORT_STATE_DOWN),
             DesiredPort(
                 name="Ethernet8", role=WireRole.PORT_ROLE_FIREWALL, vnis=[2000], allowed_prefixes=["10.0.0.1/32"]
@@ -295,7 +303,7 @@ def test_a_message_becomes_the_state_that_it_describes() -> None:
         "10.0.0.11",
         4000,
         (
-            Port("Ethernet0", PortRole.MACHINE, mtu=9000, vrf="Vrf2000"),
+            Port("Ethernet0", PortRole.MACHINE, mtu=9000, vrf="Vrf2000", speed=25_000, fec=Fec.RS),
             Port("Ethernet4", PortRole.DOWN, Admin.DOWN),
             Port("Ethernet8", PortRole.FIREWALL, allowed_prefixes=("10.0.0.1/32",), vnis=(2000,)),
             Port("Ethernet12", PortRole.DOWN, Admin.DOWN),
@@ -314,7 +322,12 @@ def test_a_message_becomes_the_state_that_it_describes() -> None:
 
 @pytest.mark.parametrize(
     "port",
-    [DesiredPort(name="Ethernet0"), DesiredPort(name="Ethernet0", role=99), DesiredPort(role=2, admin_state=9)],  # type: ignore[arg-type]
+    [
+        DesiredPort(name="Ethernet0"),
+        DesiredPort(name="Ethernet0", role=99),  # type: ignore[arg-type]
+        DesiredPort(role=2, admin_state=9),  # type: ignore[arg-type]
+        DesiredPort(role=2, fec=9),  # type: ignore[arg-type]
+    ],
 )
 def test_a_role_of_a_newer_contract_is_not_guessed_at(port: DesiredPort) -> None:
     with pytest.raises(UnknownState, match="is not known here"):

@@ -10,7 +10,7 @@ import pytest
 from metal_core.checks import check_desired, check_frr, check_leaf, check_running
 from metal_core.configdb import owned
 from metal_core.configdb import render as render_rows
-from metal_core.desired import Admin, Desired, Port, PortRole, Vrf, from_json, to_json
+from metal_core.desired import Admin, Desired, Fec, Port, PortRole, Vrf, from_json, to_json
 from metal_core.frr.parse import parse
 from metal_core.frr.render import render
 
@@ -68,6 +68,8 @@ def test_a_consistent_state_passes_all_checks() -> None:
         (with_port(vrf=""), ".vrf: ''"),
         (with_port(role=PortRole.UPLINK), ".vrf: only machine ports"),
         (with_port(vnis=(2000,)), ".vnis: only firewalls"),
+        (with_port(speed=1_600_001), ".speed: 1600001 must be"),
+        (with_port(speed=-1), ".speed: -1 must be"),
         (with_port(allowed_prefixes=("10.0.0.1/8",)), ".allowed_prefixes: 10.0.0.1/8"),
         (with_port(allowed_prefixes=("10.0.0.0/33",)), ".allowed_prefixes"),
         (with_port(mtu=9217), ".mtu: 9217"),
@@ -190,6 +192,9 @@ def test_an_operators_own_port_stays_as_it_is_but_for_its_administrative_state()
     assert owned(rows, wanted)["PORT|Ethernet16"] == {"admin_status": "down"}
     assert "VLAN_MEMBER|Vlan300|Ethernet16" not in owned(rows, wanted)
     assert render_rows(wanted, "vtep")["PORT|Ethernet16"] == {"admin_status": "up"}
+    for change, field in (({"speed": 1000}, "speed"), ({"fec": Fec.AUTO}, "fec"), ({"mtu": 1500}, "mtu")):
+        (found,) = check_desired(replace(wanted, ports=(*GOOD.ports, replace(own, **change))))  # type: ignore[arg-type]
+        assert f".{field}: only the administrative state" in found
     left_alone = replace(wanted, ports=(*GOOD.ports, replace(own, admin=Admin.KEEP)))
     assert "PORT|Ethernet16" not in owned(rows, left_alone)
     assert "PORT|Ethernet16" not in render_rows(left_alone, "vtep")
@@ -207,7 +212,7 @@ def test_an_operators_own_port_stays_as_it_is_but_for_its_administrative_state()
         ({"ports": {}}, "ports: must be a list"),
         ({"ports": [7]}, "ports[0]: must be an object"),
         ({"ports": [{"name": "Ethernet0", "role": "spine"}]}, "ports[0].role: 'spine' is not one of 'uplink', "),
-        ({"ports": [{"name": "Ethernet0", "role": "uplink", "speed": 1}]}, "ports[0].speed: there is no such field"),
+        ({"ports": [{"name": "Ethernet0", "role": "uplink", "lanes": 1}]}, "ports[0].lanes: there is no such field"),
         ({"vrfs": [{"name": "Vrf1", "vni": 1}]}, "vrfs[0].vlan_id: is missing"),
     ],
 )

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from metal_core.compare import Differences, LeafFacts, RowDifference, compare
-from metal_core.configdb import render
-from metal_core.desired import Admin, Desired, Port, PortRole, Vrf
+from metal_core.configdb import owned, render
+from metal_core.desired import Admin, Desired, Fec, Port, PortRole, Vrf
 from metal_core.frr.model import Configuration
 from metal_core.frr.parse import parse
 from metal_core.frr.render import render as render_frr
@@ -35,6 +35,18 @@ def test_a_leaf_that_is_where_it_should_be_differs_in_nothing() -> None:
     found = compare(STATE, LeafFacts(ROWS, RUNNING))
     assert found == Differences()
     assert not found
+
+
+def test_speed_and_error_correction_count_where_they_are_wanted() -> None:
+    wanted = replace(STATE, ports=tuple(replace(p, speed=25_000, fec=Fec.RS) if p.name == "Ethernet4" else p
+                                        for p in STATE.ports))  # fmt: skip
+    rows = ROWS | {"PORT|Ethernet4": {**ROWS["PORT|Ethernet4"], "speed": "10000"}}
+    assert not compare(STATE, LeafFacts(rows, RUNNING)), "the hardware description's, while nobody wants another"
+    assert compare(wanted, LeafFacts(rows, RUNNING)).rows == (
+        RowDifference("PORT", "Ethernet4", "fec", "rs", None),
+        RowDifference("PORT", "Ethernet4", "speed", "25000", "10000"),
+    )
+    assert owned(rows, wanted)["PORT|Ethernet4"]["speed"] == "10000", "a way back leads to what was there"
 
 
 def test_what_belongs_to_others_is_no_difference() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metal_core.checks import check_desired, check_frr
 from metal_core.configdb import owned, render
-from metal_core.desired import Admin, Desired, Port, PortRole, Vrf, from_json, to_json
+from metal_core.desired import Admin, Desired, Fec, Port, PortRole, Vrf, from_json, to_json
 from metal_core.frr import parse as frr_parse
 from metal_core.frr import render as frr_render
 from metal_core.frr.delta import converge, detach, retire
@@ -54,6 +54,8 @@ def desired_states(draw: st.DrawFn) -> Desired:
                 role,
                 admin=draw(st.sampled_from(list(Admin))),
                 mtu=draw(st.sampled_from([0, 1500])) if role is not PortRole.ADDITIONAL else 0,
+                speed=draw(st.sampled_from([0, 10_000])) if role is not PortRole.ADDITIONAL else 0,
+                fec=draw(st.sampled_from([Fec.KEEP, Fec.RS])) if role is not PortRole.ADDITIONAL else Fec.KEEP,
                 vrf=draw(st.sampled_from(vrfs)).name if role is PortRole.MACHINE else "",
                 allowed_prefixes=draw(PREFIXES) if filtered else (),
                 vnis=draw(st.lists(st.sampled_from([2000, 2001, 9]), max_size=3).map(tuple)) if firewall else (),
@@ -114,11 +116,13 @@ def holds(database: Mapping[str, Mapping[str, str]], wanted: Desired) -> bool:
 @given(desired_states(), desired_states())
 def test_a_plan_leads_to_the_wanted_rows_and_spares_everyone_elses(first: Desired, second: Desired) -> None:
     database = hardware()
+    speeds = dict.fromkeys(PORTS, "25000")
     for wanted in (first, second):
+        speeds |= {port.name: str(port.speed) for port in wanted.ports if port.speed}
         execute(database, plan(owned(database, wanted), render(wanted, "vtep")))
         assert holds(database, wanted)
         assert database.items() >= FOREIGN.items()
-        assert all(database[f"PORT|{name}"]["speed"] == "25000" for name in PORTS)
+        assert {name: database[f"PORT|{name}"]["speed"] for name in PORTS} == speeds
     assert plan(owned(database, second), render(second, "vtep")) == (FrrConverge(),)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from metal_core.checks import check_desired, check_frr
 from metal_core.configdb import owned, render
-from metal_core.desired import Admin, Desired, Port, PortRole, Vrf, split_families
+from metal_core.desired import Admin, Desired, Fec, Port, PortRole, Vrf, split_families
 from metal_core.frr import parse as frr_parse
 from metal_core.frr import render as frr_render
 
@@ -59,14 +59,15 @@ ALL_SETTINGS = replace(
     EMPTY,
     generation=4,
     ports=(
-        *UPLINKS,
+        replace(UPLINKS[0], speed=100_000, fec=Fec.RS),
+        UPLINKS[1],
         Port(
             "Ethernet0",
             PortRole.FIREWALL,
             allowed_prefixes=("10.0.2.1/32", "2001:db8:ff::1/128"),
             vnis=(3981, 104001, 104009),
         ),
-        Port("Ethernet4", PortRole.MACHINE, vrf="Vrf3981", allowed_prefixes=MIXED),
+        Port("Ethernet4", PortRole.MACHINE, vrf="Vrf3981", allowed_prefixes=MIXED, speed=25_000, fec=Fec.NONE),
         Port("Ethernet8", PortRole.MACHINE, vrf="Vrf3982", allowed_prefixes=MIXED),
         Port("Ethernet12", PortRole.ADDITIONAL, admin=Admin.UP),
         Port("Ethernet16", PortRole.ADDITIONAL),

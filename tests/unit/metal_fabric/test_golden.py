@@ -16,8 +16,8 @@ from metal_fabric.desired import DesiredState, desired_state
 from metal_fabric.filters import PortRole, Wish
 from metal_fabric.messages import desired_message, desired_of, digest_of
 from metal_fabric.pinning import held
-from metal_fabric.ports import AdminState, LinkState, SwitchOs
-from metal_fabric.settings import DriftPolicy, Settings
+from metal_fabric.ports import AdminState, Fec, LinkState, SwitchOs
+from metal_fabric.settings import DriftPolicy, PortSettings, Settings
 from metal_fabric.switch import Port, Switch, SwitchFacts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,6 +35,7 @@ SETTINGS = Settings(
     bgp_hold=8,
     drift_policy=DriftPolicy.REPORT,
     confirm_seconds=60,
+    ports=(PortSettings("Ethernet0", 25_000, Fec.RS), PortSettings("Ethernet120", fec=Fec.NONE)),
 )
 
 

@@ -7,9 +7,19 @@ import pytest
 from metal_fabric.desired import desired_state
 from metal_fabric.filters import PortRole, Wish
 from metal_fabric.messages import desired_message, desired_of, digest_of
-from metal_fabric.ports import AdminState, LinkState, SwitchOs
+from metal_fabric.ports import AdminState, Fec, LinkState, SwitchOs
 from metal_fabric.problems import Invalid
-from metal_fabric.settings import NOTHING_SET, DriftPolicy, Settings, canonical_routes, check, of_stored, stored
+from metal_fabric.settings import (
+    NOTHING_SET,
+    DriftPolicy,
+    PortSettings,
+    Settings,
+    canonical_ports,
+    canonical_routes,
+    check,
+    of_stored,
+    stored,
+)
 from metal_fabric.switch import Port, Switch, SwitchFacts
 
 EVERYTHING = Settings(
@@ -22,6 +32,7 @@ EVERYTHING = Settings(
     bgp_hold=8,
     drift_policy=DriftPolicy.REPORT,
     confirm_seconds=60,
+    ports=(PortSettings("Ethernet0", 25_000), PortSettings("Ethernet120", fec=Fec.RS)),
 )
 NAMES = ("Ethernet0", "Ethernet4", "Ethernet8", "Ethernet120")
 LEAF = Switch(
@@ -47,6 +58,8 @@ def test_settings_are_stored_as_what_is_set() -> None:
         ({"bgp_hold": 0}, "BGP_TIMERS_INVALID"),
         ({"bgp_keepalive": 3}, "BGP_TIMERS_INVALID"),
         ({"bgp_keepalive": 1, "bgp_hold": 2}, "BGP_TIMERS_INVALID"),
+        ({"ports": (PortSettings("Ethernet8", 1000),)}, "PORT_IS_ADDITIONAL"),
+        ({"ports": (PortSettings("Ethernet4", 1000), PortSettings("Ethernet4", fec=Fec.RS))}, "PORT_NAMED_TWICE"),
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(change: dict[str, object], reason: str) -> None:
@@ -87,6 +100,20 @@ def test_settings_reach_the_desired_state_and_its_message() -> None:
     assert [port.role for port in state.ports] == [
         PortRole.UNPROVISIONED, PortRole.UNPROVISIONED, PortRole.ADDITIONAL, PortRole.UPLINK,
     ]  # fmt: skip
+
+
+def test_speed_and_error_correction_reach_the_ports_of_that_name_whatever_they_are_for() -> None:
+    ports = {port.name: port for port in desired_state(LEAF, {}, {}, settings=EVERYTHING).ports}
+    assert (ports["Ethernet0"].speed, ports["Ethernet0"].fec) == (25_000, Fec.UNSET)
+    assert (ports["Ethernet120"].role, ports["Ethernet120"].fec) == (PortRole.UPLINK, Fec.RS)
+    assert (ports["Ethernet4"].speed, ports["Ethernet4"].fec) == (0, Fec.UNSET)
+    elsewhere = Settings(ports=(PortSettings("Ethernet96", 1000),))
+    assert desired_state(LEAF, {}, {}, settings=elsewhere) == desired_state(LEAF, {}, {})
+
+
+def test_ports_are_sorted_and_only_those_about_which_something_is_set() -> None:
+    said = [PortSettings("b", fec=Fec.AUTO), PortSettings("c"), PortSettings("a", 1000)]
+    assert canonical_ports(said) == (PortSettings("a", 1000), PortSettings("b", fec=Fec.AUTO))
 
 
 def test_an_additional_bridge_port_keeps_everything_but_its_administrative_state() -> None:

@@ -10,7 +10,13 @@ from google.protobuf import empty_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from metal_kit.errors import FailedPrecondition
 from metalplane.fabric.v1 import generation_pb2, switch_pb2
-from metalplane.fabric.v1.settings_pb2 import DRIFT_POLICY_REPORT, FabricSettings
+from metalplane.fabric.v1.settings_pb2 import (
+    DRIFT_POLICY_REPORT,
+    PORT_FEC_NONE,
+    PORT_FEC_RS,
+    FabricSettings,
+    PortSettings,
+)
 
 CHANGES = [
     generation_pb2.StateChange(object="port Ethernet8", field="role", before="unprovisioned", after="unused"),
@@ -129,24 +135,40 @@ def test_settings_are_changed_by_name_and_cleared_by_name(call: Any, plane: Any)
     outcome = call(
         "switch", "set", "mini", "--bgp-keepalive", "2", "--bgp-hold", "8", "--management-route", "10.0.0.0/8",
         "--management-route", "10.9.0.0/16", "--drift-policy", "report", "--no-source-loopback",
-        "--clear", "pxe-vlan", "--clear", "confirm_seconds",
+        "--clear", "pxe-vlan", "--clear", "confirm_seconds", "--port", "Ethernet4:speed=25000,fec=rs",
+        "--port", "Ethernet8:fec=none",
     )  # fmt: skip
     assert (outcome.code, outcome.err) == (0, "")
     [request] = plane.requests("UpdateFabricSettings")
     assert request.settings == FabricSettings(
         id="mini", bgp_keepalive=2, bgp_hold=8, management_routes=["10.0.0.0/8", "10.9.0.0/16"],
         drift_policy=DRIFT_POLICY_REPORT,
+        ports=[
+            PortSettings(name="Ethernet4", speed=25000, fec=PORT_FEC_RS),
+            PortSettings(name="Ethernet8", fec=PORT_FEC_NONE),
+        ],
     )  # fmt: skip
     assert set(request.update_mask.paths) == {
         "bgp_keepalive", "bgp_hold", "management_routes", "drift_policy", "source_loopback", "pxe_vlan",
-        "confirm_seconds",
+        "confirm_seconds", "ports",
     }  # fmt: skip
     assert call("switch", "settings", "mini").code == 0
     assert plane.requests("GetFabricSettings")[0].id == "mini"
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--clear", "etag"], ["--clear", "nothing"], ["--bgp-hold", "9", "--clear", "bgp-hold"]]
+    "arguments",
+    [
+        [],
+        ["--clear", "etag"],
+        ["--clear", "nothing"],
+        ["--bgp-hold", "9", "--clear", "bgp-hold"],
+        ["--port", "Ethernet4"],
+        ["--port", "Ethernet4:speed=fast"],
+        ["--port", "Ethernet4:fec=reed"],
+        ["--port", "Ethernet4:mtu=9000"],
+        ["--port", ":speed=1000"],
+    ],
 )
 def test_a_change_of_no_setting_or_of_one_twice_asks_nobody(call: Any, plane: Any, arguments: list[str]) -> None:
     assert call("switch", "set", "mini", *arguments).code == 2

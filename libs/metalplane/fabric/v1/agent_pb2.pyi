@@ -316,6 +316,8 @@ class DesiredPort(_message.Message):
     VRF_FIELD_NUMBER: _builtins.int
     ALLOWED_PREFIXES_FIELD_NUMBER: _builtins.int
     VNIS_FIELD_NUMBER: _builtins.int
+    SPEED_FIELD_NUMBER: _builtins.int
+    FEC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     role: _switch_pb2.PortRole.ValueType
@@ -326,6 +328,10 @@ class DesiredPort(_message.Message):
     """Bytes."""
     vrf: _builtins.str
     """Name of the VRF, `Vrf<vni>`; empty for the default one."""
+    speed: _builtins.int
+    """Speed in Mbit/s; 0 to leave it alone."""
+    fec: _settings_pb2.PortFec.ValueType
+    """Forward error correction; unspecified to leave it alone."""
     @_builtins.property
     def allowed_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prefixes that whoever is behind it may announce."""
@@ -344,10 +350,12 @@ class DesiredPort(_message.Message):
         vrf: _builtins.str = ...,
         allowed_prefixes: _abc.Iterable[_builtins.str] | None = ...,
         vnis: _abc.Iterable[_builtins.int] | None = ...,
+        speed: _builtins.int = ...,
+        fec: _settings_pb2.PortFec.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_state", b"admin_state", "allowed_prefixes", b"allowed_prefixes", "mtu", b"mtu", "name", b"name", "role", b"role", "vnis", b"vnis", "vrf", b"vrf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_state", b"admin_state", "allowed_prefixes", b"allowed_prefixes", "fec", b"fec", "mtu", b"mtu", "name", b"name", "role", b"role", "speed", b"speed", "vnis", b"vnis", "vrf", b"vrf"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,13 +28,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from metalplane.common.v1 import access_pb2 as metalplane_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#metalplane/fabric/v1/settings.proto\x12\x14metalplane.fabric.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\"\xd4\x03\n\x0e\x46\x61\x62ricSettings\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1f\n\x08pxe_vlan\x18\x02 \x01(\rB\r\xbaH\n*\x05\x18\xfe\x1f(\x01\xd8\x01\x01\x12&\n\x12management_gateway\x18\x03 \x01(\tB\n\xbaH\x07r\x02x\x01\xd8\x01\x01\x12-\n\x11management_routes\x18\x04 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x02\x18\x01\"\x05r\x03\xf0\x01\x01\x12\x33\n\x17\x61\x64\x64itional_bridge_ports\x18\x05 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10@\x18\x01\"\x06r\x04\x10\x01\x18?\x12\x17\n\x0fsource_loopback\x18\x06 \x01(\x08\x12\x1f\n\rbgp_keepalive\x18\x07 \x01(\rB\x08\xbaH\x05*\x03\x18\x90\x1c\x12\x1a\n\x08\x62gp_hold\x18\x08 \x01(\rB\x08\xbaH\x05*\x03\x18\xb0T\x12\x41\n\x0c\x64rift_policy\x18\t \x01(\x0e\x32!.metalplane.fabric.v1.DriftPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12&\n\x0f\x63onfirm_seconds\x18\n \x01(\rB\r\xbaH\n*\x05\x18\x90\x1c(\n\xd8\x01\x01\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x18GetFabricSettingsRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"\x8e\x01\n\x1bUpdateFabricSettingsRequest\x12>\n\x08settings\x18\x01 \x01(\x0b\x32$.metalplane.fabric.v1.FabricSettingsB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask*]\n\x0b\x44riftPolicy\x12\x1c\n\x18\x44RIFT_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44RIFT_POLICY_REPAIR\x10\x01\x12\x17\n\x13\x44RIFT_POLICY_REPORT\x10\x02\x32\x87\x02\n\x15\x46\x61\x62ricSettingsService\x12s\n\x11GetFabricSettings\x12..metalplane.fabric.v1.GetFabricSettingsRequest\x1a$.metalplane.fabric.v1.FabricSettings\"\x08\x8a\xb5\x18\x04 \x01P\x01\x12y\n\x14UpdateFabricSettings\x12\x31.metalplane.fabric.v1.UpdateFabricSettingsRequest\x1a$.metalplane.fabric.v1.FabricSettings\"\x08\x8a\xb5\x18\x04 \x02P\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#metalplane/fabric/v1/settings.proto\x12\x14metalplane.fabric.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metalplane/common/v1/access.proto\"w\n\x0cPortSettings\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x18\n\x05speed\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\xd4\x61\x12\x34\n\x03\x66\x65\x63\x18\x03 \x01(\x0e\x32\x1d.metalplane.fabric.v1.PortFecB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x92\x04\n\x0e\x46\x61\x62ricSettings\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1f\n\x08pxe_vlan\x18\x02 \x01(\rB\r\xbaH\n*\x05\x18\xfe\x1f(\x01\xd8\x01\x01\x12&\n\x12management_gateway\x18\x03 \x01(\tB\n\xbaH\x07r\x02x\x01\xd8\x01\x01\x12-\n\x11management_routes\x18\x04 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x02\x18\x01\"\x05r\x03\xf0\x01\x01\x12\x33\n\x17\x61\x64\x64itional_bridge_ports\x18\x05 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10@\x18\x01\"\x06r\x04\x10\x01\x18?\x12\x17\n\x0fsource_loopback\x18\x06 \x01(\x08\x12\x1f\n\rbgp_keepalive\x18\x07 \x01(\rB\x08\xbaH\x05*\x03\x18\x90\x1c\x12\x1a\n\x08\x62gp_hold\x18\x08 \x01(\rB\x08\xbaH\x05*\x03\x18\xb0T\x12\x41\n\x0c\x64rift_policy\x18\t \x01(\x0e\x32!.metalplane.fabric.v1.DriftPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12&\n\x0f\x63onfirm_seconds\x18\n \x01(\rB\r\xbaH\n*\x05\x18\x90\x1c(\n\xd8\x01\x01\x12<\n\x05ports\x18\r \x03(\x0b\x32\".metalplane.fabric.v1.PortSettingsB\t\xbaH\x06\x92\x01\x03\x10\x80\x04\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x18GetFabricSettingsRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"\x8e\x01\n\x1bUpdateFabricSettingsRequest\x12>\n\x08settings\x18\x01 \x01(\x0b\x32$.metalplane.fabric.v1.FabricSettingsB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask*]\n\x0b\x44riftPolicy\x12\x1c\n\x18\x44RIFT_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44RIFT_POLICY_REPAIR\x10\x01\x12\x17\n\x13\x44RIFT_POLICY_REPORT\x10\x02*k\n\x07PortFec\x12\x18\n\x14PORT_FEC_UNSPECIFIED\x10\x00\x12\x11\n\rPORT_FEC_NONE\x10\x01\x12\x0f\n\x0bPORT_FEC_RS\x10\x02\x12\x0f\n\x0bPORT_FEC_FC\x10\x03\x12\x11\n\rPORT_FEC_AUTO\x10\x04\x32\x87\x02\n\x15\x46\x61\x62ricSettingsService\x12s\n\x11GetFabricSettings\x12..metalplane.fabric.v1.GetFabricSettingsRequest\x1a$.metalplane.fabric.v1.FabricSettings\"\x08\x8a\xb5\x18\x04 \x01P\x01\x12y\n\x14UpdateFabricSettings\x12\x31.metalplane.fabric.v1.UpdateFabricSettingsRequest\x1a$.metalplane.fabric.v1.FabricSettings\"\x08\x8a\xb5\x18\x04 \x02P\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metalplane.fabric.v1.settings_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PORTSETTINGS'].fields_by_name['name']._loaded_options = None
+  _globals['_PORTSETTINGS'].fields_by_name['name']._serialized_options = b'\272H\006r\004\020\001\030?'
+  _globals['_PORTSETTINGS'].fields_by_name['speed']._loaded_options = None
+  _globals['_PORTSETTINGS'].fields_by_name['speed']._serialized_options = b'\272H\006*\004\030\200\324a'
+  _globals['_PORTSETTINGS'].fields_by_name['fec']._loaded_options = None
+  _globals['_PORTSETTINGS'].fields_by_name['fec']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_FABRICSETTINGS'].fields_by_name['id']._loaded_options = None
   _globals['_FABRICSETTINGS'].fields_by_name['id']._serialized_options = b'\272H\006r\004\020\001\030?'
   _globals['_FABRICSETTINGS'].fields_by_name['pxe_vlan']._loaded_options = None
@@ -53,6 +59,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FABRICSETTINGS'].fields_by_name['drift_policy']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_FABRICSETTINGS'].fields_by_name['confirm_seconds']._loaded_options = None
   _globals['_FABRICSETTINGS'].fields_by_name['confirm_seconds']._serialized_options = b'\272H\n*\005\030\220\034(\n\330\001\001'
+  _globals['_FABRICSETTINGS'].fields_by_name['ports']._loaded_options = None
+  _globals['_FABRICSETTINGS'].fields_by_name['ports']._serialized_options = b'\272H\006\222\001\003\020\200\004'
   _globals['_GETFABRICSETTINGSREQUEST'].fields_by_name['id']._loaded_options = None
   _globals['_GETFABRICSETTINGSREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\020\001\030?'
   _globals['_UPDATEFABRICSETTINGSREQUEST'].fields_by_name['settings']._loaded_options = None
@@ -61,14 +69,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FABRICSETTINGSSERVICE'].methods_by_name['GetFabricSettings']._serialized_options = b'\212\265\030\004 \001P\001'
   _globals['_FABRICSETTINGSSERVICE'].methods_by_name['UpdateFabricSettings']._loaded_options = None
   _globals['_FABRICSETTINGSSERVICE'].methods_by_name['UpdateFabricSettings']._serialized_options = b'\212\265\030\004 \002P\002'
-  _globals['_DRIFTPOLICY']._serialized_start=859
-  _globals['_DRIFTPOLICY']._serialized_end=952
-  _globals['_FABRICSETTINGS']._serialized_start=193
-  _globals['_FABRICSETTINGS']._serialized_end=661
-  _globals['_GETFABRICSETTINGSREQUEST']._serialized_start=663
-  _globals['_GETFABRICSETTINGSREQUEST']._serialized_end=712
-  _globals['_UPDATEFABRICSETTINGSREQUEST']._serialized_start=715
-  _globals['_UPDATEFABRICSETTINGSREQUEST']._serialized_end=857
-  _globals['_FABRICSETTINGSSERVICE']._serialized_start=955
-  _globals['_FABRICSETTINGSSERVICE']._serialized_end=1218
+  _globals['_DRIFTPOLICY']._serialized_start=1042
+  _globals['_DRIFTPOLICY']._serialized_end=1135
+  _globals['_PORTFEC']._serialized_start=1137
+  _globals['_PORTFEC']._serialized_end=1244
+  _globals['_PORTSETTINGS']._serialized_start=192
+  _globals['_PORTSETTINGS']._serialized_end=311
+  _globals['_FABRICSETTINGS']._serialized_start=314
+  _globals['_FABRICSETTINGS']._serialized_end=844
+  _globals['_GETFABRICSETTINGSREQUEST']._serialized_start=846
+  _globals['_GETFABRICSETTINGSREQUEST']._serialized_end=895
+  _globals['_UPDATEFABRICSETTINGSREQUEST']._serialized_start=898
+  _globals['_UPDATEFABRICSETTINGSREQUEST']._serialized_end=1040
+  _globals['_FABRICSETTINGSSERVICE']._serialized_start=1247
+  _globals['_FABRICSETTINGSSERVICE']._serialized_end=1510
 # @@protoc_insertion_point(module_scope)

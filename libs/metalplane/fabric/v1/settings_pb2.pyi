@@ -45,6 +45,70 @@ DRIFT_POLICY_REPORT: DriftPolicy.ValueType  # 2
 """Only say what it is."""
 Global___DriftPolicy: _TypeAlias = DriftPolicy  # noqa: Y015
 
+class _PortFec:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PortFecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PortFec.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PORT_FEC_UNSPECIFIED: _PortFec.ValueType  # 0
+    """Not set: as the port has it."""
+    PORT_FEC_NONE: _PortFec.ValueType  # 1
+    """Off."""
+    PORT_FEC_RS: _PortFec.ValueType  # 2
+    """Reed-Solomon."""
+    PORT_FEC_FC: _PortFec.ValueType  # 3
+    """Fire code, BASE-R."""
+    PORT_FEC_AUTO: _PortFec.ValueType  # 4
+    """Whatever speed and medium ask for."""
+
+class PortFec(_PortFec, metaclass=_PortFecEnumTypeWrapper):
+    """Forward error correction of a port, as SONiC names it."""
+
+PORT_FEC_UNSPECIFIED: PortFec.ValueType  # 0
+"""Not set: as the port has it."""
+PORT_FEC_NONE: PortFec.ValueType  # 1
+"""Off."""
+PORT_FEC_RS: PortFec.ValueType  # 2
+"""Reed-Solomon."""
+PORT_FEC_FC: PortFec.ValueType  # 3
+"""Fire code, BASE-R."""
+PORT_FEC_AUTO: PortFec.ValueType  # 4
+"""Whatever speed and medium ask for."""
+Global___PortFec: _TypeAlias = PortFec  # noqa: Y015
+
+@_typing.final
+class PortSettings(_message.Message):
+    """What is set about the port of one name on every leaf that has such a port. What is no longer set stays as it was on
+    the leaves: what the port had before was the hardware description's.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPEED_FIELD_NUMBER: _builtins.int
+    FEC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    speed: _builtins.int
+    """Speed in Mbit/s; 0 to leave it as it is."""
+    fec: Global___PortFec.ValueType
+    """Forward error correction. Both ends of a link need the same."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        speed: _builtins.int = ...,
+        fec: Global___PortFec.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fec", b"fec", "name", b"name", "speed", b"speed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PortSettings: _TypeAlias = PortSettings  # noqa: Y015
+
 @_typing.final
 class FabricSettings(_message.Message):
     """Settings of a partition's fabric. What is not set is as every leaf has it by itself."""
@@ -61,6 +125,7 @@ class FabricSettings(_message.Message):
     BGP_HOLD_FIELD_NUMBER: _builtins.int
     DRIFT_POLICY_FIELD_NUMBER: _builtins.int
     CONFIRM_SECONDS_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -94,6 +159,10 @@ class FabricSettings(_message.Message):
         """
 
     @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortSettings]:
+        """Speed and forward error correction of ports, uplinks too; each port once, and none of the operator's own."""
+
+    @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When they were last changed; absent when they never were."""
 
@@ -110,12 +179,13 @@ class FabricSettings(_message.Message):
         bgp_hold: _builtins.int = ...,
         drift_policy: Global___DriftPolicy.ValueType = ...,
         confirm_seconds: _builtins.int = ...,
+        ports: _abc.Iterable[Global___PortSettings] | None = ...,
         etag: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_bridge_ports", b"additional_bridge_ports", "bgp_hold", b"bgp_hold", "bgp_keepalive", b"bgp_keepalive", "confirm_seconds", b"confirm_seconds", "drift_policy", b"drift_policy", "etag", b"etag", "id", b"id", "management_gateway", b"management_gateway", "management_routes", b"management_routes", "pxe_vlan", b"pxe_vlan", "source_loopback", b"source_loopback", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_bridge_ports", b"additional_bridge_ports", "bgp_hold", b"bgp_hold", "bgp_keepalive", b"bgp_keepalive", "confirm_seconds", b"confirm_seconds", "drift_policy", b"drift_policy", "etag", b"etag", "id", b"id", "management_gateway", b"management_gateway", "management_routes", b"management_routes", "ports", b"ports", "pxe_vlan", b"pxe_vlan", "source_loopback", b"source_loopback", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from metal_fabric.ports import lanes_of
+from metal_fabric.ports import counterparts
 from metal_fabric.problems import Refused
 from metal_fabric.switch import Port, Switch
 
@@ -173,17 +173,15 @@ def _check_mirrored(pair: list[Switch], cables: Iterable[Cable]) -> None:
             f"{pair[0].id} has {len(first)} cables of the machine and {pair[1].id} has {len(second)}; "
             "both leaves need the same number",
         )
-    if {_place(port, pair[0]) for port in first} != {_place(port, pair[1]) for port in second}:
+    # Ethernet4 of a SONiC leaf mirrors swp2 of a Cumulus leaf.
+    one, other = pair
+    names = counterparts(one.ports, one.facts.os, other.ports, other.facts.os)
+    if {names.get(port, port) for port in first} != second:
         raise Refused(
             "PORTS_NOT_MIRRORED",
             f"the machine is on {_listed(first)} of {pair[0].id} and on {_listed(second)} of {pair[1].id}; "
             "use the same ports on both leaves",
         )
-
-
-def _place(port: str, leaf: Switch) -> int | str:
-    # Compared by lane, so that Ethernet4 of a SONiC leaf mirrors swp2 of a Cumulus leaf.
-    return lanes_of(leaf.ports, leaf.facts.os).get(port, port)
 
 
 def _check_moved(machine: str, rack: str, before: Iterable[Cable], racks: Mapping[str, str]) -> None:

@@ -6,18 +6,21 @@ Pure rules. Which machine hangs on a port is cabling's matter, what a port carri
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import gcd
+from typing import NamedTuple
 
-# Four lanes make one front-panel port: SONiC numbers the lanes, Cumulus the front-panel ports.
+# Lanes of a front-panel port: four, or eight (QSFP-DD, OSFP). SONiC numbers the lanes, Cumulus the front-panel ports.
 LANES_PER_PORT = 4
+LANES_PER_WIDE_PORT = 8
 
 # Beyond any lane that a name can spell.
 _AFTER_ALL_LINES = 1 << 20
 
 _SONIC = re.compile(r"Ethernet(0|[1-9][0-9]{0,4})")
-_CUMULUS = re.compile(r"swp([1-9][0-9]{0,4})(?:s([0-3]))?")
+_CUMULUS = re.compile(r"swp([1-9][0-9]{0,4})(?:s([0-7]))?")
 
 
 class SwitchOs(Enum):
@@ -46,83 +49,81 @@ class LinkState(Enum):
     DOWN = "down"
 
 
-def line_of(name: str, os: SwitchOs) -> int | None:
-    """Number of the first lane of port `name`, or None for a name that does not follow the system's scheme.
+class Place(NamedTuple):
+    """Where a port is on the front of a switch, whatever it is called: the front-panel port, from 0, and which part of
+    how many parts it is; part 0 of 1 is the whole."""
 
-    SONiC writes the lane (`Ethernet4`); Cumulus the front-panel port (`swp2`, lane 4) and the part of a breakout
-    (`swp2s1`, lane 5 of a port in four parts; of one in two parts only `lanes_of` knows better).
-    """
-    if os is SwitchOs.SONIC:
-        match = _SONIC.fullmatch(name)
-        return int(match[1]) if match else None
-    if os is SwitchOs.CUMULUS:
-        match = _CUMULUS.fullmatch(name)
-        return (int(match[1]) - 1) * LANES_PER_PORT + int(match[2] or 0) if match else None
-    return None
+    port: int
+    part: int = 0
+    parts: int = 1
 
 
-def lanes_of(names: Iterable[str], os: SwitchOs) -> dict[str, int]:
-    """First lanes of all ports of a switch, by name; names outside the system's scheme are left out.
+def counterparts(names: Collection[str], source: SwitchOs, others: Collection[str], target: SwitchOs) -> dict[str, str]:
+    """Names of the ports among `others`, all of a `target` switch, that have the places of the ports among `names`, all
+    of a `source` switch, by the latter.
 
-    A port that Cumulus has broken out in two (`swp2s0`, `swp2s1`) has two lanes for each part.
-    """
-    lines = {name: line for name in names if (line := line_of(name, os)) is not None}
-    if os is not SwitchOs.CUMULUS:
-        return lines
-    groups = _groups(lines.values())
-    halves = {group for group, offsets in groups.items() if offsets == {0, 1}}
-    return {
-        name: line + line % LANES_PER_PORT if line // LANES_PER_PORT in halves else line for name, line in lines.items()
-    }
-
-
-def names_of(lanes: Iterable[int], os: SwitchOs) -> dict[int, str]:
-    """Names that a system gives to the ports that start at these lanes of a switch, by lane.
-
-    Raises ValueError for a negative lane or a system without a naming scheme.
-    """
-    every = sorted(set(lanes))
-    if every and every[0] < 0:
-        raise ValueError(f"lane {every[0]} is negative")
-    if os is SwitchOs.SONIC:
-        return {lane: f"Ethernet{lane}" for lane in every}
-    if os is SwitchOs.CUMULUS:
-        groups = _groups(every)
-        return {lane: _cumulus(*divmod(lane, LANES_PER_PORT), groups[lane // LANES_PER_PORT]) for lane in every}
-    raise ValueError(f"no naming scheme is known for {os.value}")
-
-
-def translate(name: str, source: SwitchOs, target: SwitchOs, *, names: Collection[str]) -> str | None:
-    """Name on `target` of the port that is called `name` on a `source` switch with the ports `names`.
-
-    None when the name, or one of the systems, follows no known scheme; the same system keeps the name as it is.
+    SONiC writes a port's first lane (`Ethernet4`), Cumulus the front-panel port and the part of a breakout (`swp2s1`).
+    How many lanes a front-panel port of the SONiC box has is told from which number makes more ports agree; a port
+    about which two numbers that do equally well disagree is left out. So is one that the other box does not have
+    or has not broken out alike, and whose name, or whose system, follows no known scheme. The same system keeps names.
     """
     if source is target:
-        return name
-    lanes = lanes_of({name, *names}, source)
-    if name not in lanes or target is SwitchOs.OTHER:
-        return None
-    return names_of(lanes.values(), target)[lanes[name]]
+        return {name: name for name in names}
+    found = [
+        _agreeing(_places_of(names, source, lanes), _places_of(others, target, lanes))
+        for lanes in (LANES_PER_PORT, LANES_PER_WIDE_PORT)
+    ]
+    best = max(map(len, found))
+    first, *rest = (each for each in found if len(each) == best)
+    return {name: other for name, other in first.items() if all(each.get(name) == other for each in rest)}
 
 
-def _groups(lanes: Iterable[int]) -> dict[int, set[int]]:
-    """Which lanes within each front-panel port a port starts at, by front-panel port from 0."""
+def _agreeing(places: Mapping[str, Place], others: Mapping[str, Place]) -> dict[str, str]:
+    there = {place: name for name, place in others.items()}
+    return {name: there[place] for name, place in places.items() if place in there}
+
+
+def _places_of(names: Iterable[str], os: SwitchOs, lanes_per_port: int) -> dict[str, Place]:
+    """Places of ports, by name; names outside the system's scheme are left out."""
+    if os is SwitchOs.SONIC:
+        lanes = {name: int(match[1]) for name in names if (match := _SONIC.fullmatch(name))}
+        return _places_by_lane(lanes, lanes_per_port)
+    if os is SwitchOs.CUMULUS:
+        return _places_by_number({name: match for name in names if (match := _CUMULUS.fullmatch(name))})
+    return {}
+
+
+def _places_by_lane(lanes: Mapping[str, int], lanes_per_port: int) -> dict[str, Place]:
     groups: dict[int, set[int]] = {}
-    for lane in lanes:
-        groups.setdefault(lane // LANES_PER_PORT, set()).add(lane % LANES_PER_PORT)
-    return groups
+    for lane in lanes.values():
+        groups.setdefault(lane // lanes_per_port, set()).add(lane % lanes_per_port)
+    places = {}
+    for name, lane in lanes.items():
+        port, offset = divmod(lane, lanes_per_port)
+        # Lanes of the smallest part; all of them where the port begins with its first lane and nothing else does.
+        part = gcd(lanes_per_port, *groups[port])
+        places[name] = Place(port, offset // part, lanes_per_port // part)
+    return places
 
 
-def _cumulus(group: int, offset: int, offsets: Collection[int]) -> str:
-    if offsets == {0}:
-        return f"swp{group + 1}"
-    return f"swp{group + 1}s{offset // 2 if offsets == {0, 2} else offset}"
+def _places_by_number(matches: Mapping[str, re.Match[str]]) -> dict[str, Place]:
+    last: dict[str, int] = {}
+    for match in matches.values():
+        last[match[1]] = max(last.get(match[1], 0), int(match[2] or 0))
+    places = {}
+    for name, match in matches.items():
+        parts = next(count for count in (2, 4, 8) if last[match[1]] < count) if match[2] else 1
+        places[name] = Place(int(match[1]) - 1, int(match[2] or 0), parts)
+    return places
 
 
 def sort_key(name: str, os: SwitchOs) -> tuple[int, str]:
-    """Order of ports for people: by lane, names outside the scheme last and by name."""
-    line = line_of(name, os)
-    return (_AFTER_ALL_LINES if line is None else line, name)
+    """Order of ports for people: by number and part, names outside the scheme last and by name."""
+    if os is SwitchOs.SONIC and (match := _SONIC.fullmatch(name)):
+        return (int(match[1]), name)
+    if os is SwitchOs.CUMULUS and (match := _CUMULUS.fullmatch(name)):
+        return (int(match[1]) * LANES_PER_WIDE_PORT + int(match[2] or 0), name)
+    return (_AFTER_ALL_LINES, name)
 
 
 @dataclass(frozen=True)

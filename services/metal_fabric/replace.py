@@ -1,8 +1,8 @@
 """One box takes the place of another: under the same name, or another leaf of the same rack.
 
-Pure rules. What hangs on a port of the old box hangs on the port of the new one that has the same place; where the two
-systems name ports otherwise (SONiC `Ethernet4`, Cumulus `swp2`), it is found by its lanes. A port that is broken out
-has to be broken out alike: half a port is no place for a whole one's cable.
+Pure rules. What hangs on a port of the old box hangs on the port of the new one that has the same place on the front,
+also where the two systems name it otherwise (SONiC `Ethernet4`, Cumulus `swp2`). A port that is broken out has to be
+broken out alike: half a port is no place for a whole one's cable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from metal_fabric.cabling import Cable
-from metal_fabric.ports import translate
+from metal_fabric.ports import counterparts
 from metal_fabric.problems import Refused
 from metal_fabric.switch import Switch, SwitchKind, SwitchMode, merge
 from metal_fabric.vlans import Vlan
@@ -26,13 +26,14 @@ def translated(old: Switch, new: Switch, ports: Collection[str], *, field: str =
     counterpart leads to a spine.
     """
     names: dict[str, str] = {}
+    there = counterparts(old.ports, old.facts.os, new.ports, new.facts.os)
     for port in sorted(ports):
-        name = translate(port, old.facts.os, new.facts.os, names=old.ports)
+        name = there.get(port)
         if name is None or name not in new.ports:
-            there = f"it would be {name}, which it does not have" if name else "their systems name ports otherwise"
             raise Refused(
                 "PORT_NOT_TRANSLATABLE",
-                f"port {port} of {old.id} has no counterpart on the new box ({there}); break its ports out alike",
+                f"port {port} of {old.id} has no counterpart on the new box; its ports have to be the same, and be "
+                "broken out alike",
                 field=field,
             )
         if new.ports[name].uplink:
@@ -53,8 +54,9 @@ def successor(known: Switch, reported: Switch, *, connected: Collection[str]) ->
     """
     names = translated(known, reported, connected)
     ports = {}
+    there = counterparts(known.ports, known.facts.os, reported.ports, reported.facts.os)
     for port in known.ports.values():
-        name = names.get(port.name) or translate(port.name, known.facts.os, reported.facts.os, names=known.ports)
+        name = there.get(port.name)
         if name is not None and name in reported.ports:
             # By the alias that the new box has, or it would look as if a port had been renamed.
             ports[name] = replace(port, name=name, alias=reported.ports[name].alias)

@@ -3,88 +3,88 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metal_fabric.ports import AdminState, LinkState, SwitchOs, lanes_of, line_of, names_of, sort_key, translate
+from metal_fabric.ports import AdminState, LinkState, SwitchOs, counterparts, sort_key
 
 
 @pytest.mark.parametrize(
-    ("name", "os", "line"),
-    [
-        ("Ethernet0", SwitchOs.SONIC, 0),
-        ("Ethernet124", SwitchOs.SONIC, 124),
-        ("swp1", SwitchOs.CUMULUS, 0),
-        ("swp2", SwitchOs.CUMULUS, 4),
-        ("swp1s0", SwitchOs.CUMULUS, 0),
-        ("swp2s3", SwitchOs.CUMULUS, 7),
-    ],
+    "name",
+    ["", "Ethernet", "Ethernet01", "ethernet0", "Ethernet0 ", "Eth1/1", "eth0", "Ethernet\N{ARABIC-INDIC DIGIT ONE}"],
 )
-def test_the_line_number_follows_the_naming_scheme(name: str, os: SwitchOs, line: int) -> None:
-    assert line_of(name, os) == line
+def test_a_name_outside_sonics_scheme_has_no_counterpart(name: str) -> None:
+    assert counterparts([name], SwitchOs.SONIC, ["swp1"], SwitchOs.CUMULUS) == {}
 
 
-@pytest.mark.parametrize(
-    "name", ["", "Ethernet", "Ethernet01", "ethernet4", "Ethernet4 ", "Eth1/1", "eth0", "Ethernet٤"]
-)
-def test_a_name_outside_sonics_scheme_has_no_line(name: str) -> None:
-    assert line_of(name, SwitchOs.SONIC) is None
+@pytest.mark.parametrize("name", ["swp0", "swp1s8", "swp1s", "swp", "Ethernet0", "swp01"])
+def test_a_name_outside_cumulus_scheme_has_no_counterpart(name: str) -> None:
+    assert counterparts([name], SwitchOs.CUMULUS, ["Ethernet0"], SwitchOs.SONIC) == {}
 
 
-@pytest.mark.parametrize("name", ["swp0", "swp1s4", "swp1s", "swp", "Ethernet0", "swp01"])
-def test_a_name_outside_cumulus_scheme_has_no_line(name: str) -> None:
-    assert line_of(name, SwitchOs.CUMULUS) is None
+# Ports of both systems at the same places: of four lanes, and of eight.
+ALIKE = [
+    ("Ethernet0 Ethernet4 Ethernet8", "swp1 swp2 swp3"),
+    ("Ethernet0 Ethernet4 Ethernet6 Ethernet8", "swp1 swp2s0 swp2s1 swp3"),
+    ("Ethernet0 Ethernet4 Ethernet5 Ethernet6 Ethernet7", "swp1 swp2s0 swp2s1 swp2s2 swp2s3"),
+    ("Ethernet0 Ethernet8 Ethernet16", "swp1 swp2 swp3"),
+    ("Ethernet0 Ethernet8 Ethernet12 Ethernet16", "swp1 swp2s0 swp2s1 swp3"),
+    ("Ethernet0 Ethernet2 Ethernet4 Ethernet6 Ethernet8 Ethernet16", "swp1s0 swp1s1 swp1s2 swp1s3 swp2 swp3"),
+    (
+        "Ethernet0 " + " ".join(f"Ethernet{lane}" for lane in range(8, 16)),
+        "swp1 " + " ".join(f"swp2s{part}" for part in range(8)),
+    ),
+    # One half, and the other one in halves again.
+    ("Ethernet0 Ethernet8 Ethernet12 Ethernet14", "swp1 swp2s0 swp2s2 swp2s3"),
+]
 
 
-@pytest.mark.parametrize(
-    ("sonic", "cumulus"),
-    [
-        (["Ethernet0", "Ethernet4", "Ethernet8"], ["swp1", "swp2", "swp3"]),
-        (["Ethernet0", "Ethernet4", "Ethernet6", "Ethernet8"], ["swp1", "swp2s0", "swp2s1", "swp3"]),
-        (
-            ["Ethernet0", "Ethernet4", "Ethernet5", "Ethernet6", "Ethernet7"],
-            ["swp1", "swp2s0", "swp2s1", "swp2s2", "swp2s3"],
-        ),
-    ],
-)
-def test_whole_halved_and_quartered_ports_have_names_on_both_systems(sonic: list[str], cumulus: list[str]) -> None:
-    there = [translate(name, SwitchOs.SONIC, SwitchOs.CUMULUS, names=sonic) for name in sonic]
-    back = [translate(name, SwitchOs.CUMULUS, SwitchOs.SONIC, names=cumulus) for name in cumulus]
-    assert (there, back) == (cumulus, sonic)
+@pytest.mark.parametrize(("sonic", "cumulus"), [(one.split(), other.split()) for one, other in ALIKE])
+def test_ports_that_are_broken_out_alike_are_found_on_both_systems(sonic: list[str], cumulus: list[str]) -> None:
+    there = counterparts(sonic, SwitchOs.SONIC, cumulus, SwitchOs.CUMULUS)
+    assert there == dict(zip(sonic, cumulus, strict=True))
+    back = counterparts(cumulus, SwitchOs.CUMULUS, sonic, SwitchOs.SONIC)
+    assert back == dict(zip(cumulus, sonic, strict=True))
 
 
-def test_a_part_that_stands_alone_keeps_its_number() -> None:
-    assert names_of([5], SwitchOs.CUMULUS) == {5: "swp2s1"}
-    assert lanes_of(["swp2s1", "eth0"], SwitchOs.CUMULUS) == {"swp2s1": 5}
+def _named(cages: list[int], width: int) -> tuple[list[str], list[str]]:
+    """Names of ports that are in so many parts, on a box with so many lanes a port: SONiC's and Cumulus'."""
+    sonic, cumulus = [], []
+    for cage, parts in enumerate(cages):
+        for part in range(parts):
+            sonic.append(f"Ethernet{cage * width + part * width // parts}")
+            cumulus.append(f"swp{cage + 1}s{part}" if parts > 1 else f"swp{cage + 1}")
+    return sonic, cumulus
 
 
-# A front-panel port is whole, in two parts, or in four.
-BREAKOUTS = st.dictionaries(st.integers(0, 255), st.sampled_from([(0,), (0, 2), (0, 1, 2, 3)]), min_size=1)
+@given(st.lists(st.sampled_from([1, 2, 4]), min_size=1), st.sampled_from([4, 8]))
+def test_every_port_of_two_boxes_that_are_alike_has_its_counterpart(cages: list[int], width: int) -> None:
+    sonic, cumulus = _named(cages, width)
+    assert counterparts(sonic, SwitchOs.SONIC, cumulus, SwitchOs.CUMULUS) == dict(zip(sonic, cumulus, strict=True))
 
 
-@given(BREAKOUTS)
-def test_names_survive_the_way_to_the_other_system_and_back(breakouts: dict[int, tuple[int, ...]]) -> None:
-    sonic = [f"Ethernet{4 * group + offset}" for group, offsets in breakouts.items() for offset in offsets]
-    cumulus = [translate(name, SwitchOs.SONIC, SwitchOs.CUMULUS, names=sonic) for name in sonic]
-    names = [name for name in cumulus if name is not None]
-    assert len(set(names)) == len(sonic)
-    assert [translate(name, SwitchOs.CUMULUS, SwitchOs.SONIC, names=names) for name in names] == sonic
+def test_ports_that_are_not_broken_out_alike_have_no_counterpart() -> None:
+    names = ["Ethernet0", "Ethernet4", "Ethernet6"]
+    for others in (["swp1", "swp2"], ["swp1", "swp2s0", "swp2s1", "swp2s2", "swp2s3"]):
+        assert counterparts(names, SwitchOs.SONIC, others, SwitchOs.CUMULUS) == {"Ethernet0": "swp1"}
 
 
-def test_a_name_of_no_scheme_translates_to_nothing_but_stays_within_its_system() -> None:
-    assert translate("Eth1/1", SwitchOs.SONIC, SwitchOs.CUMULUS, names=["Eth1/1"]) is None
-    assert translate("Ethernet0", SwitchOs.SONIC, SwitchOs.OTHER, names=[]) is None
-    assert translate("Eth1/1", SwitchOs.SONIC, SwitchOs.SONIC, names=[]) == "Eth1/1"
+def test_a_port_that_may_be_one_or_the_other_has_no_counterpart() -> None:
+    """Of four lanes a port, Ethernet8 is the third one; of eight, the second."""
+    there = counterparts(["Ethernet0", "Ethernet8"], SwitchOs.SONIC, ["swp1", "swp2", "swp3"], SwitchOs.CUMULUS)
+    assert there == {"Ethernet0": "swp1"}
 
 
-def test_a_name_needs_a_lane_and_a_scheme() -> None:
-    with pytest.raises(ValueError, match="negative"):
-        names_of([4, -1], SwitchOs.SONIC)
-    with pytest.raises(ValueError, match="naming scheme"):
-        names_of([0], SwitchOs.OTHER)
+def test_a_name_of_no_scheme_stays_within_its_system() -> None:
+    assert counterparts(["Ethernet0"], SwitchOs.SONIC, ["Ethernet0"], SwitchOs.OTHER) == {}
+    assert counterparts(["Eth1/1"], SwitchOs.SONIC, [], SwitchOs.SONIC) == {"Eth1/1": "Eth1/1"}
 
 
 def test_ports_sort_by_lane_and_not_by_letter() -> None:
     names = ["Loopback0", "Ethernet8", "Ethernet12", "Ethernet0"]
     ordered = sorted(names, key=lambda name: sort_key(name, SwitchOs.SONIC))
     assert ordered == ["Ethernet0", "Ethernet8", "Ethernet12", "Loopback0"]
+    parts = ["swp10", "swp2s10", "swp2s1", "swp2s0", "swp1"]
+    assert sorted(parts, key=lambda name: sort_key(name, SwitchOs.CUMULUS)) == [
+        "swp1", "swp2s0", "swp2s1", "swp10", "swp2s10",
+    ]  # fmt: skip
 
 
 def test_a_wish_is_outstanding_until_it_came_true_and_again_when_the_port_strays() -> None:

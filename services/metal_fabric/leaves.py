@@ -20,7 +20,7 @@ from metal_fabric.planner import Planner
 from metal_fabric.problems import Invalid, Refused
 from metal_fabric.registration import Registration
 from metal_fabric.signs import Signs
-from metal_fabric.store import AttachmentStore, FindingStore, GenerationStore, ReportStore, SyncStore
+from metal_fabric.store import FindingStore, GenerationStore, ReportStore, SyncStore
 from metal_fabric.store.syncs import SILENCE
 from metal_fabric.switch import Switch
 
@@ -59,7 +59,6 @@ class Leaves:
         self._registration = Registration()
         self._generations = GenerationStore()
         self._syncs = SyncStore()
-        self._attachments = AttachmentStore()
         self._reports = ReportStore()
         self._findings = FindingStore()
         self._observed = Observed(db, planner)
@@ -94,7 +93,7 @@ class Leaves:
                 if not chassis:
                     # It was this one that could not be told from a stream of its own.
                     await self._findings.drop(conn, reported.id, "name", "")
-                await self._attachments.retract(conn, reported.id, applied)
+                lost = await self._planner.retract(conn, reported.id, applied)
                 newest = await self._planner.plan(conn, reported.id, beyond=generation if foreign else 0)
                 await self._planner.announce(conn, reported.id, applied)
                 # An older stream of this leaf, here or on another replica, ends.
@@ -111,6 +110,9 @@ class Leaves:
                 else:
                     await self._syncs.refused(conn, reported.id, f"{refused.reason}: {refused.message}")
             raise
+        RETRACTED.inc(len(lost))
+        if lost:
+            log.warning("leaf.went_back", switch=reported.id, applied=applied, unconfirmed=lost)
         log.info("leaf.registered", switch=reported.id, applied=applied, desired=newest.number, changed=changed)
 
     async def applied(self, switch_id: str, session: str, report: ApplyReport) -> None:
@@ -208,9 +210,9 @@ class Leaves:
             generation, digest = 0, ""
         if not await self._syncs.stand(conn, switch_id, generation, digest=digest):
             return []
-        lost = await self._attachments.retract(conn, switch_id, generation)
+        lost = await self._planner.retract(conn, switch_id, generation)
+        RETRACTED.inc(len(lost))
         if known[0] > generation:
-            RETRACTED.inc(len(lost))
             log.warning("leaf.went_back", switch=switch_id, applied=generation, before=known[0], unconfirmed=lost)
         return await self._planner.announce(conn, switch_id, generation)
 

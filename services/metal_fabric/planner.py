@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from metal_kit.db import Connection
 from metal_kit.outbox import emit
 from metalplane.fabric.v1.agent_pb2 import DesiredState, PhoneHome
-from metalplane.fabric.v1.events_pb2 import AttachmentConfirmed, MachineSeen, SwitchChanged, SwitchDeleted
+from metalplane.fabric.v1.events_pb2 import (
+    AttachmentConfirmed,
+    AttachmentRetracted,
+    MachineSeen,
+    SwitchChanged,
+    SwitchDeleted,
+)
 
 from metal_fabric import vlans
 from metal_fabric.desired import DesiredState as DomainState
@@ -135,6 +141,24 @@ class Planner:
             payload=AttachmentConfirmed(attachment=attachment_message(attachment), allocation=attachment.owner),
         )
         return True
+
+    async def retract(self, conn: Connection, switch_id: str, applied: int) -> list[str]:
+        """Publish the attachments that are confirmed no more now that a switch has gone back to a generation; gives the
+        machines."""
+        lost = await self._attachments.retract(conn, switch_id, applied)
+        for machine, version in lost.items():
+            attachment = await self._attachments.get(conn, machine)
+            await emit(
+                conn,
+                subject="metalplane.fabric.attachment.retracted",
+                entity="attachment",
+                entity_id=machine,
+                version=version,
+                payload=AttachmentRetracted(
+                    attachment=attachment_message(attachment), allocation=attachment.owner, switch_id=switch_id
+                ),
+            )
+        return list(lost)
 
     async def switch_changed(self, conn: Connection, switch_id: str) -> SwitchView:
         """Publish a switch that has changed; gives it as it is now."""

@@ -88,7 +88,8 @@ _RETRACT = """
         WHERE l.switch_id = $1 AND l.wanted_generation > $2 AND a.announced
         ORDER BY a.machine FOR UPDATE OF a
     )
-    UPDATE attachment a SET announced = false FROM lost WHERE a.machine = lost.machine RETURNING a.machine
+    UPDATE attachment a SET announced = false, version = nextval('version') FROM lost WHERE a.machine = lost.machine
+    RETURNING a.machine, a.version
 """
 _END = "INSERT INTO ended_allocation (allocation, machine) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _ENDED = "SELECT EXISTS (SELECT 1 FROM ended_allocation WHERE allocation = $1 AND machine = $2)"
@@ -159,9 +160,13 @@ class AttachmentStore:
         """Record that the confirmation has been published; gives the attachment's new version."""
         return int(await conn.fetchval(_ANNOUNCED, machine))
 
-    async def retract(self, conn: Connection, switch_id: str, applied: int) -> list[str]:
-        """Have the confirmations published again that the switch, which has this generation, has gone back behind."""
-        return sorted(str(row["machine"]) for row in await conn.fetch(_RETRACT, switch_id, applied))
+    async def retract(self, conn: Connection, switch_id: str, applied: int) -> dict[str, int]:
+        """Have the confirmations published again that the switch, which has this generation, has gone back behind.
+
+        Gives the attachments' new versions, by machine.
+        """
+        rows = await conn.fetch(_RETRACT, switch_id, applied)
+        return dict(sorted((str(row["machine"]), int(row["version"])) for row in rows))
 
     async def delete(self, conn: Connection, machine: str) -> None:
         """Forget the attachment of a machine that has been uncabled."""

@@ -11,6 +11,7 @@ from metal_fabric.store import SwitchStore
 from metal_fabric.watch import Watch
 from metal_kit.errors import FailedPrecondition
 from metalplane.fabric.v1 import agent_pb2, observation_pb2, switch_pb2
+from metalplane.fabric.v1.events_pb2 import AttachmentRetracted
 from metalplane.fabric.v1.observation_pb2 import BgpState, DriftState
 from metalplane.fabric.v1.switch_pb2 import GetAttachmentRequest, GetSwitchRequest, ListSwitchesRequest
 from metalplane.plane.v1.issue_pb2 import ListPlaneIssuesRequest, PlaneIssueSeverity
@@ -19,6 +20,7 @@ from prometheus_client import REGISTRY
 ALLOCATION = "0198c1d2-0000-7000-8000-000000000001"
 HEALTHY = switch_pb2.SWITCH_HEALTH_HEALTHY
 DEGRADED = switch_pb2.SWITCH_HEALTH_DEGRADED
+RETRACTED = "metalplane.fabric.attachment.retracted"
 UNHEALTHY = switch_pb2.SWITCH_HEALTH_UNHEALTHY
 
 
@@ -66,6 +68,12 @@ async def test_a_leaf_that_goes_back_takes_its_confirmation_with_it(
     attachment = await fabric.switches().GetAttachment(GetAttachmentRequest(machine=machine))
     assert not attachment.confirmed
     assert {each.switch_id: each.confirmed for each in attachment.leaves} == {"leaf01": False, "leaf02": True}
+    await eventually(lambda: events.of(RETRACTED, machine))
+    (event,) = events.of(RETRACTED, machine)
+    told = AttachmentRetracted()
+    assert event.payload.Unpack(told)
+    assert (told.allocation, told.switch_id, told.attachment.confirmed) == (ALLOCATION, "leaf01", False)
+    assert event.entity_version > events.of(subject, machine)[0].entity_version
     status = await sync(fabric)
     assert (status.applied_generation, status.applied_hash, status.desired_generation) == (1, first.hash, 2)
     assert (status.phase, status.quarantine) == ("commit", "it cut the leaf off from the plane")
@@ -77,6 +85,27 @@ async def test_a_leaf_that_goes_back_takes_its_confirmation_with_it(
     await eventually(lambda: len(events.of(subject, machine)) == 2)
     status = await sync(fabric)
     assert (status.health, codes(status), status.quarantine) == (HEALTHY, [], "")
+    assert len(events.of(RETRACTED, machine)) == 1
+
+
+async def test_a_leaf_that_comes_back_without_its_state_takes_its_confirmations_with_it(
+    fabric: Any, pair: Any, events: Any, eventually: Any
+) -> None:
+    machine = await attached(fabric, pair, eventually)
+    leaf = pair[0]
+    await leaf.close()
+    leaf.hello.applied_generation, leaf.hello.applied_hash = 0, ""
+    await leaf.open()
+    await eventually(lambda: len(events.of(RETRACTED, machine)) == 1)
+    assert not (await fabric.switches().GetAttachment(GetAttachmentRequest(machine=machine))).confirmed
+    await leaf.close()
+    leaf.states.clear()
+    await leaf.open()
+    await eventually(lambda: leaf.states)
+    report = await leaf.apply()
+    await eventually(lambda: report in leaf.acks)
+    await eventually(lambda: len(events.of("metalplane.fabric.attachment.confirmed", machine)) == 2)
+    assert len(events.of(RETRACTED, machine)) == 1, "what is not confirmed cannot be taken back"
 
 
 async def test_a_leaf_that_failed_at_the_next_generation_still_confirms_the_one_it_has(

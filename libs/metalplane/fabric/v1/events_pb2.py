@@ -26,7 +26,7 @@ from metalplane.fabric.v1 import agent_pb2 as metalplane_dot_fabric_dot_v1_dot_a
 from metalplane.fabric.v1 import switch_pb2 as metalplane_dot_fabric_dot_v1_dot_switch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!metalplane/fabric/v1/events.proto\x12\x14metalplane.fabric.v1\x1a metalplane/fabric/v1/agent.proto\x1a!metalplane/fabric/v1/switch.proto\"=\n\rSwitchChanged\x12,\n\x06switch\x18\x01 \x01(\x0b\x32\x1c.metalplane.fabric.v1.Switch\"=\n\rSwitchDeleted\x12,\n\x06switch\x18\x01 \x01(\x0b\x32\x1c.metalplane.fabric.v1.Switch\"_\n\x13\x41ttachmentConfirmed\x12\x34\n\nattachment\x18\x01 \x01(\x0b\x32 .metalplane.fabric.v1.Attachment\x12\x12\n\nallocation\x18\x02 \x01(\t\"h\n\x0bMachineSeen\x12\x11\n\tswitch_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x33\n\nphone_home\x18\x03 \x01(\x0b\x32\x1f.metalplane.fabric.v1.PhoneHomeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!metalplane/fabric/v1/events.proto\x12\x14metalplane.fabric.v1\x1a metalplane/fabric/v1/agent.proto\x1a!metalplane/fabric/v1/switch.proto\"=\n\rSwitchChanged\x12,\n\x06switch\x18\x01 \x01(\x0b\x32\x1c.metalplane.fabric.v1.Switch\"=\n\rSwitchDeleted\x12,\n\x06switch\x18\x01 \x01(\x0b\x32\x1c.metalplane.fabric.v1.Switch\"_\n\x13\x41ttachmentConfirmed\x12\x34\n\nattachment\x18\x01 \x01(\x0b\x32 .metalplane.fabric.v1.Attachment\x12\x12\n\nallocation\x18\x02 \x01(\t\"r\n\x13\x41ttachmentRetracted\x12\x34\n\nattachment\x18\x01 \x01(\x0b\x32 .metalplane.fabric.v1.Attachment\x12\x12\n\nallocation\x18\x02 \x01(\t\x12\x11\n\tswitch_id\x18\x03 \x01(\t\"h\n\x0bMachineSeen\x12\x11\n\tswitch_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x33\n\nphone_home\x18\x03 \x01(\x0b\x32\x1f.metalplane.fabric.v1.PhoneHomeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SWITCHDELETED']._serialized_end=252
   _globals['_ATTACHMENTCONFIRMED']._serialized_start=254
   _globals['_ATTACHMENTCONFIRMED']._serialized_end=349
-  _globals['_MACHINESEEN']._serialized_start=351
-  _globals['_MACHINESEEN']._serialized_end=455
+  _globals['_ATTACHMENTRETRACTED']._serialized_start=351
+  _globals['_ATTACHMENTRETRACTED']._serialized_end=465
+  _globals['_MACHINESEEN']._serialized_start=467
+  _globals['_MACHINESEEN']._serialized_end=571
 # @@protoc_insertion_point(module_scope)

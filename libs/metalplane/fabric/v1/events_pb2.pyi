@@ -95,6 +95,40 @@ class AttachmentConfirmed(_message.Message):
 Global___AttachmentConfirmed: _TypeAlias = AttachmentConfirmed  # noqa: Y015
 
 @_typing.final
+class AttachmentRetracted(_message.Message):
+    """`metalplane.fabric.attachment.retracted`: a leaf has gone back to an older state, in which a machine's ports are not as
+    they are wanted to be; what was confirmed before does not hold any more. Confirmed anew when it holds again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
+    ALLOCATION_FIELD_NUMBER: _builtins.int
+    SWITCH_ID_FIELD_NUMBER: _builtins.int
+    allocation: _builtins.str
+    """Allocation that asked for it, also when it asked for the detachment."""
+    switch_id: _builtins.str
+    """Host name of the leaf that has gone back."""
+    @_builtins.property
+    def attachment(self) -> _switch_pb2.Attachment:
+        """The attachment."""
+
+    def __init__(
+        self,
+        *,
+        attachment: _switch_pb2.Attachment | None = ...,
+        allocation: _builtins.str = ...,
+        switch_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "attachment", b"attachment", "switch_id", b"switch_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachmentRetracted: _TypeAlias = AttachmentRetracted  # noqa: Y015
+
+@_typing.final
 class MachineSeen(_message.Message):
     """`metalplane.fabric.machine.seen`: an installed system announced itself on a leaf."""
 

@@ -12,7 +12,7 @@ from metalplane.fabric.v1.agent_pb2 import DesiredState
 
 from metal_fabric.differences import Difference, differences
 from metal_fabric.messages import desired_of
-from metal_fabric.pinning import check_return
+from metal_fabric.pinning import check_return, check_turn
 from metal_fabric.planner import Draft, Planner
 from metal_fabric.store import (
     FindingStore,
@@ -87,9 +87,10 @@ class History:
 
     async def rollback(self, switch_id: str, generation: int, reason: str) -> SwitchView:
         """Hold a switch at the content of a generation from now on. Raises NotFound, Refused as
-        `pinning.check_return` does."""
+        `pinning.check_return` and `pinning.check_turn` do."""
         async with self._db.transaction(purpose="roll back switch") as conn:
             newest = await self._locked(conn, switch_id)
+            check_turn(switch_id, await self._pins.returning(conn, switch_id))
             await self._draft(conn, switch_id, newest, generation)
             content = await self._state(conn, switch_id, generation)
             await self._pins.put(conn, switch_id, generation, content.SerializeToString(), reason)
@@ -97,11 +98,12 @@ class History:
             return await self._planner.switch_changed(conn, switch_id)
 
     async def unpin(self, switch_id: str) -> SwitchView:
-        """Have a switch follow the plane again. Raises NotFound."""
+        """Have a switch follow the plane again. Raises NotFound, Refused as `pinning.check_turn` does."""
         async with self._db.transaction(purpose="unpin switch") as conn:
             await self._locked(conn, switch_id)
             if not await self._pins.delete(conn, switch_id):
                 return await self._planner.view(conn, switch_id)
+            check_turn(switch_id, await self._pins.returning(conn, switch_id))
             await self._planner.plan(conn, switch_id)
             return await self._planner.switch_changed(conn, switch_id)
 
@@ -129,7 +131,8 @@ class History:
         return draft
 
     async def _locked(self, conn: Connection, switch_id: str) -> Generation:
-        await self._switches.lock(conn, [switch_id])
+        # The rack's other leaves too, or two that are asked at once would not see each other.
+        await self._switches.lock(conn, await self._pins.rack_of(conn, switch_id) | {switch_id})
         newest = await self._newest(conn, switch_id)
         await self._syncs.hold(conn, [switch_id])
         return newest

@@ -10,7 +10,7 @@ The leaf's own facts (its ASN, its loopback, which ports it has and which are up
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from metal_fabric.desired import DesiredPort, DesiredState, DesiredVrf
@@ -18,6 +18,32 @@ from metal_fabric.filters import TENANT_ROLES, PortRole
 from metal_fabric.problems import Refused
 
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Returning:
+    """A leaf on its way to an older content, or back from it when it is not `pinned`: it has yet to apply `wanted`."""
+
+    switch_id: str
+    wanted: int
+    pinned: bool
+
+
+def check_turn(switch_id: str, other: Returning | None) -> None:
+    """Raise Refused `OTHER_LEAF_RETURNING` while another leaf of the rack is on its way to or from an older content.
+
+    As with settings (`rollout`): content that a leaf does not survive must not reach the other one, which carries the
+    rack meanwhile.
+    """
+    if other is None:
+        return
+    remedy = f"or unpin {other.switch_id}" if other.pinned else f"or pin {other.switch_id} again"
+    raise Refused(
+        "OTHER_LEAF_RETURNING",
+        f"{other.switch_id} of the same rack has not applied its generation {other.wanted} yet, by which it goes to an "
+        f"older content or back; change {switch_id} when it has, {remedy}",
+        field="switch_id",
+    )
 
 
 def check_return(old: DesiredState, live: DesiredState, vlans: Mapping[int, int]) -> None:

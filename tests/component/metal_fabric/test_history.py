@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import uuid4
 
@@ -164,6 +165,64 @@ async def test_another_return_under_a_pin_confirms_nobody_either(
     await follow(pair[:1], eventually, 6)
     assert pair[0].port("Ethernet0").role == WAITING
     assert not await confirmed(fabric, attached[0])
+
+
+async def test_both_leaves_of_a_rack_are_rolled_back_one_after_the_other(
+    fabric: Any, pair: Any, attached: Any, eventually: Any
+) -> None:
+    """What a leaf does not survive must not reach the other one, which carries the rack meanwhile."""
+    generations, first, second = fabric.generations(), "leaf01", "leaf02"
+
+    async def too_early(call: Any, remedy: str) -> None:
+        with pytest.raises(FailedPrecondition) as caught:
+            await call
+        assert (caught.value.reason, caught.value.field) == ("OTHER_LEAF_RETURNING", "switch_id")
+        assert all(word in caught.value.message for word in (first, second, remedy))
+
+    def back(switch: str) -> Any:
+        return generations.RollbackSwitch(RollbackSwitchRequest(switch_id=switch, generation=1))
+
+    def on(switch: str) -> Any:
+        return generations.UnpinSwitch(UnpinSwitchRequest(switch_id=switch))
+
+    await back(first)
+    await too_early(back(second), "unpin leaf01")
+    await back(first)
+    await on(first)
+    await back(second)
+    await too_early(back(first), "unpin leaf02")
+    await on(second)
+    await back(first)
+    newest = (await fabric.switches().GetSwitch(GetSwitchRequest(id=first))).sync.desired_generation
+    await follow(pair[:1], eventually, newest)
+    await back(second)
+    await too_early(on(first), "unpin leaf02")
+    newest = (await fabric.switches().GetSwitch(GetSwitchRequest(id=second))).sync.desired_generation
+    await follow(pair[1:], eventually, newest)
+    await on(first)
+    await too_early(on(second), "pin leaf01 again")
+    assert (await on(first)).id == first, "without effect, so nobody is in its way"
+    # A leaf that is not there and will not be keeps nobody from following the plane.
+    await pair[0].close()
+
+    async def followed() -> bool:
+        try:
+            return not (await on(second)).HasField("pin")
+        except FailedPrecondition:
+            return False
+
+    await eventually(followed, what="the other leaf, once the first is gone")
+
+
+async def test_of_two_leaves_that_are_rolled_back_at_once_one_is(fabric: Any, pair: Any, attached: Any) -> None:
+    answers = await asyncio.gather(
+        *(
+            fabric.generations().RollbackSwitch(RollbackSwitchRequest(switch_id=switch, generation=1))
+            for switch in ("leaf01", "leaf02")
+        ),
+        return_exceptions=True,
+    )
+    assert sorted(type(answer).__name__ for answer in answers) == ["FailedPrecondition", "Switch"]
 
 
 async def test_a_machine_that_is_freed_leaves_a_pinned_leaf_at_once(

@@ -148,6 +148,8 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "retract": partial(ATTACHMENTS.retract, switch_id=LEAF, applied=19),
             "positions": partial(SYNCS.positions, switch_ids=[LEAF, "leaf00043"]),
             "seen": partial(SYNCS.seen, heard={LEAF: session, "leaf00043": session}),
+            "rack": partial(PINS.rack_of, switch_id=LEAF),
+            "returning": partial(PINS.returning, switch_id=LEAF),
             "same network": partial(VNIS.claim, networks={7: "net7"}, machine=MACHINE),
             "another network, nobody attached": partial(VNIS.claim, networks={77: "other"}, machine=MACHINE),
             "a new number": partial(VNIS.claim, networks={30000: "other"}, machine=MACHINE),

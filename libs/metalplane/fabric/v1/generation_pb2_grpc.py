@@ -112,14 +112,16 @@ class GenerationServiceServicer:
         switch keeps a machine out of a network that it has left since, and takes none into another network: an attachment
         that the old content does not have is not confirmed before the pin is released.
         FAILED_PRECONDITION when the old content would put a machine into a network that it is no longer wanted in, or needs
-        a VLAN that has another VNI now. Returns the switch.
+        a VLAN that has another VNI now; and while another leaf of the rack has yet to apply a return or the end of one.
+        Returns the switch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnpinSwitch(self, request, context):
-        """Has a switch follow the plane again. Without effect when it does. Returns the switch.
+        """Has a switch follow the plane again. Without effect when it does. FAILED_PRECONDITION while another leaf of the rack
+        has yet to apply a return or the end of one. Returns the switch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

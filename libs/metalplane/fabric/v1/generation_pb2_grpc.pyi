@@ -50,10 +50,13 @@ class GenerationServiceStub:
     switch keeps a machine out of a network that it has left since, and takes none into another network: an attachment
     that the old content does not have is not confirmed before the pin is released.
     FAILED_PRECONDITION when the old content would put a machine into a network that it is no longer wanted in, or needs
-    a VLAN that has another VNI now. Returns the switch.
+    a VLAN that has another VNI now; and while another leaf of the rack has yet to apply a return or the end of one.
+    Returns the switch.
     """
     UnpinSwitch: _grpc.UnaryUnaryMultiCallable[_generation_pb2.UnpinSwitchRequest, _switch_pb2.Switch]
-    """Has a switch follow the plane again. Without effect when it does. Returns the switch."""
+    """Has a switch follow the plane again. Without effect when it does. FAILED_PRECONDITION while another leaf of the rack
+    has yet to apply a return or the end of one. Returns the switch.
+    """
     RetrySwitch: _grpc.UnaryUnaryMultiCallable[_generation_pb2.RetrySwitchRequest, _generation_pb2.RetrySwitchResponse]
     """Wants the newest generation once more, under a new number, when the leaf has set it aside: a leaf tries every new
     generation. Without effect when nothing is set aside.
@@ -79,10 +82,13 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     switch keeps a machine out of a network that it has left since, and takes none into another network: an attachment
     that the old content does not have is not confirmed before the pin is released.
     FAILED_PRECONDITION when the old content would put a machine into a network that it is no longer wanted in, or needs
-    a VLAN that has another VNI now. Returns the switch.
+    a VLAN that has another VNI now; and while another leaf of the rack has yet to apply a return or the end of one.
+    Returns the switch.
     """
     UnpinSwitch: _aio.UnaryUnaryMultiCallable[_generation_pb2.UnpinSwitchRequest, _switch_pb2.Switch]  # type: ignore[assignment]
-    """Has a switch follow the plane again. Without effect when it does. Returns the switch."""
+    """Has a switch follow the plane again. Without effect when it does. FAILED_PRECONDITION while another leaf of the rack
+    has yet to apply a return or the end of one. Returns the switch.
+    """
     RetrySwitch: _aio.UnaryUnaryMultiCallable[_generation_pb2.RetrySwitchRequest, _generation_pb2.RetrySwitchResponse]  # type: ignore[assignment]
     """Wants the newest generation once more, under a new number, when the leaf has set it aside: a leaf tries every new
     generation. Without effect when nothing is set aside.
@@ -135,7 +141,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         switch keeps a machine out of a network that it has left since, and takes none into another network: an attachment
         that the old content does not have is not confirmed before the pin is released.
         FAILED_PRECONDITION when the old content would put a machine into a network that it is no longer wanted in, or needs
-        a VLAN that has another VNI now. Returns the switch.
+        a VLAN that has another VNI now; and while another leaf of the rack has yet to apply a return or the end of one.
+        Returns the switch.
         """
 
     @_abc_1.abstractmethod
@@ -144,7 +151,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_pb2.UnpinSwitchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_switch_pb2.Switch, _abc.Awaitable[_switch_pb2.Switch]]:
-        """Has a switch follow the plane again. Without effect when it does. Returns the switch."""
+        """Has a switch follow the plane again. Without effect when it does. FAILED_PRECONDITION while another leaf of the rack
+        has yet to apply a return or the end of one. Returns the switch.
+        """
 
     @_abc_1.abstractmethod
     def RetrySwitch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,20 @@ def test_sessions_are_read_as_frr_tells_them() -> None:
     )
     assert (idle.port, idle.state, idle.since, idle.established) == ("Ethernet4", "Idle", 0, False)
     assert idle.last_reset == "Waiting for Peer IPv6 LLA"
+
+
+def test_all_sessions_of_a_full_leaf_are_read() -> None:
+    """Nineteen neighbours in four VRFs, of which FRR spells the families of one as older releases did."""
+    sessions = parse(GOLDEN.with_name("bgp-neighbors-of-a-rack.json").read_text())
+    assert len({(each.vrf, each.port) for each in sessions}) == 19
+    assert Counter(each.peer_group for each in sessions) == {"FABRIC": 2, "FIREWALL": 1, "MACHINE": 16}
+    known = {each.port: each for each in sessions}
+    assert known["Ethernet120"].families == (("ipv4", Family(95, 59)), ("ipv6", Family(14, 12)))
+    assert (known["Ethernet120"].hostname, known["Ethernet120"].drops) == ("spine01", 1)
+    assert dict(known["Ethernet0"].families)["ipv4"] == Family(1, 60)
+    (down,) = (each for each in sessions if not each.established)
+    assert (down.vrf, down.state, down.hostname, down.since) == ("Vrf104010", "Idle", "", 0)
+    assert dict(down.families) == {"ipv4": Family(1, 13, 24000)}
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "7", '{"default": {"vrfId": 0}}', '{"default": {"Ethernet0": {}}}'])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,31 @@ def cumulus() -> Switch:
 
 WISHES = {"Ethernet0": RED, "Ethernet4": RED, "Ethernet6": BLUE, "Ethernet8": FIREWALL, "Ethernet12": Wish()}
 EVERYTHING = desired_state(sonic(), WISHES, VLANS, occupied=WISHES, settings=SETTINGS)
+# A machine that waits, one of a tenant, a firewall, and nothing else but uplinks.
+SMALL = {
+    "Ethernet0": Wish(),
+    "Ethernet4": replace(RED, allowed_prefixes=RED.allowed_prefixes[:1]),
+    "Ethernet8": FIREWALL,
+}
+# Eight lanes a port, of which one is in two parts and one in eight.
+WIDE = ("swp1", "swp2s0", "swp2s1", *(f"swp3s{part}" for part in range(8)), "swp31")
+
+
+def small() -> Switch:
+    """Three ports and two uplinks."""
+    names = ("Ethernet0", "Ethernet4", "Ethernet8", "Ethernet120", "Ethernet124")
+    return replace(sonic(), ports={name: Port(name, uplink=name in names[3:]) for name in names})
+
+
 LEAVES: dict[str, DesiredState] = {
+    "small": desired_state(small(), SMALL, VLANS, occupied=SMALL),
+    "cumulus-wide": desired_state(
+        replace(cumulus(), ports={name: Port(name, uplink=name == "swp31") for name in WIDE}),
+        {"swp2s1": RED, "swp3s7": BLUE},
+        VLANS,
+        occupied={"swp2s1", "swp3s7"},
+        settings=Settings(source_loopback=True, management_gateway="192.0.2.1", management_routes=("10.8.0.0/16",)),
+    ),
     "no-tenants": desired_state(sonic(), {}, {}),
     "everything": EVERYTHING,
     "cumulus": desired_state(cumulus(), {"swp2s0": RED, "swp2s1": BLUE}, VLANS, occupied={"swp2s0", "swp2s1"}),

@@ -12,6 +12,25 @@ def test_new_vnis_get_the_lowest_numbers_in_their_order() -> None:
     assert in_use(assigned) == {20: 1001, 300: 1002, 1000: 1003}
 
 
+@pytest.mark.parametrize(
+    ("taken", "new", "numbers"),
+    [
+        ({101001: 1001, 101003: 1003}, [101002], [1002]),
+        ({}, [1], [1001]),
+        ({}, [1, 2], [1001, 1002]),
+        ({7: 1002}, [8], [1001]),
+        ({7: 1001, 8: 1003, 9: 1005}, [1, 2], [1002, 1004]),
+        ({7: 1001, 8: 1003, 9: 1005}, [1, 2, 3], [1002, 1004, 1006]),
+    ],
+)
+def test_gaps_are_filled_first_and_what_is_used_stays(
+    taken: dict[int, int], new: list[int], numbers: list[int]
+) -> None:
+    known = [Vlan(vni, number) for vni, number in taken.items()]
+    assigned = in_use(assign(known, {*taken, *new}, generation=1, applied=0))
+    assert assigned == taken | dict(zip(new, numbers, strict=True))
+
+
 def test_a_vni_keeps_its_number_when_it_leaves_and_comes_back() -> None:
     first = assign([], {20, 30}, generation=1, applied=0)
     without = assign(first.values(), {30}, generation=2, applied=1)

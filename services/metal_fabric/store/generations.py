@@ -21,14 +21,17 @@ _NEWEST = """
     LEFT JOIN leaf_sync y ON y.switch_id = s.id
     WHERE s.id = $1
 """
-_PRUNE = """
-    DELETE FROM switch_generation WHERE switch_id = $1 AND generation <= (
-        SELECT generation FROM switch_generation WHERE switch_id = $1 ORDER BY generation DESC OFFSET $2 LIMIT 1
-    )
-"""
+# One statement: a change of all switches makes hundreds of them.
 _INSERT = """
-    WITH newest AS (UPDATE switch SET desired_generation = $2 WHERE id = $1)
-    INSERT INTO switch_generation (switch_id, generation, hash, state, pinned_to) VALUES ($1, $2, $3, $4, $5)
+    WITH newest AS (UPDATE switch SET desired_generation = $2 WHERE id = $1),
+    pruned AS (
+        DELETE FROM switch_generation WHERE switch_id = $1 AND generation <= (
+            SELECT generation FROM switch_generation WHERE switch_id = $1 ORDER BY generation DESC OFFSET $6 LIMIT 1
+        )
+    ), made AS (
+        INSERT INTO switch_generation (switch_id, generation, hash, state, pinned_to) VALUES ($1, $2, $3, $4, $5)
+    )
+    SELECT pg_notify('metalplane_' || current_schema(), $7)
 """
 _PAGE = """
     SELECT g.*, s.desired_generation, y.applied_generation, y.applied_hash
@@ -109,9 +112,8 @@ class GenerationStore:
 
         `pinned_to` is the generation that it was rolled back to, 0 for none.
         """
-        await conn.execute(_PRUNE, switch_id, KEPT - 1)
-        await conn.execute(_INSERT, switch_id, generation, digest, state, pinned_to)
-        await self.wake(conn, switch_id)
+        place = (switch_id, generation, digest, state, pinned_to)
+        await conn.execute(_INSERT, *place, KEPT - 1, topic_of(switch_id))
 
     async def wake(self, conn: Connection, switch_id: str) -> None:
         """Have the streams of this leaf look at the database once this is committed."""

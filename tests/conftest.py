@@ -43,6 +43,13 @@ NewRedis = Callable[[], Awaitable[Redis]]
 Metalctl = Callable[..., Awaitable[list["Outcome"]]]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _first_logs() -> None:
+    """Also servers that are made for a whole session, before its first test, write as they do in production: what they
+    have bound by then stays as it is, and would be written into the output of other tests."""
+    logs.configure()
+
+
 @pytest.fixture(autouse=True)
 def _logs() -> None:
     """Lines of every test go the same way, whatever the tests before it configured."""

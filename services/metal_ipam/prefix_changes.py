@@ -119,6 +119,8 @@ async def acquire_child(connection: Connection, parents: Sequence[PrefixRow], wa
         [cut] = await children.acquire(connection, parent, [wanted])
         if cut.child is not None:
             return cut.child
+        if cut.outcome == "known" and (row := await earlier_child(connection, wanted)) is not None:
+            return row  # A twin of the request was faster while this one waited for the parent.
         outcomes.setdefault(cut.outcome, parent)
     # The outcome that tells most: who asked for what exists, learns so although other parents are too small.
     for outcome in _TELLING:

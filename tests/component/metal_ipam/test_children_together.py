@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from metal_ipam import prefix_changes
 from metal_ipam.cidr import Prefix, parse_prefix
 from metal_ipam.family import Family
 from metal_ipam.store import children
@@ -192,3 +194,15 @@ async def test_a_prefix_named_twice_in_one_deletion_is_refused_whole(db: Databas
         with pytest.raises(asyncpg.SerializationError):
             await children.delete(connection, [cut.child.id, cut.child.id], actor="test")
         assert await connection.fetchval("SELECT children FROM prefix WHERE parent_id IS NULL") == 1
+
+
+async def test_a_twin_that_was_faster_while_the_request_waited_tells_what_it_got(db: Database, root: Prefix) -> None:
+    wanted = Wanted(length=24, request_id="child of somebody/1", request_hash="hash")
+    async with db.connection() as connection:
+        [cut] = await children.acquire_at(connection, "default", root, [wanted])
+        parent = await prefix_changes.find(connection, "", root)
+        # The way of a request that has looked for a twin before there was one.
+        late = await prefix_changes.acquire_child(connection, [parent], wanted)
+        assert late == cut.child
+        with pytest.raises(InvalidArgument, match="REQUEST_ID_REUSED"):
+            await prefix_changes.acquire_child(connection, [parent], replace(wanted, request_hash="other"))

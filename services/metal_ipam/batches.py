@@ -13,9 +13,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-import asyncpg
 from metal_kit.company import Company
-from metal_kit.errors import Aborted, Unavailable
+from metal_kit.errors import Unavailable
 
 from metal_ipam import waiting
 from metal_ipam.waiting import Waiting
@@ -23,7 +22,7 @@ from metal_ipam.waiting import Waiting
 # More of them would be cheaper still, but all of a batch wait for its last one.
 BATCH = 64
 # Batches under way: a part of the connections, so that other requests find some.
-CALLS = 2
+CALLS = 4
 # Seconds that a request may take longer for company.
 PATIENCE = 0.005
 # Of one key. Waiting longer than this many batches is longer than any client's patience.
@@ -57,7 +56,7 @@ class Batches(Generic[Key, Asked, Answer]):
 
         Raises:
             Unavailable: too many wait already, or the service is stopping.
-            Exception: what `serve` raises for this request, or for its batch.
+            Exception: what `serve` raises for the batch, be it for another one's sake.
         """
         queue = self._queues.get(key)
         if queue is None:
@@ -67,7 +66,7 @@ class Batches(Generic[Key, Asked, Answer]):
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
         if len(queue) >= MAX_WAITING:
-            raise Unavailable("PREFIX_BUSY", "too many requests wait for this prefix; try again")
+            raise Unavailable("PREFIX_BUSY", "too many such requests wait already; try again")
         one: Waiting[Asked, Answer] = waiting.wait(asked)
         queue.append(one)
         self._company.arrived()
@@ -82,15 +81,15 @@ class Batches(Generic[Key, Asked, Answer]):
         batch: list[Waiting[Asked, Answer]] = []
         try:
             while queue:
+                await self._company.wait()
                 async with self._calls:
-                    await self._company.wait()
                     before = len(queue)
                     batch = waiting.take(queue, BATCH, self._twins)
                     self._company.left(before - len(queue))
                     if batch:
                         await self._answer(key, batch)
                     self._company.done()
-        except BaseException:
+        except asyncio.CancelledError:
             waiting.fail((*batch, *queue), Unavailable("STOPPING", "the service is stopping; try again"))
             raise
         finally:
@@ -100,13 +99,8 @@ class Batches(Generic[Key, Asked, Answer]):
         """Serve a batch; whatever happens, those who wait learn of it."""
         try:
             answers = await self._serve(key, [each.entry for each in batch])
-        except (Aborted, asyncpg.UniqueViolationError) as error:
-            # One of them has lost against somebody else. Alone, that one fails for itself and not for all.
-            if len(batch) == 1:
-                waiting.fail(batch, error)
-            else:
-                for each in batch:
-                    await self._answer(key, [each])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} requests")
         except Exception as error:
             waiting.fail(batch, error)
         else:

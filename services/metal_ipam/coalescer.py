@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import asyncpg
 from metal_kit.company import Company
 from metal_kit.db import Database
-from metal_kit.errors import Aborted, Unavailable
+from metal_kit.errors import Aborted, InvalidArgument, Unavailable
 
 from metal_ipam import waiting
 from metal_ipam.store import addresses, quotas
@@ -200,9 +200,9 @@ class Coalescer:
                 if not batches:
                     return
                 served = await addresses.serve(connection, [batch.work() for batch in batches])
-        except asyncpg.UniqueViolationError as error:
-            # One of them is the retry of a request that another prefix is serving right now. Alone, that one fails for
-            # itself and not for all.
+        except (asyncpg.UniqueViolationError, InvalidArgument) as error:
+            # One of them is the retry of a request that another prefix is serving right now, or has a text that
+            # Postgres cannot hold. Alone, that one fails for itself and not for all.
             parts = [part for batch in batches for part in batch.alone()]
             await self._apart(parts, error, known_apart=len(parts) == 1)
         except Aborted as error:

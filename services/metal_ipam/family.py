@@ -1,4 +1,8 @@
-"""Children of prefixes that come and go one by one, put together into few statements."""
+"""Children of prefixes that come and go one by one, put together into few statements.
+
+What fails for a whole batch (somebody holds a parent, or one of the requests cannot be written) is nobody's answer:
+then each goes the long way by itself, in a transaction that ends with its caller.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ from collections.abc import Sequence
 
 import asyncpg
 from metal_kit.db import Database
+from metal_kit.errors import Aborted, InvalidArgument
 
 from metal_ipam.batches import Batches
 from metal_ipam.cidr import Prefix
 from metal_ipam.store import children
 from metal_ipam.store.children import Cut, Wanted
 from metal_ipam.store.prefixes import PrefixRow
+
+# Of these a statement has had no effect. A unique violation is a twin of a request, with another parent.
+_LONG_WAY = (Aborted, InvalidArgument, asyncpg.UniqueViolationError)
 
 
 class Family:
@@ -25,26 +33,24 @@ class Family:
         self._deletions: Batches[str, tuple[Prefix, str], str] = Batches(self._delete, lambda asked: str(asked[0]))
 
     async def acquire(self, namespace: str, parent: Prefix, wanted: Wanted) -> PrefixRow | None:
-        """A new child of the parent. None: nothing was done, and only a look at the parent, or at what this request got
-        before, can tell why.
+        """A new child of the parent. None: nothing was done, and only the long way can tell why, or do it.
 
         Raises:
             Unavailable: too many wait already, or the database is away.
-            Aborted: lost against a concurrent change.
         """
         try:
             cut = await self._acquires.ask((namespace, parent), wanted)
-        except asyncpg.UniqueViolationError:  # A twin of this request, with another parent, is just faster.
+        except _LONG_WAY:
             return None
         return cut.child
 
     async def delete(self, namespace: str, cidr: Prefix, *, actor: str) -> bool:
-        """Delete a prefix that belongs to no network. False: nothing was done, and only a look at it can tell why.
-
-        Raises:
-            Unavailable, Aborted: as `acquire`.
-        """
-        return await self._deletions.ask(namespace, (cidr, actor)) == "ok"
+        """Delete a prefix that belongs to no network. False: nothing was done, and only the long way can tell why, or
+        do it. Raises as `acquire`."""
+        try:
+            return await self._deletions.ask(namespace, (cidr, actor)) == "ok"
+        except _LONG_WAY:
+            return False
 
     async def close(self) -> None:
         """Wait until every call is answered; no new ones may come."""

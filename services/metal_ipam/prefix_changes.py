@@ -29,8 +29,17 @@ from metal_ipam.store.ranges import Range
 
 # How many parents that have the wanted labels are tried.
 _MOST_PARENTS = 100
+# The outcome that tells most first: who asked for what exists, learns so although other parents are too small.
 _TELLING = (
-    *("request_reused", "request_spent", "copied", "taken", "full", "not_active", "outside", "wrong_kind", "length"),
+    "request_reused",
+    "request_spent",
+    "copied",
+    "taken",
+    "full",
+    "not_active",
+    "outside",
+    "wrong_kind",
+    "length",
 )
 
 
@@ -122,7 +131,6 @@ async def acquire_child(connection: Connection, parents: Sequence[PrefixRow], wa
         if cut.outcome == "known" and (row := await earlier_child(connection, wanted)) is not None:
             return row  # A twin of the request was faster while this one waited for the parent.
         outcomes.setdefault(cut.outcome, parent)
-    # The outcome that tells most: who asked for what exists, learns so although other parents are too small.
     for outcome in _TELLING:
         if (at := outcomes.get(outcome)) is not None:
             raise await _refusal(connection, outcome, at, parents, wanted)

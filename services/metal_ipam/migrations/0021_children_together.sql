@@ -5,6 +5,10 @@ ALTER TABLE prefix
     ADD COLUMN request_id text,
     ADD COLUMN request_hash text NOT NULL DEFAULT '';
 CREATE UNIQUE INDEX prefix_request ON prefix (request_id) WHERE request_id IS NOT NULL;
+-- What was answered before: a retry of it is told so, and cuts no second child.
+INSERT INTO spent_request (request_id)
+SELECT 'child of ' || caller || '/' || request_id FROM idempotency
+WHERE method = '/metalplane.ipam.v1.PrefixService/AcquireChildPrefix' ON CONFLICT DO NOTHING;
 
 -- Most prefixes of a large IPAM belong to no network, and need no entry here.
 DROP INDEX prefix_network;
@@ -96,11 +100,13 @@ $$;
 -- `description`, `request_id`, `request_hash`, `actor`. One row for each: `ok`; `full`; `taken` (a given one that is
 -- not wholly free); `outside`; `length` (not longer than the parent); `not_active`; `unknown_prefix`; `wrong_kind`;
 -- `copied` (of a namespaced super network, and for no network); `known`, `request_reused`, `request_spent`.
-DROP FUNCTION acquire_child;
+--
+-- Who waits for a parent waits with a whole batch: after a quarter of a second each goes alone, where the caller has
+-- locked the parent before.
 CREATE FUNCTION acquire_children(p_parent bigint, p_entries jsonb)
-RETURNS TABLE (ord integer, outcome text, prefix_id bigint, namespace_id integer, cidr cidr, reserved integer,
-               quarantine interval, created_at timestamptz)
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+RETURNS TABLE (ord integer, outcome text, prefix_id bigint, namespace_id integer, parent cidr, cidr cidr,
+               reserved integer, quarantine interval, created_at timestamptz)
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET lock_timeout = '250ms' AS $$
 DECLARE
     home   record;
     w      record;
@@ -165,7 +171,7 @@ BEGIN
             request_id text, request_hash text)
         RETURNING p.id, p.cidr, p.reserved, p.quarantine, p.created_at
     )
-    SELECT t.ord, 'ok', m.id, home.namespace_id, m.cidr, m.reserved::integer, m.quarantine, m.created_at
+    SELECT t.ord, 'ok', m.id, home.namespace_id, home.cidr, m.cidr, m.reserved::integer, m.quarantine, m.created_at
     FROM made m JOIN unnest(ords, blocks) AS t (ord, block) ON t.block = m.cidr;
 
     PERFORM lay_out(ARRAY(SELECT p.id FROM unnest(blocks) AS b (block)
@@ -182,11 +188,11 @@ END
 $$;
 
 -- Deletes prefixes; children give their blocks back. One row for each: `ok`, `unknown_prefix`, `of_network` (unless
--- `p_of_networks`), `has_children`, `has_addresses`. Resting addresses have no owner and go with their prefix.
-DROP FUNCTION delete_prefix(bigint, text);
+-- `p_of_networks`), `has_children`, `has_addresses`. Resting addresses have no owner and go with their prefix. It waits
+-- for locks as `acquire_children` does.
 CREATE FUNCTION delete_prefixes(p_prefixes bigint[], p_actors text[], p_of_networks boolean)
 RETURNS TABLE (ord integer, outcome text)
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET lock_timeout = '250ms' AS $$
 DECLARE
     w       record;
     gone    bigint[] := '{}';
@@ -266,4 +272,20 @@ BEGIN
         INSERT INTO spent_request (request_id) SELECT unnest(spent) ON CONFLICT DO NOTHING;
     END IF;
 END
+$$;
+
+-- For processes of the version before, until the last of them is gone; a later step drops them.
+CREATE OR REPLACE FUNCTION acquire_child(
+    p_parent bigint, p_len integer, p_cidr cidr, p_network text, p_kind text, p_all_usable boolean,
+    p_quarantine interval, p_actor text
+) RETURNS TABLE (outcome text, prefix_id bigint, cidr cidr)
+LANGUAGE sql VOLATILE AS $$
+    SELECT a.outcome, a.prefix_id, a.cidr
+    FROM acquire_children(p_parent, jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+        'length', CASE WHEN p_cidr IS NULL THEN p_len END, 'cidr', p_cidr, 'network', p_network, 'kind', p_kind,
+        'all_usable', p_all_usable, 'quarantine', p_quarantine, 'actor', p_actor)))) AS a
+$$;
+CREATE OR REPLACE FUNCTION delete_prefix(p_prefix bigint, p_actor text) RETURNS text
+LANGUAGE sql VOLATILE AS $$
+    SELECT d.outcome FROM delete_prefixes(ARRAY[p_prefix], ARRAY[p_actor], true) AS d
 $$;

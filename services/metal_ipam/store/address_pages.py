@@ -39,7 +39,8 @@ async def page(
         projects = [project] if projects is None or project in projects else []
     own = None
     if network:
-        own = [row["id"] for row in await connection.fetch("SELECT id FROM prefix WHERE network_id = $1", network)]
+        of_network = "SELECT id FROM prefix WHERE network_id = $1 AND kind = 'leaf'"
+        own = [row["id"] for row in await connection.fetch(of_network, network)]
     sql, arguments = _statement(own, projects, owner, after, limit)
     rows = await connection.fetch(sql, *arguments)
     prefix_ids = {row["prefix_id"] for row in rows}
@@ -85,7 +86,7 @@ def _statement(
     elif after is not None:
         where.append(f"(i.prefix_id, i.addr) > ({bound(after[0])}, {bound(after[1])}::text::inet)")
     if projects is not None:
-        sources.append(f"unnest({bound(list(projects))}::text[]) AS w (project)")
+        sources.append(f"unnest({bound(sorted(set(projects)))}::text[]) AS w (project)")
     match prefixes is not None, projects is not None:
         case True, True:
             # Said so that only the index of projects has the order: by that of prefixes, Postgres would read all of a

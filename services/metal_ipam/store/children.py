@@ -83,28 +83,39 @@ _ALL_AT = """ARRAY(
 
 
 async def acquire_at(connection: Connection, namespace: str, parent: Prefix, wanted: Sequence[Wanted]) -> list[Cut]:
-    """Cut children out of the prefix of this name, in one statement, which commits when no transaction is open."""
+    """Cut children out of the prefix of this name, in one statement, which commits when no transaction is open.
+
+    Raises:
+        Aborted: somebody holds the parent for longer than a batch should wait.
+    """
     rows = await connection.fetch(_ACQUIRE.format(_AT, "$3"), namespace, parent, [each.as_json() for each in wanted])
-    return _cuts(rows, namespace, parent, wanted)
+    return _cuts(rows, namespace, wanted)
 
 
 async def acquire(connection: Connection, parent: PrefixRow, wanted: Sequence[Wanted]) -> list[Cut]:
-    """Cut children out of the prefix, in one statement."""
+    """Cut children out of the prefix, for whose lock others may be waited for, within a transaction."""
+    await connection.execute("SELECT FROM prefix WHERE id = $1 FOR NO KEY UPDATE", parent.id)
     rows = await connection.fetch(_ACQUIRE.format("$1", "$2"), parent.id, [each.as_json() for each in wanted])
-    return _cuts(rows, parent.namespace, parent.cidr, wanted)
+    return _cuts(rows, parent.namespace, wanted)
 
 
 async def delete_at(
     connection: Connection, namespace: str, cidrs: Sequence[Prefix], actors: Sequence[str]
 ) -> list[str]:
     """Delete prefixes that belong to no network; outcomes as `delete_prefixes` names them, one for each. One statement,
-    which commits when no transaction is open."""
+    which commits when no transaction is open. Raises as `acquire_at`."""
     rows = await connection.fetch(_DELETE.format(_ALL_AT, "$3", "false"), namespace, list(cidrs), list(actors))
     return _outcomes(rows, len(cidrs))
 
 
 async def delete(connection: Connection, ids: Sequence[int], *, actor: str) -> list[str]:
-    """Delete prefixes by their ids, those of networks too; outcomes one for each."""
+    """Delete prefixes by their ids, those of networks too, within a transaction; outcomes one for each."""
+    await connection.execute(
+        """SELECT FROM prefix WHERE id = ANY ($1::bigint[])
+                                 OR id = ANY (ARRAY(SELECT parent_id FROM prefix WHERE id = ANY ($1::bigint[])))
+           ORDER BY id FOR NO KEY UPDATE""",
+        list(ids),
+    )
     rows = await connection.fetch(_DELETE.format("$1", "$2", "true"), list(ids), [actor] * len(ids))
     return _outcomes(rows, len(ids))
 
@@ -178,9 +189,9 @@ def _changed(outcome: str) -> Aborted:
     return Aborted("CONCURRENT_CHANGE", f"the prefix changed meanwhile ({outcome}); try again")
 
 
-def _cuts(rows: Sequence[Any], namespace: str, parent: Prefix, wanted: Sequence[Wanted]) -> list[Cut]:
+def _cuts(rows: Sequence[Any], namespace: str, wanted: Sequence[Wanted]) -> list[Cut]:
     result = [Cut("unknown_prefix")] * len(wanted)
-    for ord_, outcome, id_, namespace_id, cidr, reserved, quarantine, time in rows:
+    for ord_, outcome, id_, namespace_id, parent, cidr, reserved, quarantine, time in rows:
         child = None
         if outcome == "ok":
             one = wanted[ord_ - 1]

@@ -15,7 +15,14 @@ from metal_ipam.family import Family
 from metal_ipam.store import children
 from metal_ipam.store.children import Wanted
 from metal_kit.db import Database
-from metal_kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from metal_kit.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
 from metalplane.common.v1.condition_pb2 import AddressFamily
 from metalplane.ipam.v1 import prefix_pb2 as pb
 from metalplane.ipam.v1.prefix_pb2_grpc import PrefixServiceStub
@@ -185,6 +192,43 @@ async def test_a_crowd_shares_statements(db: Database, root: Prefix, monkeypatch
     assert len(sizes) <= 8, sizes
     assert all(await asyncio.gather(*(family.delete("default", each.cidr, actor="test") for each in made if each)))
     await family.close()
+
+
+async def test_a_text_that_postgres_cannot_hold_is_its_own_caller_s_affair(ipam: Any) -> None:
+    await ipam.container("10.0.0.0/16")
+    stub = ipam.prefixes()
+    wanted = [request("10.0.0.0/16", 24, description="\0" if n == 5 else "") for n in range(16)]
+    got = await outcomes(*(stub.AcquireChildPrefix(each) for each in wanted))
+    assert [n for n, each in enumerate(got) if not isinstance(each, pb.Prefix)] == [5]
+    assert got[5].reason == "INVALID_TEXT"
+    assert (await ipam.get_prefix("10.0.0.0/16")).children == 15
+
+
+async def test_who_waits_for_one_parent_is_not_in_the_way_of_others(ipam: Any) -> None:
+    parents = [f"{number}.0.0.0/8" for number in range(10, 17)]
+    for parent in parents:
+        await ipam.container(parent)
+    child = await ipam.cut(parents[-1], 24)
+    stub = ipam.prefixes()
+    holder = await asyncpg.connect(ipam.database_url, timeout=10, server_settings={"search_path": "ipam, public"})
+    try:
+        async with holder.transaction():
+            held = [parse_prefix(each, field="cidr") for each in parents[:6]]
+            await holder.execute("SELECT FROM prefix WHERE cidr = ANY ($1::cidr[]) FOR NO KEY UPDATE", held)
+            waiting = [asyncio.ensure_future(stub.AcquireChildPrefix(request(each, 24))) for each in parents[:6]]
+            gone = asyncio.ensure_future(stub.AcquireChildPrefix(request(parents[0], 25), timeout=1))
+            async with asyncio.timeout(5):
+                await ipam.drop(child.cidr)
+                assert (await ipam.cut(parents[-1], 24)).cidr == child.cidr
+            with pytest.raises(DeadlineExceeded):
+                await gone
+            assert not any(each.done() for each in waiting)
+        made = await asyncio.gather(*waiting)
+    finally:
+        await holder.close()
+    assert sorted(each.parent for each in made) == parents[:6]
+    # Who gave up has left nothing behind.
+    assert (await ipam.get_prefix(parents[0])).children == 1
 
 
 async def test_a_prefix_named_twice_in_one_deletion_is_refused_whole(db: Database, root: Prefix) -> None:

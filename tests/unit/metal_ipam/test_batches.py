@@ -70,17 +70,27 @@ async def test_twins_are_served_one_after_the_other() -> None:
     assert desk.seen == [("a", [1]), ("a", [10, 11]), ("a", [10])]
 
 
-async def test_one_that_lost_fails_alone() -> None:
+async def test_a_batch_that_failed_fails_all_who_are_in_it_and_nobody_else() -> None:
     desk = Desk()
     desk.refused = {3}
     first = desk.ask(1)
     await desk.until_seen(1)
-    later = desk.ask(2, 3, 4)
+    later = desk.ask(2, 3)
     await asyncio.sleep(0)
     desk.open.set()
-    assert await asyncio.gather(*first, later[0], later[2]) == [2, 4, 8]
-    with pytest.raises(Aborted):
-        await later[1]
+    answers = await asyncio.gather(*first, *later, return_exceptions=True)
+    assert answers[0] == 2
+    assert all(isinstance(each, Aborted) for each in answers[1:])
+    assert await asyncio.gather(*desk.ask(4)) == [8]
+
+
+async def test_the_wrong_number_of_answers_is_nobody_s_answer() -> None:
+    async def serve(_key: str, _numbers: Sequence[int]) -> list[int]:
+        return []
+
+    short: Batches[str, int, int] = Batches(serve, lambda _: None)
+    with pytest.raises(RuntimeError, match="0 answers to 1 requests"):
+        await short.ask("a", 1)
 
 
 async def test_who_gave_up_waiting_is_not_served() -> None:

@@ -624,7 +624,7 @@ class AcquireChildPrefixRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ALL_USABLE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a retry safe: the same id returns the first answer. Empty, or a UUID."""
+    """Makes a retry safe: the same id has one child. Empty, or a UUID."""
     namespace: _builtins.str
     """Namespace; empty for `default`."""
     parent: _builtins.str

@@ -152,7 +152,8 @@ class PrefixServiceServicer:
     def AcquireChildPrefix(self, request, context):
         """Cuts a child out of a container: the lowest of the smallest free blocks that fit, or the given one. The parent is
         named, or found by its labels: of several, the oldest with room. RESOURCE_EXHAUSTED names the parents, their fill and
-        the largest free blocks.
+        the largest free blocks. A request that is repeated gets the child that it has, as it is then, and
+        FAILED_PRECONDITION (REQUEST_SPENT) for a day after that was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,8 @@ class PrefixServiceStub:
     AcquireChildPrefix: _grpc.UnaryUnaryMultiCallable[_prefix_pb2.AcquireChildPrefixRequest, _prefix_pb2.Prefix]
     """Cuts a child out of a container: the lowest of the smallest free blocks that fit, or the given one. The parent is
     named, or found by its labels: of several, the oldest with room. RESOURCE_EXHAUSTED names the parents, their fill and
-    the largest free blocks.
+    the largest free blocks. A request that is repeated gets the child that it has, as it is then, and
+    FAILED_PRECONDITION (REQUEST_SPENT) for a day after that was deleted.
     """
     GrowPrefix: _grpc.UnaryUnaryMultiCallable[_prefix_pb2.GrowPrefixRequest, _prefix_pb2.Prefix]
     """Makes a prefix larger by the free space beside it: of its parent, or for a root of its namespace. Its addresses and
@@ -96,7 +97,8 @@ class PrefixServiceAsyncStub(PrefixServiceStub):
     AcquireChildPrefix: _aio.UnaryUnaryMultiCallable[_prefix_pb2.AcquireChildPrefixRequest, _prefix_pb2.Prefix]  # type: ignore[assignment]
     """Cuts a child out of a container: the lowest of the smallest free blocks that fit, or the given one. The parent is
     named, or found by its labels: of several, the oldest with room. RESOURCE_EXHAUSTED names the parents, their fill and
-    the largest free blocks.
+    the largest free blocks. A request that is repeated gets the child that it has, as it is then, and
+    FAILED_PRECONDITION (REQUEST_SPENT) for a day after that was deleted.
     """
     GrowPrefix: _aio.UnaryUnaryMultiCallable[_prefix_pb2.GrowPrefixRequest, _prefix_pb2.Prefix]  # type: ignore[assignment]
     """Makes a prefix larger by the free space beside it: of its parent, or for a root of its namespace. Its addresses and
@@ -174,7 +176,8 @@ class PrefixServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_prefix_pb2.Prefix, _abc.Awaitable[_prefix_pb2.Prefix]]:
         """Cuts a child out of a container: the lowest of the smallest free blocks that fit, or the given one. The parent is
         named, or found by its labels: of several, the oldest with room. RESOURCE_EXHAUSTED names the parents, their fill and
-        the largest free blocks.
+        the largest free blocks. A request that is repeated gets the child that it has, as it is then, and
+        FAILED_PRECONDITION (REQUEST_SPENT) for a day after that was deleted.
         """
 
     @_abc_1.abstractmethod

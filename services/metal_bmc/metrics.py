@@ -14,4 +14,9 @@ COMMANDS = Counter("metalplane_bmc_commands_total", "Commands that ended.", ["ac
 DRIVER_ENDS = Counter(
     "metalplane_bmc_driver_ends_total", "Driver processes that ended, by cause: worn, died, overran.", ["cause"]
 )
+DROPPED_DATAGRAMS = Counter(
+    "metalplane_bmc_dropped_datagrams_total",
+    "Datagrams on the RMCP+ sockets that belonged to no exchange or session, by cause.",
+    ["cause"],
+)
 LEASE_PROBLEMS = Counter("metalplane_bmc_lease_problems_total", "Records of the lease file that could not be read.")

@@ -24,13 +24,15 @@ from metal_bmc.command import Patience
 from metal_bmc.controller import BmcReconciler
 from metal_bmc.credentials import KeyRing
 from metal_bmc.discovery import Discovery, DiscoveryPlan
+from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.pool import WorkerPool
-from metal_bmc.drivers.pyghmi import PyghmiDriver
+from metal_bmc.drivers.pyghmi import PyghmiFru
 from metal_bmc.exchange import BmcExchange
 from metal_bmc.poller import Poller, PollPlan
 from metal_bmc.registry import Registry
 from metal_bmc.reporter import Reporter
 from metal_bmc.resealing import Resealing
+from metal_bmc.rmcp.client import Keeping, RmcpClient
 from metal_bmc.upkeep import Upkeep
 
 log = get_logger(__name__)
@@ -45,7 +47,11 @@ class Settings(ServiceSettings):
     credential_keys: SecretStr = Field(
         description="key ring for BMC passwords, `id:base64-of-32-bytes,…`; the first seals, all open"
     )
-    driver_processes: int = Field(4, ge=2, le=64, description="BMCs that are talked to at once")
+    polls_at_once: int = Field(16, ge=1, le=1000, description="BMCs whose state is read at once")
+    commands_at_once: int = Field(8, ge=1, le=100, description="BMCs that carry out commands at once")
+    sessions: int = Field(2500, ge=1, le=20000, description="BMCs that stay logged in to at once")
+    session_seconds: float = Field(90.0, gt=0, description="how long a session that nobody uses is kept")
+    driver_processes: int = Field(2, ge=1, le=64, description="processes that read FRU, one BMC at a time each")
     exchange_seconds: float = Field(20.0, gt=0, le=50, description="limit of one exchange with a BMC")
     confirm_seconds: float = Field(30.0, gt=0, le=600, description="time for a machine to show the power ordered")
     rest_seconds: float = Field(1.0, ge=0, le=60, description="time without power in a power cycle")
@@ -115,7 +121,7 @@ def _controller(settings: Settings, rt: Runtime, exchange: BmcExchange, announce
         step_seconds=settings.exchange_seconds,
     )
     drain = timedelta(seconds=settings.drain_seconds)
-    return Controller(reconciler, db, workers=settings.driver_processes, drain=drain)
+    return Controller(reconciler, db, workers=settings.commands_at_once, drain=drain)
 
 
 async def compose(rt: Runtime) -> Parts:
@@ -124,14 +130,14 @@ async def compose(rt: Runtime) -> Parts:
     if not isinstance(settings, Settings):
         raise TypeError("metal-bmc needs its own settings")
     db, ring, partition = rt.require_db(), _key_ring(settings), settings.partition
-    driver = PyghmiDriver(WorkerPool(size=settings.driver_processes))
+    client = RmcpClient(Keeping(most=settings.sessions, unused=settings.session_seconds))
+    driver = IpmiDriver(client, PyghmiFru(WorkerPool(size=settings.driver_processes)))
     exchange = BmcExchange(db, driver, ring, rt.clock)
     registry = Registry(ring, partition=partition)
     plan = PollPlan(
         interval=timedelta(seconds=settings.poll_seconds),
         inspect_every=timedelta(seconds=settings.inspect_seconds),
-        # One process is left for commands, so that they never wait behind BMCs that do not answer a poll.
-        parallel=settings.driver_processes - 1,
+        parallel=settings.polls_at_once,
         deadline=settings.exchange_seconds,
     )
     poller = Poller(db, exchange, rt.clock, partition=partition, plan=plan)

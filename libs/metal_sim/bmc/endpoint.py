@@ -98,6 +98,10 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         """How many session slots are taken right now."""
         return self._sessions.active_count()
 
+    def forget_sessions(self) -> None:
+        """End all sessions without a word, as a BMC does that restarts."""
+        self._sessions.close_all()
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> _Address:
         """Listen; port 0 picks a free one. Returns the address. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()

@@ -1,6 +1,7 @@
 """The driver interface: what the service wants from a BMC, whatever protocol or library answers it.
 
-Every method opens a session of its own, leaves none behind, ends within `deadline` seconds and raises a `BmcError`.
+Every method ends within `deadline` seconds and raises a `BmcError`. A driver may keep sessions between two calls; it
+gives them up when the login changes, when nobody asks for a while, and when it is closed.
 """
 
 from __future__ import annotations
@@ -77,5 +78,5 @@ class BmcDriver(Protocol):
         ...
 
     async def inspect(self, target: Target, *, deadline: float) -> DeviceInfo:
-        """Read device id, machine UUID, FRU and power in one session."""
+        """Read device id, machine UUID, FRU and power."""
         ...

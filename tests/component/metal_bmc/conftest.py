@@ -13,8 +13,10 @@ from typing import Any
 import asyncpg
 import pytest
 from metal_bmc.drivers.interface import Target
+from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.pool import WorkerPool
-from metal_bmc.drivers.pyghmi import PyghmiDriver
+from metal_bmc.drivers.pyghmi import PyghmiFru
+from metal_bmc.rmcp.client import RmcpClient
 from metal_bmc.service import SPEC
 from metal_kit import identity
 from metal_kit.client import Peers
@@ -70,8 +72,21 @@ async def pool() -> AsyncIterator[WorkerPool]:
 
 
 @pytest.fixture
-def driver(pool: WorkerPool) -> PyghmiDriver:
-    return PyghmiDriver(pool)
+async def client() -> AsyncIterator[RmcpClient]:
+    """Logs out of everything at the end."""
+    made = RmcpClient()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def fru(pool: WorkerPool) -> PyghmiFru:
+    return PyghmiFru(pool)
+
+
+@pytest.fixture
+def driver(client: RmcpClient, fru: PyghmiFru) -> IpmiDriver:
+    return IpmiDriver(client, fru)
 
 
 @pytest.fixture

@@ -1,0 +1,152 @@
+"""Our client against a foreign BMC: OpenIPMI's ipmi_sim, whose chassis is a script. It knows cipher suite 3 only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from metal_bmc.drivers import errors
+from metal_bmc.drivers.interface import Target
+from metal_bmc.drivers.ipmi import IpmiDriver
+from metal_bmc.rmcp import failures
+from metal_bmc.rmcp.handshake import Login
+from metal_bmc.rmcp.login import log_in
+from metal_bmc.rmcp.messages import DEVICE_ID
+from metal_bmc.rmcp.suites import SUITE_3, SUITE_17
+from metal_bmc.rmcp.udp import UdpSocket
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(
+        shutil.which("ipmi_sim") is None and os.environ.get("METALPLANE_REQUIRE_PEERS") != "1",
+        reason="ipmi_sim is not installed",
+    ),
+]
+
+PASSWORD = "peer-test"
+LAN = """
+name "bmc"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 {port}
+    priv_limit admin
+    allowed_auths_admin none md2 md5 straight
+    guid a123456789abcdefa123456789abcdef
+  endlan
+  chassis_control "{script}"
+  user 2 true "metal" "{password}" admin 10 none md2 md5 straight
+"""
+COMMANDS = """
+mc_setbmc 0x20
+mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02
+sel_enable 0x20 1000 0x0a
+mc_enable 0x20
+"""
+# Called as `get NAME…` or `set NAME VALUE…`; remembers values in files and every `set` in a log.
+CHASSIS = """#!/bin/sh
+cd "{directory}" || exit 1
+action="$1"
+shift
+while [ $# -gt 0 ]; do
+  if [ "$action" = get ]; then
+    case "$1" in
+      power) echo "power:$(cat power)";;
+      boot) echo "boot:$(cat boot)";;
+    esac
+    shift
+  else
+    echo "$1 $2" >> log
+    echo "$2" > "$1"
+    shift $#
+  fi
+done
+"""
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+async def chassis(tmp_path: Path) -> Path:
+    """Where the machine's power, boot device and the log of what was set are kept."""
+    directory = tmp_path / "chassis"
+    directory.mkdir()
+    for name, value in (("power", "0"), ("boot", "none"), ("log", "")):
+        (directory / name).write_text(value)
+    script = directory / "control"
+    script.write_text(CHASSIS.format(directory=directory))
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return directory
+
+
+@pytest.fixture
+async def bmc(tmp_path: Path, chassis: Path) -> AsyncIterator[Target]:
+    """A running ipmi_sim and how to log in."""
+    port = free_port()
+    (tmp_path / "lan.conf").write_text(LAN.format(port=port, script=chassis / "control", password=PASSWORD))
+    (tmp_path / "commands").write_text(COMMANDS)
+    (tmp_path / "state").mkdir()
+    # It ends with its standard input, which is kept open.
+    process = await asyncio.create_subprocess_exec(
+        "ipmi_sim", "-n", "-c", "lan.conf", "-f", "commands", "-s", "state", cwd=tmp_path,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    yield Target("127.0.0.1", port, "metal", PASSWORD)
+    process.kill()
+    await process.wait()
+
+
+async def test_power_is_switched_and_read_back(bmc: Target, chassis: Path, driver: IpmiDriver) -> None:
+    assert not await driver.powered(bmc, deadline=20)
+    await driver.set_power(bmc, on=True, deadline=20)
+    assert await driver.powered(bmc, deadline=20)
+    assert (chassis / "power").read_text().strip() == "1"
+    await driver.reset(bmc, deadline=20)
+    await driver.set_power(bmc, on=False, deadline=20)
+    assert not await driver.powered(bmc, deadline=20)
+    log = (chassis / "log").read_text().splitlines()
+    assert [line.split()[0] for line in log] == ["power", "reset", "power"]
+
+
+async def test_identity_is_read(bmc: Target, driver: IpmiDriver) -> None:
+    info = await driver.inspect(bmc, deadline=30)
+    assert (info.manufacturer_id, info.product_id) == (0x1291, 0xF02)
+    assert info.machine
+    assert not info.powered
+
+
+async def test_a_hundred_logins_and_logouts_go_well(bmc: Target) -> None:
+    udp = await UdpSocket.listen(socket.AF_INET)
+    login = Login(bmc.host, bmc.port, bmc.user, bmc.password)
+    loop = asyncio.get_running_loop()
+    for _ in range(100):
+        link = await log_in(udp, (bmc.host, bmc.port), login, give_up=loop.time() + 20)
+        assert link.session.suite is SUITE_3
+        assert (await link.ask(DEVICE_ID, waits=(1, 1), give_up=loop.time() + 5)).code == 0
+        await link.close(give_up=loop.time() + 5)
+    assert udp.waiting == 0
+    udp.close()
+
+
+async def test_it_refuses_suite_17_by_name(bmc: Target) -> None:
+    udp = await UdpSocket.listen(socket.AF_INET)
+    login = Login(bmc.host, bmc.port, bmc.user, bmc.password)
+    give_up = asyncio.get_running_loop().time() + 20
+    with pytest.raises(failures.SessionRefused, match="neither"):
+        await log_in(udp, (bmc.host, bmc.port), login, give_up=give_up, suites=[SUITE_17])
+    udp.close()
+
+
+@pytest.mark.parametrize(("user", "password"), [("metal", "guess"), ("nobody", PASSWORD)])
+async def test_a_wrong_login_is_refused(bmc: Target, driver: IpmiDriver, user: str, password: str) -> None:
+    with pytest.raises(errors.BmcAuthFailed):
+        await driver.powered(Target(bmc.host, bmc.port, user, password), deadline=20)

@@ -101,9 +101,10 @@ class History:
         """Have a switch follow the plane again. Raises NotFound, Refused as `pinning.check_turn` does."""
         async with self._db.transaction(purpose="unpin switch") as conn:
             await self._locked(conn, switch_id)
-            if not await self._pins.delete(conn, switch_id):
+            if not await self._pins.holds(conn, switch_id):
                 return await self._planner.view(conn, switch_id)
             check_turn(switch_id, await self._pins.returning(conn, switch_id))
+            await self._pins.delete(conn, switch_id)
             await self._planner.plan(conn, switch_id)
             return await self._planner.switch_changed(conn, switch_id)
 

@@ -214,6 +214,59 @@ async def test_both_leaves_of_a_rack_are_rolled_back_one_after_the_other(
     await eventually(followed, what="the other leaf, once the first is gone")
 
 
+@pytest.mark.parametrize("moved", [True, False], ids=["held after a change", "held where it was"])
+async def test_tenants_changes_under_pins_keep_no_leaf_from_being_unpinned(
+    fabric: Any, pair: Any, attached: Any, eventually: Any, moved: bool
+) -> None:
+    """Both have arrived where they are held; what neither applies after that is no return that the other waits for."""
+    generations, switches, operator = fabric.generations(), fabric.switches(), fabric.switches(token="operator")
+
+    async def wanted(switch: str) -> int:
+        return int((await switches.GetSwitch(GetSwitchRequest(id=switch))).sync.desired_generation)
+
+    for leaf, switch in zip(pair, ("leaf01", "leaf02"), strict=True):
+        if moved:
+            down = SetPortStateRequest(id=switch, port="Ethernet8", state=switch_pb2.PORT_STATE_DOWN)
+            await operator.SetPortState(down)
+            await follow([leaf], eventually, 3)
+        await generations.RollbackSwitch(RollbackSwitchRequest(switch_id=switch, generation=2))
+        await follow([leaf], eventually, 4 if moved else 2)
+    machine, allocation = attached
+    await switches.DetachMachine(DetachMachineRequest(machine=machine, allocation=allocation))
+    under = 5 if moved else 3
+    assert [await wanted(switch) for switch in ("leaf01", "leaf02")] == [under, under]
+    assert not (await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf01"))).HasField("pin")
+    if moved:
+        # That is a way back, for which the other one waits whatever it has yet to apply itself.
+        assert await wanted("leaf01") == 6
+        with pytest.raises(FailedPrecondition) as caught:
+            await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf02"))
+        assert caught.value.reason == "OTHER_LEAF_RETURNING"
+    else:
+        assert await wanted("leaf01") == under, "without the pin it would have the same"
+        assert not (await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf02"))).HasField("pin")
+
+
+async def test_of_two_leaves_that_have_both_yet_to_return_none_waits_for_the_other(
+    fabric: Any, pair: Any, attached: Any, eventually: Any
+) -> None:
+    """One was away when it was let go, so the other one was rolled back; then it came again. Neither gets there."""
+    generations = fabric.generations()
+    await generations.RollbackSwitch(rollback(1))
+    await follow(pair[:1], eventually, 3)
+    await pair[0].close()
+
+    async def gone() -> bool:
+        return not (await fabric.switches().GetSwitch(GetSwitchRequest(id="leaf01"))).sync.connected
+
+    await eventually(gone)
+    await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf01"))
+    await generations.RollbackSwitch(RollbackSwitchRequest(switch_id="leaf02", generation=1))
+    await pair[0].open()
+    await eventually(lambda: pair[0].generation == 4)
+    assert not (await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf02"))).HasField("pin")
+
+
 async def test_of_two_leaves_that_are_rolled_back_at_once_one_is(fabric: Any, pair: Any, attached: Any) -> None:
     answers = await asyncio.gather(
         *(

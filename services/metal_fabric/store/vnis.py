@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from metal_kit.db import Connection
+from metal_kit.logs import get_logger
 
 from metal_fabric.problems import Refused
+
+log = get_logger(__name__)
 
 _SHARE = "SELECT true FROM vni_network WHERE vni = $1 AND network = $2 FOR SHARE"
 _INSERT = "INSERT INTO vni_network (vni, network) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING true"
@@ -40,10 +43,14 @@ class VniStore:
             # Behind the lock: nobody else is about to attach a machine with this number.
             user = await conn.fetchval(_IN_VRF, vni, machine) or await conn.fetchval(_WITH_VNI, vni, machine)
             if user is not None:
+                # The project's viewers read the refusal, and the other network and its machine may be another tenant's.
+                log.warning(
+                    "vni.of_other_network", vni=vni, network=network, machine=machine, owner=known, attached=str(user)
+                )
                 raise Refused(
                     "VNI_OF_OTHER_NETWORK",
-                    f"VNI {vni} belongs to network {known}, with which machine {user} is attached, so network "
-                    f"{network} cannot have it; give one of them another VRF",
+                    f"VNI {vni} belongs to another network, with which machines are attached, so network {network} "
+                    "cannot have it; give one of them another VRF. An operator finds the other one in fabric's log",
                     field=f"networks[{vni}]",
                 )
             await conn.execute(_UPDATE, vni, network)

@@ -26,6 +26,7 @@ from metalplane.fabric.v1.switch_pb2 import (
     GetAttachmentRequest,
     PortRole,
 )
+from structlog.testing import capture_logs
 
 CONFIRMED = "metalplane.fabric.attachment.confirmed"
 SEEN = "metalplane.fabric.machine.seen"
@@ -268,7 +269,10 @@ async def test_a_bad_attachment_is_named_and_changes_nothing(
 async def test_two_networks_do_not_share_a_vni_while_machines_are_attached(
     fabric: Any, pair: Any, eventually: Any
 ) -> None:
-    """They would see each other's machines. A VRF that several networks share has one that it belongs to."""
+    """They would see each other's machines. A VRF that several networks share has one that it belongs to.
+
+    Viewers of the refused one's project read the refusal: whose the number is only the log says.
+    """
     switches, vrf = fabric.switches(), 20
     one, two, wall = [await fabric.machine(port) for port in ("Ethernet0", "Ethernet4", "Ethernet8")]
     first = fabric.attaching(one, uuid7(), vrf, networks={vrf: "blue"})
@@ -279,10 +283,15 @@ async def test_two_networks_do_not_share_a_vni_while_machines_are_attached(
         (PortRole.PORT_ROLE_FIREWALL, {"vnis": [9, vrf]}),
     ):
         request = AttachMachineRequest(machine=two, allocation=uuid7(), role=role, networks={vrf: "red"}, **numbers)
-        with pytest.raises(FailedPrecondition) as caught:
+        with capture_logs() as lines, pytest.raises(FailedPrecondition) as caught:
             await switches.AttachMachine(request)
         assert (caught.value.reason, caught.value.field) == ("VNI_OF_OTHER_NETWORK", f"networks[{vrf}]")
-        assert all(name in caught.value.message for name in ("blue", "red", one))
+        assert all(name in caught.value.message for name in (str(vrf), "red"))
+        assert not any(name in f"{caught.value}{caught.value.metadata}" for name in ("blue", one))
+        logged = next(line for line in lines if line["event"] == "vni.of_other_network")
+        assert [logged[name] for name in ("vni", "network", "machine", "owner", "attached")] == [
+            vrf, "red", two, "blue", one,
+        ]  # fmt: skip
     assert not (await switches.GetAttachment(GetAttachmentRequest(machine=two))).allocation
     # A firewall of the network's own, and a caller that does not say whose the number is.
     await switches.AttachMachine(

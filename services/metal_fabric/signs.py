@@ -1,8 +1,8 @@
 """Writes the signs of life of all streams of a replica together.
 
 Each leaf is heard of every few seconds. A statement a leaf would make hundreds a second of a thousand leaves that have
-nothing to say; those of half a second share one. Nobody waits for it: what is not written shows as silence, and then
-the next sign writes it.
+nothing to say; those of half a second share one. Nobody waits for it: what could not be written is tried again with
+what was heard meanwhile.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ log = get_logger(__name__)
 
 # Seconds; little beside the silence after which a stream counts as gone (`store.syncs.SILENCE`).
 GATHER = 0.5
+# One statement that is stuck must not make all leaves of the replica seem silent: it is given up, and tried anew.
+WRITE_SECONDS = 3.0
+# Longest pause after failures, which doubles from GATHER.
+MAX_PAUSE = 4.0
 
 
 class Signs:
@@ -50,17 +54,22 @@ class Signs:
             await asyncio.wait([self._writing])
 
     async def _write(self) -> None:
+        pause = GATHER
         try:
             while self._heard:
-                await asyncio.sleep(GATHER)
+                await asyncio.sleep(pause)
                 heard, self._heard = self._heard, {}
                 try:
-                    async with self._db.connection() as conn:
+                    async with asyncio.timeout(WRITE_SECONDS), self._db.connection() as conn:
                         written = await self._syncs.seen(conn, heard)
-                except (Problem, asyncpg.PostgresError, OSError, TimeoutError) as error:
-                    # The streams look at the database themselves, and end when it stays away.
+                except (Problem, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                    # The streams look at the database themselves, and end when it stays away. A session that has ended
+                    # meanwhile is no row's any more.
                     log.warning("signs.not_written", leaves=len(heard), error=repr(error))
+                    self._heard = heard | self._heard
+                    pause = min(pause * 2, MAX_PAUSE)
                     continue
+                pause = GATHER
                 # Somebody holds the rest just now. What was heard since is newer.
                 self._heard = {name: heard[name] for name in heard.keys() - written} | self._heard
         finally:

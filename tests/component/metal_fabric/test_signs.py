@@ -18,6 +18,14 @@ NOTHING = "UPDATE leaf_sync SET seen_time = NULL"
 
 
 @pytest.fixture
+async def pair(fabric: Any, eventually: Any) -> None:
+    """Two leaves that do not beat."""
+    for name in ("leaf01", "leaf02"):
+        leaf = await fabric.leaf(name).open(silent=True)
+        await eventually(lambda leaf=leaf: leaf.states)
+
+
+@pytest.fixture
 def db(fabric: Any, pair: Any, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Two leaves' fabric, whose streams say nothing meanwhile, and a short time to gather."""
     monkeypatch.setattr(signs, "GATHER", 0.05)
@@ -98,8 +106,11 @@ async def test_a_leaf_whose_row_is_held_is_written_when_it_is_free_and_the_other
     await together.close()
 
 
-async def test_what_postgres_refuses_does_not_end_the_writing(
-    fabric: Any, db: Database, eventually: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error", [asyncpg.AdminShutdownError("the database restarts"), asyncpg.InterfaceError("another operation runs")]
+)
+async def test_what_postgres_refuses_is_written_without_another_sign(
+    fabric: Any, db: Database, eventually: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     write = SyncStore.seen
     failed: list[Mapping[str, str]] = []
@@ -107,18 +118,49 @@ async def test_what_postgres_refuses_does_not_end_the_writing(
     async def failing(self: SyncStore, conn: Any, heard: Mapping[str, str]) -> set[str]:
         if not failed:
             failed.append(heard)
-            raise asyncpg.AdminShutdownError("the database restarts")
+            raise error
         return await write(self, conn, heard)
 
     monkeypatch.setattr(SyncStore, "seen", failing)
     await fabric.rows(NOTHING)
     together, speakers = Signs(db), await sessions(fabric)
     together.heard("leaf01", speakers["leaf01"])
-    await eventually(lambda: failed and together._writing is None)
-    together.heard("leaf01", speakers["leaf01"])
 
     async def written() -> bool:
         return (await seen(fabric))["leaf01"] is not None
 
     await eventually(written)
+    await together.close()
+    assert failed
+
+
+async def test_a_statement_that_is_stuck_is_given_up_and_its_leaves_are_tried_again_with_the_others(
+    fabric: Any, db: Database, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Mapping[str, str]] = []
+    write = SyncStore.seen
+
+    async def counted(self: SyncStore, conn: Any, heard: Mapping[str, str]) -> set[str]:
+        tried.append(heard)
+        return await write(self, conn, heard)
+
+    monkeypatch.setattr(SyncStore, "seen", counted)
+    monkeypatch.setattr(signs, "WRITE_SECONDS", 0.3)
+    await fabric.rows(NOTHING)
+    together, speakers = Signs(db), await sessions(fabric)
+    connection = await asyncpg.connect(fabric.settings["database_url"], server_settings={"search_path": "fabric"})
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE leaf_sync IN ACCESS EXCLUSIVE MODE")
+            together.heard("leaf01", speakers["leaf01"])
+            await eventually(lambda: tried)
+            together.heard("leaf02", speakers["leaf02"])
+            await eventually(lambda: speakers in tried, seconds=5)
+    finally:
+        await connection.close()
+
+    async def both() -> bool:
+        return all((await seen(fabric)).values())
+
+    await eventually(both)
     await together.close()

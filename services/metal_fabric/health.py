@@ -15,8 +15,8 @@ from enum import StrEnum
 BEHIND = timedelta(seconds=30)
 # A box that has not tried to take the name for so long has been dealt with.
 RIVAL_FORGOTTEN = timedelta(minutes=10)
-# A box without a base MAC address that is still refused after this time is not the one that is connected: that one's
-# old stream would count as gone by now.
+# Where the refused box or the connected one has no base MAC address, and the first is still refused after this time, it
+# is not the same one: that one's old stream would count as gone by now.
 STILL_ITSELF = timedelta(seconds=20)
 _SHOWN = 300
 
@@ -108,6 +108,7 @@ class Facts:
 
     `now` is the database's time, `wanted_since` when the newest generation was made, `quarantine` why the leaf does not
     try it again, `error` why its last attempt failed in `phase`. `uplinks` and `uplinks_down` are names of ports.
+    `chassis` is the box that speaks for the leaf, empty when it does not say.
     """
 
     switch_id: str
@@ -124,13 +125,14 @@ class Facts:
     uplinks_down: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     sessions: SessionCount = field(default_factory=SessionCount)
+    chassis: str = ""
 
 
 def assess(facts: Facts) -> list[Reason]:
     """What a leaf is not well for, the worst first."""
     reasons = [*_following(facts), *_links(facts)]
     for finding in facts.findings:
-        if finding.code is Code.NAME_TAKEN and not _rival(finding, facts.now):
+        if finding.code is Code.NAME_TAKEN and not _rival(finding, facts):
             continue
         reasons.append(Reason(finding.code, finding.message, finding.since, finding.subject))
     return sorted(reasons, key=lambda reason: (_ORDER.index(reason.health), reason.code, reason.subject))
@@ -141,13 +143,13 @@ def health_of(reasons: Iterable[Reason]) -> Health:
     return min((reason.health for reason in reasons), key=_ORDER.index, default=Health.HEALTHY)
 
 
-def _rival(finding: Finding, now: datetime) -> bool:
+def _rival(finding: Finding, facts: Facts) -> bool:
     """Whether another box wants the name, and did so lately."""
     if finding.seen is None or finding.since is None:
         return True
-    if now - finding.seen > RIVAL_FORGOTTEN:
+    if facts.now - finding.seen > RIVAL_FORGOTTEN:
         return False
-    return bool(finding.subject) or finding.seen - finding.since > STILL_ITSELF
+    return bool(finding.subject and facts.chassis) or finding.seen - finding.since > STILL_ITSELF
 
 
 def _following(facts: Facts) -> Iterable[Reason]:

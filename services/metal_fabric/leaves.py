@@ -90,9 +90,8 @@ class Leaves:
                 await self._syncs.open(
                     conn, reported.id, session, applied=applied, digest="" if foreign else digest, chassis=chassis
                 )
-                if not chassis:
-                    # It was this one that could not be told from a stream of its own.
-                    await self._findings.drop(conn, reported.id, "name", "")
+                # It was this box that was refused, by a stream of its own that was open yet or by one before it.
+                await self._findings.drop(conn, reported.id, "name", chassis)
                 lost = await self._planner.retract(conn, reported.id, applied)
                 newest = await self._planner.plan(conn, reported.id, beyond=generation if foreign else 0)
                 await self._planner.announce(conn, reported.id, applied)

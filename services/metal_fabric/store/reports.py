@@ -50,6 +50,7 @@ _PUT = """
 """
 _FACTS = f"""
     SELECT s.id, clock_timestamp() AS now, s.desired_generation, y.applied_generation, y.error, y.seen_time,
+           y.chassis,
            {CONNECTED} AS connected,
            g.create_time AS wanted_since, coalesce(r.phase, '') AS phase,
            CASE WHEN r.generation = s.desired_generation THEN r.quarantine ELSE '' END AS quarantine,
@@ -163,4 +164,5 @@ def _facts(row: asyncpg.Record, ports: Sequence[asyncpg.Record], findings: tuple
         findings=findings,
         sessions=SessionCount(row["uplink_sessions"], row["uplink_sessions_up"], row["sessions"], row["sessions_up"]),
         now=row["now"],
+        chassis=row["chassis"],
     )

@@ -103,8 +103,9 @@ class Machines:
             before = await self._attachments.get(conn, machine, lock=True)
             ended = [allocation] if await self._attachments.ended(conn, machine, allocation) else []
             after = rules.attach(before, allocation, wish, ended=ended)
+            # Also of what is attached already: that may have been before anybody said whose the numbers are.
+            await self._vnis.claim(conn, networks, machine)
             if after is not before:
-                await self._vnis.claim(conn, networks, machine)
                 await self._syncs.forget_sightings(conn, machine)
                 await self._move(conn, after, involved)
             return await self._attachments.get(conn, machine)

@@ -312,6 +312,19 @@ async def test_two_networks_do_not_share_a_vni_while_machines_are_attached(
     assert (await switches.AttachMachine(newcomer)).vrf == vrf, "nobody is left of the network that had the number"
 
 
+async def test_a_repeated_attachment_says_whose_a_vni_is_that_nobody_had_said_before(fabric: Any, pair: Any) -> None:
+    """As for machines that were attached before attachments said it."""
+    switches = fabric.switches()
+    request = fabric.attaching(await fabric.machine(), uuid7(), 20)
+    before = await switches.AttachMachine(request)
+    request.networks[20] = "blue"
+    assert await switches.AttachMachine(request) == before
+    other = fabric.attaching(await fabric.machine("Ethernet4"), uuid7(), 20, networks={20: "red"})
+    with pytest.raises(FailedPrecondition) as caught:
+        await switches.AttachMachine(other)
+    assert caught.value.reason == "VNI_OF_OTHER_NETWORK"
+
+
 async def test_a_network_without_its_number_is_refused(fabric: Any, pair: Any) -> None:
     machine = await fabric.machine()
     for strange in (0, 21):

@@ -978,8 +978,9 @@ class AttachMachineRequest(_message.Message):
     @_builtins.property
     def networks(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
         """Id of the network that each of these numbers belongs to, by number. While a machine is attached with a number, an
-        attachment that says that it belongs to another network is refused: their tenants would be in one VRF. A number that
-        is left out is not looked at.
+        attachment that says that it belongs to another network is refused: their tenants would be in one VRF. A number
+        that is left out is not looked at, and neither is one of machines whose attachments have not said it: it is the
+        first network's that claims it.
         """
 
     def __init__(

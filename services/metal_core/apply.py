@@ -17,7 +17,7 @@ from metal_kit import logs
 
 from metal_core import facts
 from metal_core.compare import Differences, LeafFacts, compare
-from metal_core.configdb import Rows, owned
+from metal_core.configdb import Rows, former, owned
 from metal_core.confirm import Trials
 from metal_core.desired import Desired
 from metal_core.execute import Execution, StepFailed
@@ -91,14 +91,15 @@ class Applier:
         sessions: frozenset[str] = frozenset()
         try:
             with clock.phase("prepare"):
-                prepared = await self._preparation.prepare(desired)
+                await self._trials.load()
+                prepared = await self._preparation.prepare(desired, self._trials.back(desired))
                 if restoring and (losing := takes_away(prepared.steps, prepared.before)):
                     message = f"the last known good state is stale; it would take away {', '.join(losing[:_SHOWN])}"
                     raise Refused(message, Failure.OBSTACLE)
                 idle = await self._nothing_to_do(prepared)
                 if not idle:
                     sessions = await self._frr.established() & prepared.uplinks
-                    await self._trials.begin(desired)
+                    await self._trials.begin(desired, former(prepared.before, prepared.target))
             if idle:
                 with clock.phase("commit"):
                     await self._commit(prepared, idle=True)
@@ -137,8 +138,7 @@ class Applier:
 
     async def _verify(self, prepared: Prepared, execution: Execution) -> None:
         """Read everything back. What is reported as applied has been seen in the databases and in FRR."""
-        rows = owned(await self._sonic.config(), prepared.desired)
-        left = plan(rows, prepared.target)
+        left = prepared.left(await self._sonic.config())
         if left != (FrrConverge(),):
             raise StepFailed(f"CONFIG_DB was changed by somebody else meanwhile; still to do: {left[:_SHOWN]}")
         # Also for rows that were there before: an interrupted run may have written them and never waited.
@@ -209,7 +209,7 @@ class Applier:
         self._followed = None
         execution = Execution(self._sonic, self._frr, prepared.running, prepared.ports, self._wait_limit)
         try:
-            rows = owned(await self._sonic.config(), prepared.desired)
+            rows = owned(await self._sonic.config(), prepared.desired, prepared.back)
             await execution.run(plan(rows, prepared.before, going_back=True))
         except _FAILURES as error:
             _log.error("apply.rollback_failed", generation=prepared.desired.generation, error=str(error))

@@ -13,6 +13,10 @@ from metal_core.desired import FIRST_VLAN, LAST_VLAN, Admin, Desired, Fec, Port,
 
 Fields = Mapping[str, str]
 Rows = Mapping[str, Fields]
+# Fields of PORT rows as they were before somebody's wish for them, by row key; None: the row did not have the field.
+Former = Mapping[str, Mapping[str, str | None]]
+# The fields of a port that are its hardware description's unless somebody wants them otherwise.
+HARDWARE = frozenset({"speed", "fec"})
 
 # SONiC's clients cannot store a hash without fields; this placeholder stands for an empty row.
 PLACEHOLDER = {"NULL": "NULL"}
@@ -95,30 +99,61 @@ def render(desired: Desired, vtep: str) -> dict[str, dict[str, str]]:
     return rows
 
 
-def owned(rows: Rows, desired: Desired) -> dict[str, dict[str, str]]:
+def former(before: Rows, target: Rows) -> dict[str, dict[str, str | None]]:
+    """What a run from `before` to `target` changes in fields that an earlier state may say nothing about."""
+    found: dict[str, dict[str, str | None]] = {}
+    for key, row in target.items():
+        if table_of(key) == "PORT":
+            there = before.get(key, {})
+            changed = {name: there.get(name) for name in HARDWARE & set(row) if there.get(name) != row[name]}
+            if changed:
+                found[key] = changed
+    return found
+
+
+def with_former(target: Rows, back: Former) -> tuple[dict[str, dict[str, str]], dict[str, frozenset[str]]]:
+    """`target` with the former values of fields that it does not mention, and the fields by row that have to go."""
+    rows = {key: dict(row) for key, row in target.items()}
+    absent: dict[str, frozenset[str]] = {}
+    for key, fields in back.items():
+        unsaid = {name: value for name, value in fields.items() if name in HARDWARE and name not in target.get(key, {})}
+        if values := {name: value for name, value in unsaid.items() if value is not None}:
+            rows.setdefault(key, {}).update(values)
+        if gone := frozenset(unsaid) - frozenset(values):
+            absent[key] = gone
+    return rows, absent
+
+
+def owned(rows: Rows, desired: Desired, back: Former | None = None) -> dict[str, dict[str, str]]:
     """The part of `rows` that is the agent's: rows by table and naming rule, reduced to the fields that it owns.
 
     Whatever is not in the answer is somebody else's and is never written or deleted. A port's rows are the agent's
     while the port has a role, and also when they still point into a tenant VRF. Of an operator's own bridge port only
     the administrative state is, and that only while there is a wish for it; so it is with any port's speed and error
-    correction.
+    correction, unless they are on their way `back`.
     """
+    back = back or {}
     ports = desired.own_ports
     wanted = frozenset(vrf.name for vrf in desired.vrfs)
     lent = {f"PORT|{port.name}" for port in desired.with_role(PortRole.ADDITIONAL) if port.admin is not Admin.KEEP}
     hardware = {f"PORT|{port.name}": frozenset(_hardware(port)) for port in desired.ports}
     mine: dict[str, dict[str, str]] = {}
     for key, fields in rows.items():
+        returning = HARDWARE & set(back.get(key, ()))
         if key in lent:
-            mine[key] = {name: value for name, value in fields.items() if name == "admin_status"}
+            known = frozenset({"admin_status"}) | returning
         elif _is_owned(key, fields, ports, wanted, f"Vlan{desired.pxe_vlan}"):
-            known = OWNED_FIELDS[table_of(key)] | hardware.get(key, frozenset())
-            mine[key] = {name: value for name, value in fields.items() if name in known}
+            known = OWNED_FIELDS[table_of(key)] | hardware.get(key, frozenset()) | returning
+        elif returning:
+            known = returning
+        else:
+            continue
+        mine[key] = {name: value for name, value in fields.items() if name in known}
     return mine
 
 
 def _hardware(port: Port) -> dict[str, str]:
-    """The fields of a port that are its hardware description's unless somebody wants them otherwise."""
+    """What is wanted of `HARDWARE`."""
     fields = {}
     if port.speed:
         fields["speed"] = str(port.speed)

@@ -13,12 +13,13 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from metal_kit import logs
 
+from metal_core.configdb import Former
 from metal_core.desired import Desired, PortRole, from_json, to_json
 from metal_core.known_good import KnownGood, KnownGoodFile, replace_file
 
@@ -32,12 +33,14 @@ _log = logs.get_logger("metal_core.confirm")
 class Candidate:
     """A state on trial. `proven_at` is when it was applied and verified, in seconds since the epoch; None before.
 
-    `extended`: an agent that had been away has got its time to hear the plane.
+    `extended`: an agent that had been away has got its time to hear the plane. `former` are fields of ports that the
+    known good state may say nothing about, as they were with it: the way back leads to those values as well.
     """
 
     desired: Desired
     proven_at: float | None
     extended: bool = False
+    former: Former = field(default_factory=dict)
 
 
 class Trials:
@@ -53,6 +56,8 @@ class Trials:
         self._path = _beside(known_good)
         self._loaded = False
         self._earlier: Candidate | None = None
+        # Of a candidate, also where there are no trials: a person may bring the leaf back without the agent.
+        self._former: Former = {}
         self.good: KnownGood | None = None
         self.candidate: Candidate | None = None
 
@@ -67,6 +72,8 @@ class Trials:
         self.good = await self._file.load()
         candidate = await asyncio.to_thread(_read, self._path)
         self._loaded = True
+        if candidate is not None and self.good is not None and candidate.desired != self.good.desired:
+            self._former = candidate.former
         if not self._limit:
             return
         if candidate is not None and (self.good is None or candidate.desired == self.good.desired):
@@ -97,8 +104,15 @@ class Trials:
         """How many seconds a trial of `desired` lasts."""
         return float(desired.confirm_seconds or self._limit) if self._limit else 0.0
 
-    async def begin(self, desired: Desired) -> None:
-        """The leaf is about to be changed for `desired`. Raises OSError when that cannot be noted."""
+    def back(self, desired: Desired) -> Former:
+        """The fields of ports that a way to `desired` brings back; none, unless it is the way back of a trial."""
+        return self._former if self.good is not None and self.good.desired == desired else {}
+
+    async def begin(self, desired: Desired, former: Former | None = None) -> None:
+        """The leaf is about to be changed for `desired`, `former` fields of ports among it.
+
+        Raises OSError when that cannot be noted.
+        """
         await self.load()
         if not self._limit or self.good is None or self.good.desired == desired:
             return
@@ -106,7 +120,7 @@ class Trials:
             return
         if self.candidate is None or self.candidate.desired != desired:
             self._earlier = self.on_trial
-            await self._store(Candidate(desired, None))
+            await self._store(Candidate(desired, None, former=_earliest(self._former, former or {})))
 
     async def given_up(self, desired: Desired) -> None:
         """What `begin` announced did not work, and the leaf has again what it had before."""
@@ -149,11 +163,12 @@ class Trials:
     async def _store(self, candidate: Candidate) -> None:
         text = json.dumps(_to_json(candidate), indent=1, sort_keys=True) + "\n"
         await asyncio.to_thread(replace_file, self._path, text)
-        self.candidate = candidate
+        self.candidate, self._former = candidate, candidate.former
 
     async def _forget(self) -> None:
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
         self.candidate = self._earlier = None
+        self._former = {}
 
 
 def takes_off(before: Desired, after: Desired) -> bool:
@@ -166,6 +181,11 @@ def takes_off(before: Desired, after: Desired) -> bool:
         if not set(port.vnis) <= set(now.vnis) or not set(port.allowed_prefixes) <= set(now.allowed_prefixes):
             return True
     return False
+
+
+def _earliest(first: Former, then: Former) -> Former:
+    """Both; of a field that both have, what was there `first`."""
+    return {key: {**then.get(key, {}), **first.get(key, {})} for key in (*first, *then)}
 
 
 def read_candidate(known_good: KnownGoodFile) -> Candidate | None:
@@ -193,6 +213,7 @@ def _to_json(candidate: Candidate) -> dict[str, Any]:
         "format": FORMAT,
         "proven_at": candidate.proven_at,
         "extended": candidate.extended,
+        "former": {key: dict(row) for key, row in candidate.former.items()},
         "desired": to_json(candidate.desired),
     }
 
@@ -202,5 +223,8 @@ def _from_json(data: Mapping[str, Any]) -> Candidate:
         raise ValueError(f"format {data['format']!r} is not {FORMAT}")
     proven_at = data["proven_at"]
     return Candidate(
-        from_json(data["desired"]), None if proven_at is None else float(proven_at), bool(data["extended"])
+        from_json(data["desired"]),
+        None if proven_at is None else float(proven_at),
+        bool(data["extended"]),
+        {str(key): dict(row) for key, row in dict(data.get("former", {})).items()},
     )

@@ -104,14 +104,18 @@ class _Changes:
     change: dict[str, list[str]]
 
 
-def plan(current: Rows, target: Rows, *, going_back: bool = False) -> tuple[Step, ...]:
+def plan(
+    current: Rows, target: Rows, *, going_back: bool = False, absent: Mapping[str, frozenset[str]] | None = None
+) -> tuple[Step, ...]:
     """The steps from `current` to `target`, both reduced to owned rows. `FrrConverge` is last, and alone if equal.
 
     PORT rows are only ever changed: a leaf's ports come and go with its hardware, and `checks` reports missing ones. A
-    field of theirs that `target` does not mention stays, except when `going_back` to a snapshot that did not have it.
+    field of theirs that `target` does not mention stays, except when `going_back` to a snapshot that did not have it,
+    or when it is among the fields to be `absent` of its row.
     """
-    changes = _changes(current, target, going_back=going_back)
-    return (*_removals(changes, target), *_additions(changes, current, target, going_back=going_back), FrrConverge())
+    stale = _stale(current, target, absent or {}, going_back=going_back)
+    changes = _changes(current, target, stale)
+    return (*_removals(changes, target), *_additions(changes, current, target, stale), FrrConverge())
 
 
 def expected(target: Rows) -> tuple[Condition, ...]:
@@ -149,12 +153,25 @@ def takes_away(steps: Iterable[Step], current: Rows) -> list[str]:
     ]
 
 
-def _changes(current: Rows, target: Rows, *, going_back: bool) -> _Changes:
+def _stale(
+    current: Rows, target: Rows, absent: Mapping[str, frozenset[str]], *, going_back: bool
+) -> dict[str, tuple[str, ...]]:
+    """The fields that PORT rows have to lose. Without a wish for a field, its value is usually somebody else's."""
+    stale = {}
+    for key, row in current.items():
+        if table_of(key) == "PORT":
+            names = set(row) - set(target.get(key, ())) if going_back else set(row) & absent.get(key, frozenset())
+            if names:
+                stale[key] = tuple(sorted(names))
+    return stale
+
+
+def _changes(current: Rows, target: Rows, stale: Mapping[str, tuple[str, ...]]) -> _Changes:
     changes = _Changes({}, {}, {})
     for key in sorted(set(current) | set(target)):
         table = table_of(key)
         if table == "PORT":
-            if key in current and _port_differs(current[key], target.get(key, {}), exactly=going_back):
+            if key in current and (key in stale or _port_differs(current[key], target.get(key, {}))):
                 changes.change.setdefault(table, []).append(key)
         elif key not in target:
             changes.delete.setdefault(table, []).append(key)
@@ -169,8 +186,8 @@ def _changes(current: Rows, target: Rows, *, going_back: bool) -> _Changes:
     return changes
 
 
-def _port_differs(current: Fields, target: Fields, *, exactly: bool) -> bool:
-    return any(current.get(name) != value for name, value in target.items()) or (exactly and set(current) > set(target))
+def _port_differs(current: Fields, target: Fields) -> bool:
+    return any(current.get(name) != value for name, value in target.items())
 
 
 def _removals(changes: _Changes, target: Rows) -> list[Step]:
@@ -210,13 +227,13 @@ def _not_routed_yet(changes: _Changes, target: Rows) -> list[str]:
     return [name for name in ports if f"INTERFACE|{name}" not in target or f"INTERFACE|{name}" in adding]
 
 
-def _additions(changes: _Changes, current: Rows, target: Rows, *, going_back: bool) -> list[Step]:
+def _additions(changes: _Changes, current: Rows, target: Rows, stale: Mapping[str, tuple[str, ...]]) -> list[Step]:
     """Waits for "gone" come before each addition as well: the deletion may have been another, interrupted run's."""
     new = changes.add
     interfaces, members = new.get("INTERFACE", []), new.get("VLAN_MEMBER", [])
     vrfs, vlans, svis = new.get("VRF", []), new.get("VLAN", []), new.get("VLAN_INTERFACE", [])
     steps: list[Step] = []
-    _set_ports(steps, changes.change.get("PORT", []), current, target, exactly=going_back)
+    _set_ports(steps, changes.change.get("PORT", []), target, stale)
     _wait(steps, [Condition(Fact.VRF_GONE, name_of(key)) for key in vrfs])
     _set(steps, changes, vrfs + changes.change.get("VRF", []), current, target)
     _wait(
@@ -277,10 +294,7 @@ def _set(steps: list[Step], changes: _Changes, keys: list[str], current: Rows, t
     steps.append(SetRows({key: dict(target[key]) for key in keys}, drop))
 
 
-def _set_ports(steps: list[Step], keys: list[str], current: Rows, target: Rows, *, exactly: bool) -> None:
-    if not keys:
-        return
-    rows = {key: dict(target.get(key, {})) for key in keys}
-    # Without a wish for a field, its value is the hardware description's or an operator's.
-    drop = {key: tuple(sorted(set(current[key]) - set(rows[key]))) for key in keys} if exactly else {}
-    steps.append(SetRows(rows, {key: names for key, names in drop.items() if names}))
+def _set_ports(steps: list[Step], keys: list[str], target: Rows, stale: Mapping[str, tuple[str, ...]]) -> None:
+    if keys:
+        rows = {key: dict(target.get(key, {})) for key in keys}
+        steps.append(SetRows(rows, {key: stale[key] for key in keys if key in stale}))

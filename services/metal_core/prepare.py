@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from metal_core.checks import check_desired, check_frr, check_leaf, check_running
 from metal_core.compare import Differences, LeafFacts, row_differences
-from metal_core.configdb import Rows, owned, render, the_vtep
+from metal_core.configdb import Former, Rows, owned, render, the_vtep, with_former
 from metal_core.desired import Desired, PortRole
 from metal_core.execute import commands_of
 from metal_core.frr.delta import converge
@@ -42,7 +42,8 @@ class Refused(Exception):
 class Prepared:
     """The leaf as it was read, reduced to what is the agent's, and as it shall be.
 
-    `lines` is where FRR differs, `commands` what leads it from `running` to `wanted`.
+    `lines` is where FRR differs, `commands` what leads it from `running` to `wanted`. `back` are fields that `desired`
+    does not mention and that are to be as they were.
     """
 
     desired: Desired
@@ -54,6 +55,7 @@ class Prepared:
     steps: tuple[Step, ...]
     lines: tuple[str, ...]
     commands: str
+    back: Former
 
     @property
     def ports(self) -> frozenset[str]:
@@ -74,6 +76,11 @@ class Prepared:
     def differences(self) -> Differences:
         """What differs before the run."""
         return Differences(row_differences(self.before, self.target), self.lines)
+
+    def left(self, rows: Rows) -> tuple[Step, ...]:
+        """What is still to do where CONFIG_DB has `rows`."""
+        target, absent = with_former(self.target, self.back)
+        return plan(owned(rows, self.desired, self.back), target, absent=absent)
 
     @property
     def dispensable(self) -> tuple[str, ...]:
@@ -110,14 +117,18 @@ def rendered(desired: Desired, backend: VrfBackend) -> Rendered:
     return Rendered(desired, wanted, wanted.text(), tuple(check_frr(wanted)))
 
 
-def way(desired: Desired, facts: LeafFacts) -> Way:
-    """What `desired`, which has no findings of its own, means for a leaf with `facts`."""
+def way(desired: Desired, facts: LeafFacts, back: Former | None = None) -> Way:
+    """What `desired`, which has no findings of its own, means for a leaf with `facts`; `back` as in `Prepared`."""
+    back = back or {}
     findings = check_leaf(desired, facts.rows)
     if facts.running is not None:
         findings += check_running(desired, facts.running)
-    before, target = owned(facts.rows, desired), render(desired, the_vtep(facts.rows))
+    before = owned(facts.rows, desired, back)
+    target, absent = with_former(
+        render(desired, the_vtep(facts.rows)), {key: row for key, row in back.items() if key in facts.rows}
+    )
     running = facts.running if facts.running is not None else _EMPTY
-    return Way(before, target, running, plan(before, target), tuple(findings))
+    return Way(before, target, running, plan(before, target, absent=absent), tuple(findings))
 
 
 class Preparation:
@@ -133,13 +144,13 @@ class Preparation:
         rows = await self._sonic.config()
         return LeafFacts(rows, await self._frr.running() if self._frr.present else None, self._frr.backend)
 
-    async def prepare(self, desired: Desired) -> Prepared:
-        """Read the leaf and plan the way. Raises Refused, SonicUnavailable or FrrUnavailable; touches nothing."""
+    async def prepare(self, desired: Desired, back: Former | None = None) -> Prepared:
+        """Read the leaf and plan the way; `back` as in `Prepared`. Raises Refused, SonicUnavailable or FrrUnavailable; touches nothing."""
         state = self._render(desired)
         if not await self._sonic.port_init_done():
             raise Refused(NO_PORTS, Failure.OUTAGE)
         facts = await self.facts()
-        found = way(desired, facts)
+        found = way(desired, facts, back)
         _refuse(found.findings, Failure.OBSTACLE)
         lines = self._lines(facts.running, state) if facts.running is not None else ()
         commands = converge(found.running, state.wanted, desired.own_ports) if lines else ""
@@ -151,7 +162,16 @@ class Preparation:
         )
         await self._check(state.text + commands + on_the_way)
         return Prepared(
-            desired, found.before, found.target, found.running, state.wanted, state.text, found.steps, lines, commands
+            desired,
+            found.before,
+            found.target,
+            found.running,
+            state.wanted,
+            state.text,
+            found.steps,
+            lines,
+            commands,
+            back or {},
         )
 
     async def _check(self, text: str) -> None:

@@ -66,7 +66,8 @@ async def preview(leaf: Leaf, seen: View, desired: Desired) -> Preview:
     state = rendered(desired, leaf.frr.backend)
     if state.findings:
         return Preview(Differences(), state.findings)
-    found = way(desired, seen.facts)
+    await leaf.trials.load()
+    found = way(desired, seen.facts, leaf.trials.back(desired))
     steps = tuple(
         (step, commands_of(step, found.running, state.wanted, desired.own_ports) if leaf.frr.present else "")
         for step in found.steps

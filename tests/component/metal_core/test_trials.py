@@ -7,6 +7,7 @@ from typing import Any
 
 from leaf_rack import Rack, applied, state
 from metal_core.quarantine import Quarantine
+from metalplane.fabric.v1.settings_pb2 import PortFec
 
 Eventually = Callable[..., Awaitable[None]]
 
@@ -139,3 +140,28 @@ async def test_an_agent_whose_vtysh_is_missing_applies_nothing_and_says_why(rack
     assert (report.applied, report.phase, report.quarantine) == (False, "prepare", "")
     assert "vtysh: No such file or directory" in report.error
     assert await rack.bench.sonic.config() == before
+
+
+async def test_a_first_speed_and_error_correction_that_cut_the_leaf_off_are_taken_back(
+    rack: Rack, eventually: Eventually
+) -> None:
+    async def port() -> dict[str, str]:
+        return dict((await rack.bench.sonic.config())["PORT|Ethernet120"])
+
+    rack.fabric.want(state(1))
+    rack.start_agent(confirm_seconds=1)
+    await eventually(applied(rack, 1))
+    before = await port()
+    rack.fabric.acknowledge = False
+    wanted = state(2)
+    wanted.ports[0].speed, wanted.ports[0].fec = 40_000, PortFec.PORT_FEC_RS
+    rack.fabric.want(wanted)
+    await eventually(applied(rack, 2))
+    assert await port() == {**before, "speed": "40000", "fec": "rs"} != before
+    await rack.fabric_down()
+    # The way back is the next agent's, which knows of it from the disk alone.
+    await rack.stop_agent()
+    rack.start_agent(confirm_seconds=1)
+    await eventually(rack.bench.known_good.path.with_name("quarantine.json").exists)
+    assert await port() == before
+    assert rack.bench.leaf.violations == []

@@ -145,7 +145,10 @@ class Preparation:
         return LeafFacts(rows, await self._frr.running() if self._frr.present else None, self._frr.backend)
 
     async def prepare(self, desired: Desired, back: Former | None = None) -> Prepared:
-        """Read the leaf and plan the way; `back` as in `Prepared`. Raises Refused, SonicUnavailable or FrrUnavailable; touches nothing."""
+        """Read the leaf and plan the way; `back` as in `Prepared`. Touches nothing.
+
+        Raises Refused, SonicUnavailable or FrrUnavailable.
+        """
         state = self._render(desired)
         if not await self._sonic.port_init_done():
             raise Refused(NO_PORTS, Failure.OUTAGE)
@@ -160,7 +163,9 @@ class Preparation:
             # What is left to converge after them is a part of what there is now.
             if step != FrrConverge()
         )
-        await self._check(state.text + commands + on_the_way)
+        await self._check(state.text, Failure.INVALID)
+        # These depend on what an operator has entered as well, and that can be taken out again.
+        await self._check(state.text + commands + on_the_way, Failure.OBSTACLE)
         return Prepared(
             desired,
             found.before,
@@ -174,13 +179,13 @@ class Preparation:
             back or {},
         )
 
-    async def _check(self, text: str) -> None:
+    async def _check(self, text: str, failure: Failure) -> None:
         try:
             await self._frr.check(text)
         except FrrUnavailable:
             raise
         except FrrError as error:
-            raise Refused(str(error), Failure.INVALID) from error
+            raise Refused(str(error), failure) from error
 
     def _render(self, desired: Desired) -> Rendered:
         if self._rendered is None or self._rendered.desired != desired:

@@ -199,6 +199,9 @@ class Vtysh:
         commands = [word for name in names for word in ("-c", f"no vrf {name}")]
         try:
             await self._run("-c", "configure terminal", *commands)
+        except FrrUnavailable:
+            # It would not answer about each of them either, and each has a limit of its own.
+            return
         except FrrError:
             if len(names) > 1:
                 for name in names:

@@ -1,0 +1,63 @@
+"""An FRR in which somebody has entered something, or whose vtysh does not answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leaf_rack import state
+from metal_core import vtysh, wire
+from metal_core.frr.model import Configuration
+from metal_core.frr.parse import parse
+from metal_core.frr.render import render
+from metal_core.outcome import Failure
+from metal_core.prepare import Preparation, Refused
+from metal_core.vtysh import FrrError, NoFrr, Vtysh
+
+BY_HAND = "no advertise ipv4 unicast route-map X"
+
+
+class Picky(NoFrr):
+    """An FRR that runs `running` and refuses one line."""
+
+    present = True
+
+    def __init__(self, running: Configuration, refused: str) -> None:
+        self._running, self._refused = running, refused
+
+    async def running(self) -> Configuration:
+        return self._running
+
+    async def check(self, text: str) -> None:
+        if self._refused in text:
+            raise FrrError(f"refused: {self._refused}")
+
+
+async def test_what_an_operator_has_entered_is_in_the_way_but_does_not_make_the_state_invalid(bench: Any) -> None:
+    desired = wire.desired_of(state(1, 2001))
+    own = "  advertise ipv4 unicast\n"
+    text = render(desired).text()
+    assert own in text
+    running = parse(text.replace(own, f"{own.rstrip()} route-map X\n"))
+    with pytest.raises(Refused) as by_hand:
+        await Preparation(bench.sonic, Picky(running, BY_HAND)).prepare(desired)
+    assert by_hand.value.failure is Failure.OBSTACLE
+    with pytest.raises(Refused) as own_text:
+        await Preparation(bench.sonic, Picky(running, own.strip())).prepare(desired)
+    assert own_text.value.failure is Failure.INVALID
+
+
+def hanging(directory: Path) -> tuple[str, ...]:
+    program = directory / "vtysh"
+    program.write_text(f"#!/bin/sh\necho >>{directory}/starts\nexec sleep 600\n")
+    program.chmod(0o755)
+    return (str(program),)
+
+
+async def test_a_vtysh_that_hangs_is_not_asked_to_forget_one_vrf_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vtysh, "CALL_LIMIT", 0.5)
+    await Vtysh(hanging(tmp_path), tmp_path).forget_vrfs([f"Vrf{vni}" for vni in range(1, 6)])
+    assert len((tmp_path / "starts").read_text().splitlines()) == 1

@@ -111,7 +111,7 @@ class Applier:
         except _FAILURES as error:
             return Outcome(False, str(error), notes, durations=clock.seconds, phase=clock.now, failure=Failure.OUTAGE)
         execution = Execution(self._sonic, self._frr, prepared.wanted, prepared.ports, self._wait_limit)
-        execution.knows(prepared.running, prepared.commands)
+        execution.knows(prepared.running, prepared.commands, prepared.read_at)
         try:
             with clock.phase("apply"):
                 await execution.run(prepared.steps)

@@ -49,10 +49,10 @@ class Execution:
         self._detached = False
         self.frr_commands = 0
 
-    def knows(self, running: Configuration, commands: str) -> None:
-        """The running configuration as it was read just now, and what leads on from it, so that neither has to be
-        found again."""
-        self._known, self._converging = (running, asyncio.get_running_loop().time()), commands
+    def knows(self, running: Configuration, commands: str, read_at: float) -> None:
+        """The running configuration as it was at `read_at` by the loop's clock, and what leads on from it, so that
+        neither has to be found again while it is fresh."""
+        self._known, self._converging = (running, read_at), commands
 
     async def run(self, steps: Iterable[Step]) -> None:
         """All steps in order. Raises StepFailed, SonicUnavailable or FrrError at the first that fails."""

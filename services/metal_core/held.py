@@ -49,9 +49,15 @@ class HeldVtysh:
     async def ask(self, question: str, limit: float) -> Answer | None:
         """The answer, or None when nobody could be asked. Raises TimeoutError after `limit` seconds.
 
+        Whose turn does not come within `limit` gets no answer, and leaves the process to those who are before.
         Daemons are looked at after the answer: vtysh notices that one has gone when it sends something there.
         """
-        async with self._turn:
+        try:
+            async with asyncio.timeout(limit):
+                await self._turn.acquire()
+        except TimeoutError:
+            return None
+        try:
             answered = False
             try:
                 async with asyncio.timeout(limit):
@@ -62,6 +68,8 @@ class HeldVtysh:
                 if not answered or self._asked >= _QUESTIONS:
                     await self._end()
             return answer
+        finally:
+            self._turn.release()
 
     async def close(self) -> None:
         """End the process."""

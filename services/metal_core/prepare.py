@@ -7,6 +7,7 @@ again while neither side changes: a look at a leaf where nothing is to do costs 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Prepared:
     """The leaf as it was read, reduced to what is the agent's, and as it shall be.
 
     `lines` is where FRR differs, `commands` what leads it from `running` to `wanted`. `back` are fields that `desired`
-    does not mention and that are to be as they were.
+    does not mention and that are to be as they were. `read_at` is when `running` was read, by the loop's clock.
     """
 
     desired: Desired
@@ -56,6 +57,7 @@ class Prepared:
     lines: tuple[str, ...]
     commands: str
     back: Former
+    read_at: float
 
     @property
     def ports(self) -> frozenset[str]:
@@ -153,6 +155,7 @@ class Preparation:
         if not await self._sonic.port_init_done():
             raise Refused(NO_PORTS, Failure.OUTAGE)
         facts = await self.facts()
+        read_at = asyncio.get_running_loop().time()
         found = way(desired, facts, back)
         _refuse(found.findings, Failure.OBSTACLE)
         lines = self._lines(facts.running, state) if facts.running is not None else ()
@@ -177,6 +180,7 @@ class Preparation:
             lines,
             commands,
             back or {},
+            read_at,
         )
 
     async def _check(self, text: str, failure: Failure) -> None:

@@ -138,12 +138,18 @@ class Vtysh:
         self._seen: tuple[str, Configuration] | None = None
         self._accepted: deque[str] = deque(maxlen=_REMEMBERED)
         self._checked = Checked()
+        self._version = ""
 
     async def running(self) -> Configuration:
         """The running configuration of all daemons, of which none that is needed is away. Read anew each time."""
         text = await self._ask("show running-config")
         if self._seen is None or self._seen[0] != text:
             self._seen = (text, parse(text, self.backend))
+            version = next((line for line in text.splitlines() if line.startswith("frr version ")), "")
+            if version != self._version:
+                # Another one may refuse what the one before has accepted.
+                self._version, self._checked = version, Checked()
+                self._accepted.clear()
         return self._seen[1]
 
     async def established(self) -> frozenset[str]:

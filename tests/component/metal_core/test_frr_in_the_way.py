@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 from leaf_rack import state
 from metal_core import vtysh, wire
+from metal_core.execute import Execution
 from metal_core.frr.model import Configuration
 from metal_core.frr.parse import parse
 from metal_core.frr.render import render
+from metal_core.held import HeldVtysh
 from metal_core.outcome import Failure
+from metal_core.plan import FrrConverge
 from metal_core.prepare import Preparation, Refused
 from metal_core.vtysh import FrrError, NoFrr, Vtysh
 
@@ -61,3 +65,56 @@ async def test_a_vtysh_that_hangs_is_not_asked_to_forget_one_vrf_after_the_other
     monkeypatch.setattr(vtysh, "CALL_LIMIT", 0.5)
     await Vtysh(hanging(tmp_path), tmp_path).forget_vrfs([f"Vrf{vni}" for vni in range(1, 6)])
     assert len((tmp_path / "starts").read_text().splitlines()) == 1
+
+
+async def test_a_question_waits_for_its_turn_no_longer_than_its_limit(tmp_path: Path) -> None:
+    held = HeldVtysh(hanging(tmp_path))
+    first = asyncio.create_task(held.ask("show running-config", 60))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await held.ask("show version", 0.1) is None
+    assert not first.done()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await held.close()
+
+
+async def test_what_one_version_of_frr_has_accepted_is_asked_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frr, version, checks = Vtysh(("vtysh",), tmp_path), "frr version 10.3", []
+
+    async def ask(_: str) -> str:
+        return f"{version}\nhostname leaf01\n"
+
+    async def run(*arguments: str) -> str:
+        checks.append(arguments)
+        return ""
+
+    monkeypatch.setattr(frr, "_ask", ask)
+    monkeypatch.setattr(frr, "_run", run)
+    for now, asked in (("10.3", 1), ("10.3", 1), ("10.4", 2)):
+        version = f"frr version {now}"
+        await frr.running()
+        await frr.check("hostname leaf02\n")
+        assert len(checks) == asked
+
+
+async def test_what_was_read_before_a_slow_check_is_not_taken_for_what_frr_runs_now(bench: Any) -> None:
+    class Slow(Picky):
+        reads = 0
+
+        async def running(self) -> Configuration:
+            self.reads += 1
+            return await super().running()
+
+    frr = Slow(Configuration(), "nothing")
+    running = Configuration()
+    execution = Execution(bench.sonic, frr, running, (), 1.0)
+    prepared = await Preparation(bench.sonic, frr).prepare(wire.desired_of(state(1)))
+    execution.knows(running, "", prepared.read_at)
+    await execution.run([FrrConverge()])
+    assert frr.reads == 1
+    execution.knows(running, "", prepared.read_at - 1.0)
+    await execution.run([FrrConverge()])
+    assert frr.reads == 2

@@ -185,8 +185,10 @@ def _check_port(port: Port, vrfs: frozenset[str]) -> list[str]:
     if port.vnis and port.role is not PortRole.FIREWALL:
         found.append(f"{where}.vnis: only firewalls exchange EVPN routes, this port is {port.role.value}")
     found += [f"{where}.vnis: {vni} must be from 1 to {LAST_VNI}" for vni in port.vnis if not 1 <= vni <= LAST_VNI]
-    if not 0 <= port.speed <= LAST_SPEED:
-        found.append(f"{where}.speed: {port.speed} must be 0 or from 1 to {LAST_SPEED} Mbit/s")
+    if not 0 <= port.speed <= LAST_SPEED or (port.speed % 1000 and port.speed not in {10, 100}):
+        found.append(
+            f"{where}.speed: {port.speed} must be in Mbit/s: 0, 10, 100 or a multiple of 1000 up to {LAST_SPEED}"
+        )
     if port.role is PortRole.ADDITIONAL:
         wanted = {"mtu": port.mtu, "speed": port.speed, "fec": port.fec}
         found += [

@@ -70,6 +70,7 @@ def test_a_consistent_state_passes_all_checks() -> None:
         (with_port(vnis=(2000,)), ".vnis: only firewalls"),
         (with_port(speed=1_600_001), ".speed: 1600001 must be"),
         (with_port(speed=-1), ".speed: -1 must be"),
+        (with_port(speed=25), ".speed: 25 must be in Mbit/s"),
         (with_port(allowed_prefixes=("10.0.0.1/8",)), ".allowed_prefixes: 10.0.0.1/8"),
         (with_port(allowed_prefixes=("10.0.0.0/33",)), ".allowed_prefixes"),
         (with_port(mtu=9217), ".mtu: 9217"),

@@ -67,7 +67,8 @@ NOTHING_SET = Settings()
 
 def check(settings: Settings) -> None:
     """Raise Invalid for settings that contradict themselves: `PXE_VLAN_RESERVED`, `GATEWAY_MISSING`,
-    `BGP_TIMERS_INVALID`, `PORT_NAMED_TWICE`, `PORT_IS_ADDITIONAL`."""
+    `BGP_TIMERS_INVALID`, `PORT_NAMED_TWICE`, `PORT_IS_ADDITIONAL`,
+    `PORT_SPEED_UNKNOWN`."""
     if FIRST_VLAN <= settings.pxe_vlan <= LAST_VLAN:
         raise Invalid(
             "PXE_VLAN_RESERVED",
@@ -99,6 +100,14 @@ def _check_ports(settings: Settings) -> None:
                 "PORT_IS_ADDITIONAL",
                 f"port {name} is the operator's own, of which leaves change the administrative state only; "
                 "take it out of the one or the other",
+                field=_PORTS,
+            )
+    for port in settings.ports:
+        if port.speed % 1000 and port.speed not in {10, 100}:
+            raise Invalid(
+                "PORT_SPEED_UNKNOWN",
+                f"speed {port.speed} of port {port.name} must be in Mbit/s: 10, 100 or a multiple of 1000, "
+                "such as 25000 for 25 Gbit/s",
                 field=_PORTS,
             )
 

@@ -60,6 +60,7 @@ def test_settings_are_stored_as_what_is_set() -> None:
         ({"bgp_keepalive": 1, "bgp_hold": 2}, "BGP_TIMERS_INVALID"),
         ({"ports": (PortSettings("Ethernet8", 1000),)}, "PORT_IS_ADDITIONAL"),
         ({"ports": (PortSettings("Ethernet4", 1000), PortSettings("Ethernet4", fec=Fec.RS))}, "PORT_NAMED_TWICE"),
+        ({"ports": (PortSettings("Ethernet4", 25),)}, "PORT_SPEED_UNKNOWN"),
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(change: dict[str, object], reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The driver against simulated BMCs: real processes, real UDP, real RMCP+."""
+"""The driver against simulated BMCs: real UDP, real RMCP+, and pyghmi's processes for FRU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from metal_bmc.drivers.interface import BootSetting, BootTarget, Target
 from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.rmcp.client import RmcpClient
 from metal_kit.guard import in_transaction
-from metal_sim.bmc import BootDevice, BootOverride, PowerAction, SimulatedBmc
+from metal_sim.bmc import BootDevice, BootOverride, PowerAction, SimulatedBmc, commands
 from metal_sim.bmc.suites import SUITES, CipherSuite
 
 NewBmc = Callable[..., Awaitable[SimulatedBmc]]
 MakeTarget = Callable[..., Target]
 Eventually = Callable[..., Awaitable[None]]
+CHASSIS_STATUS = (0, 1)
 CHASSIS_CONTROL = (0, 2)
+# Decides which packets a lossy BMC loses.
+MACHINE = "6f8e2c1a-0b7d-4e55-9a10-0242ac120002"
 PASSWORD = "pw-Tr0ub4dor-do-leak"
 
 
@@ -197,3 +200,98 @@ async def test_errors_hold_no_secret(new_bmc: NewBmc, driver: IpmiDriver, target
     with pytest.raises(errors.BmcAuthFailed) as caught:
         await driver.powered(login, deadline=20)
     assert PASSWORD not in repr(caught.value) + repr(login) + str(login)
+
+
+async def test_a_slow_bmc_and_one_that_loses_packets_are_served(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget
+) -> None:
+    slow, lossy = await new_bmc(powered=True), await new_bmc(powered=True, machine=MACHINE)
+    slow.faults.switch_on("slow", 0.8)
+    lossy.faults.switch_on("drop", 10)
+    both = (driver.powered(target(bmc), deadline=40) for bmc in (slow, lossy))
+    assert await asyncio.gather(*both) == [True, True]
+
+
+async def test_a_bmc_that_accepts_and_does_nothing_is_found_out_by_reading_back(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget
+) -> None:
+    bmc = await new_bmc()
+    bmc.faults.switch_on("does-nothing")
+    await driver.set_power(target(bmc), on=True, deadline=20)
+    assert not await driver.powered(target(bmc), deadline=20)
+    setting = await driver.set_boot(target(bmc), BootTarget.PXE, disk_selector=8, deadline=20)
+    assert setting.target is None
+    assert await driver.set_identify(target(bmc), on=True, deadline=20) is False
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, key: tuple[int, int], codes: list[int]) -> None:
+    """Let simulated BMCs answer a command with these completion codes first, one after the other."""
+    execute = commands.execute
+
+    def first(state: Any, netfn: int, command: int, data: bytes, session: Any) -> tuple[int, bytes]:
+        if (netfn, command) == key and codes:
+            return codes.pop(0), b""
+        return execute(state, netfn, command, data, session)
+
+    monkeypatch.setattr(commands, "execute", first)
+
+
+async def test_a_busy_bmc_is_asked_again(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bmc = await new_bmc(powered=True)
+    answering(monkeypatch, CHASSIS_STATUS, [0xC0, 0xC3])
+    assert await driver.powered(target(bmc), deadline=20)
+    assert bmc.seen[CHASSIS_STATUS] == 3
+    assert bmc.logins.started == 1
+
+
+async def test_a_bmc_that_stays_busy_is_named_as_that(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bmc = await new_bmc(powered=True)
+    answering(monkeypatch, CHASSIS_STATUS, [0xC0] * 20)
+    with pytest.raises(errors.BmcRefused, match="code 0xc0: it is busy"):
+        await driver.powered(target(bmc), deadline=20)
+    assert bmc.seen[CHASSIS_STATUS] == 4
+
+
+async def test_a_reset_into_a_busy_bmc_is_not_repeated(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bmc = await new_bmc(powered=True)
+    answering(monkeypatch, CHASSIS_CONTROL, [0xC3])
+    with pytest.raises(errors.BmcRefused, match="ran out of time"):
+        await driver.reset(target(bmc), deadline=20)
+    assert bmc.seen[CHASSIS_CONTROL] == 1
+
+
+async def test_a_command_that_the_bmc_does_not_know_is_never_a_success(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bmc = await new_bmc()
+    answering(monkeypatch, (0, 4), [0xC1])
+    with pytest.raises(errors.BmcUnsupported):
+        await driver.set_identify(target(bmc), on=True, deadline=20)
+
+
+async def test_a_user_without_the_privilege_is_refused_at_the_door(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget
+) -> None:
+    bmc = await new_bmc()
+    user = bmc.users.by_name(b"metal")
+    assert user is not None
+    user.privilege = 3
+    with pytest.raises(errors.BmcAuthFailed, match="refuses the user"):
+        await driver.powered(target(bmc), deadline=20)
+    assert bmc.logins.started == 1
+
+
+async def test_a_dead_bmc_was_not_reset(new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget) -> None:
+    bmc = await new_bmc(powered=True)
+    assert await driver.powered(target(bmc), deadline=20)
+    bmc.faults.switch_on("hang")
+    with pytest.raises(errors.BmcTimeout) as caught:
+        await driver.reset(target(bmc), deadline=2)
+    assert "may have" not in caught.value.message
+    assert bmc.seen[CHASSIS_CONTROL] == 0

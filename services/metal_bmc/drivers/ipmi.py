@@ -191,6 +191,8 @@ def _error(failure: failures.RmcpFailure) -> BmcError:
         return BmcSessionsFull(message)
     if isinstance(failure, failures.SessionRefused):
         return BmcRefused(message, failure.status)
+    if isinstance(failure, failures.TooOld):
+        return BmcUnsupported(message)
     if isinstance(failure, failures.BadAnswer):
         return BmcBadAnswer(message)
     return DriverBusy(message) if isinstance(failure, failures.NoRoom) else BmcTimeout(message)

@@ -23,6 +23,10 @@ class SuiteRefused(RmcpFailure):
     """The BMC does not take the cipher suite that was asked for, or answered with another one."""
 
 
+class TooOld(RmcpFailure):
+    """The BMC answers, but in IPMI 1.5 only, whose passwords go over the wire as good as in clear."""
+
+
 class SessionRefused(RmcpFailure):
     """The BMC refuses the session for another reason; `status` is the RMCP+ status code."""
 

@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Sequence
 
 from metal_bmc.rmcp import packets
-from metal_bmc.rmcp.failures import LoginRefused, NoAnswer, RmcpFailure, SessionRefused, SuiteRefused
+from metal_bmc.rmcp.failures import LoginRefused, NoAnswer, RmcpFailure, SessionRefused, SuiteRefused, TooOld
 from metal_bmc.rmcp.handshake import Handshake, Login, Stage
 from metal_bmc.rmcp.link import Link
-from metal_bmc.rmcp.messages import BE_ADMINISTRATOR, close_session
+from metal_bmc.rmcp.messages import BE_ADMINISTRATOR, Response, close_session, speaks_rmcp_plus
 from metal_bmc.rmcp.packets import PayloadType
 from metal_bmc.rmcp.session import Dropped, Session
 from metal_bmc.rmcp.suites import PREFERRED, CipherSuite
@@ -49,13 +49,21 @@ async def log_in(
 
 async def _with_suite(socket: UdpSocket, address: Address, login: Login, suite: CipherSuite, give_up: float) -> Session:
     loop = asyncio.get_running_loop()
-    for wait in _OPENING_WAITS:
-        if loop.time() >= give_up:
-            break
-        try:
-            return await _Attempt(socket, address, login, suite).run(wait, give_up)
-        except NoAnswer:
-            continue
+    capabilities: list[Response] = []
+    try:
+        for number, wait in enumerate(_OPENING_WAITS):
+            if loop.time() >= give_up:
+                break
+            if number == 1:
+                # Silence may mean that it has never heard of RMCP+. Most BMCs have, so this is not asked before.
+                socket.ask_capabilities(address, capabilities)
+            try:
+                return await _Attempt(socket, address, login, suite).run(wait, give_up)
+            except NoAnswer:
+                if capabilities and not speaks_rmcp_plus(capabilities[0]):
+                    raise TooOld("the BMC speaks IPMI 1.5 only, without RMCP+") from None
+    finally:
+        socket.forget_capabilities(address)
     raise NoAnswer("the BMC does not answer")
 
 

@@ -54,6 +54,16 @@ SYSTEM_GUID = Request(APP, 0x37)
 BE_ADMINISTRATOR = Request(APP, 0x3B, b"\x04")
 
 
+# This channel, administrator, and please with what IPMI 2.0 added (table 22-15).
+CHANNEL_CAPABILITIES = Request(APP, 0x38, b"\x8e\x04")
+
+
+def speaks_rmcp_plus(capabilities: Response) -> bool:
+    """Whether the answer to Get Channel Authentication Capabilities names IPMI 2.0; a short one does not."""
+    data = capabilities.data
+    return len(data) >= 4 and bool(data[1] & 0x80 and data[3] & 0x02)
+
+
 def close_session(managed_id: int) -> Request:
     """Close Session (§22.19)."""
     return Request(APP, 0x3C, managed_id.to_bytes(4, "little"))

@@ -13,6 +13,7 @@ RMCP_HEADER = b"\x06\x00\xff\x07"
 _RMCP_PLUS = 0x06
 _HEAD = struct.Struct("<4sBBIIH")
 _BODY = struct.Struct("<BBIIH")
+_V15_HEAD = struct.Struct("<4sBIIB")
 _ENCRYPTED, _AUTHENTICATED = 0x80, 0x40
 _NEXT_HEADER = 0x07
 _PADS = (b"\x00\x07", b"\xff\x01\x07", b"\xff\xff\x02\x07", b"\xff\xff\xff\x03\x07")
@@ -65,6 +66,22 @@ def parse(data: bytes) -> Packet | None:
 def plain(payload_type: PayloadType, payload: bytes) -> bytes:
     """A datagram outside of any session."""
     return _HEAD.pack(RMCP_HEADER, _RMCP_PLUS, payload_type, 0, 0, len(payload)) + payload
+
+
+def plain_v15(message: bytes) -> bytes:
+    """An IPMI message outside of any session as IPMI 1.5 frames it, which BMCs of both versions answer (§13.6)."""
+    return _V15_HEAD.pack(RMCP_HEADER, 0, 0, 0, len(message)) + message
+
+
+def parse_v15(data: bytes) -> bytes | None:
+    """The IPMI message of such a datagram; None for any other."""
+    if len(data) < _V15_HEAD.size:
+        return None
+    header, kind, sequence, session_id, length = _V15_HEAD.unpack_from(data)
+    message = data[_V15_HEAD.size :]
+    # An odd pad byte may follow (table 13-8, "legacy PAD").
+    fits = len(message) - length in (0, 1)
+    return message[:length] if header == RMCP_HEADER and (kind, sequence, session_id) == (0, 0, 0) and fits else None
 
 
 def signed_part(payload: bytes, *, session_id: int, sequence: int) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from metal_bmc import metrics
 from metal_bmc.rmcp import packets
 from metal_bmc.rmcp.failures import NoRoom
+from metal_bmc.rmcp.messages import CHANNEL_CAPABILITIES, Response, parse_response
 from metal_bmc.rmcp.session import Dropped, Session
 
 Address = tuple[str, int]
@@ -43,6 +44,7 @@ class UdpSocket(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._sessions: dict[int, Receiver] = {}
         self._handshakes: dict[tuple[Address, int], Step] = {}
+        self._questions: dict[Address, list[Response]] = {}
 
     @classmethod
     async def listen(cls, family: socket.AddressFamily) -> UdpSocket:
@@ -87,6 +89,15 @@ class UdpSocket(asyncio.DatagramProtocol):
         """The handshake has ended."""
         self._handshakes.pop((address, tag), None)
 
+    def ask_capabilities(self, address: Address, answers: list[Response]) -> None:
+        """Ask once which versions the BMC speaks; what it says is added to `answers` until `forget_capabilities`."""
+        self._questions[address] = answers
+        self.send(packets.plain_v15(CHANNEL_CAPABILITIES.encode(0)), address)
+
+    def forget_capabilities(self, address: Address) -> None:
+        """Nobody waits for the answer any more."""
+        self._questions.pop(address, None)
+
     def join(self, receiver: Receiver) -> None:
         """Give a session's messages to `receiver`."""
         self._sessions[receiver.session.console_id] = receiver
@@ -97,8 +108,8 @@ class UdpSocket(asyncio.DatagramProtocol):
 
     @property
     def waiting(self) -> int:
-        """Handshakes and sessions that expect datagrams."""
-        return len(self._handshakes) + len(self._sessions)
+        """Handshakes, sessions and questions that expect datagrams."""
+        return len(self._handshakes) + len(self._sessions) + len(self._questions)
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Hand over one datagram."""
@@ -111,7 +122,8 @@ class UdpSocket(asyncio.DatagramProtocol):
     def _hand_over(self, data: bytes, address: Address) -> None:
         packet = packets.parse(data)
         if packet is None:
-            raise Dropped("garbage")
+            self._take_capabilities(data, address)
+            return
         if packet.session_id:
             receiver = self._sessions.get(packet.session_id)
             if receiver is None or receiver.address != address:
@@ -124,3 +136,13 @@ class UdpSocket(asyncio.DatagramProtocol):
         if step is None:
             raise Dropped("stranger")
         step(packet.payload_type, packet.payload)
+
+    def _take_capabilities(self, data: bytes, address: Address) -> None:
+        message = packets.parse_v15(data)
+        response = None if message is None else parse_response(message)
+        if response is None:
+            raise Dropped("garbage")
+        answers = self._questions.pop(address, None)
+        if answers is None or response.command != CHANNEL_CAPABILITIES.command or response.code:
+            raise Dropped("stranger")
+        answers.append(response)

@@ -14,7 +14,7 @@ from metal_bmc.rmcp.client import Keeping, RmcpClient
 from metal_bmc.rmcp.handshake import Login
 from metal_bmc.rmcp.messages import CHASSIS, CHASSIS_STATUS, DEVICE_ID, Request
 from metal_bmc.rmcp.udp import UdpSocket
-from metal_sim.bmc import SimulatedBmc
+from metal_sim.bmc import SimulatedBmc, packet
 
 NewBmc = Callable[..., Awaitable[SimulatedBmc]]
 Eventually = Callable[..., Awaitable[None]]
@@ -154,6 +154,35 @@ async def test_a_login_that_is_given_up_leaves_no_session(
 async def test_a_name_that_does_not_resolve_is_no_answer(client: RmcpClient) -> None:
     with pytest.raises(failures.NoAnswer, match="resolved"):
         await client.ask(Login("no-such-bmc.invalid", 623, "metal", "x"), DEVICE_ID, give_up=soon())
+
+
+class OldBmc(asyncio.DatagramProtocol):
+    """Speaks IPMI 1.5 only: says so when it is asked, and drops all else."""
+
+    transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        parsed = packet.parse_packet(data)
+        if parsed is None or parsed.version != 15:
+            return
+        request = packet.parse_request(parsed.payload)
+        assert request is not None
+        assert (request.netfn, request.command) == (6, 0x38)
+        answer = request.response(0, bytes((1, 0x14, 0x04, 0, 0, 0, 0, 0)))
+        self.transport.sendto(packet.build_plain(answer, version=15), addr)
+
+
+async def test_a_bmc_without_rmcp_plus_is_told_apart_from_a_dead_one(client: RmcpClient) -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(OldBmc, local_addr=("127.0.0.1", 0))
+    host, port = transport.get_extra_info("sockname")
+    with pytest.raises(failures.TooOld):
+        await client.ask(Login(host, port, "metal", "x"), DEVICE_ID, give_up=soon())
+    assert [each.waiting for each in client._open_sockets()] == [0]
+    transport.close()
 
 
 class Forger(asyncio.DatagramProtocol):

@@ -62,6 +62,15 @@ def test_a_plain_packet_is_read_back(payload: bytes, kind: PayloadType) -> None:
     assert packets.parse(packets.plain(kind, payload)) == packets.Packet(kind, False, False, 0, 0, payload, b"")
 
 
+@given(st.binary(max_size=200), st.integers(0, 30))
+def test_a_packet_of_ipmi_1_5_is_read_back_and_a_cut_one_is_not(message: bytes, cut: int) -> None:
+    data = packets.plain_v15(message)
+    assert packets.parse_v15(data) == message
+    assert packets.parse(data) is None
+    assert packet.parse_packet(data) == packet.Packet(15, 0, False, False, 0, 0, message)
+    assert packets.parse_v15(data[: -1 - cut]) is None
+
+
 @given(
     st.integers(0, 31).map(lambda n: 2 * n), st.integers(0, 255), st.binary(max_size=60), st.integers(0, 63),
     st.integers(0, 255),

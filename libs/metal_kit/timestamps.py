@@ -15,9 +15,17 @@ def to_timestamp(value: datetime | None) -> Timestamp | None:
     """The Timestamp of an aware datetime; None stays None, which leaves a message field unset."""
     if value is None:
         return None
+    stamp = Timestamp()
+    write_timestamp(stamp, value)
+    return stamp
+
+
+def write_timestamp(stamp: Timestamp, value: datetime) -> None:
+    """Set a message's Timestamp in place to an aware datetime."""
     # FromDatetime goes through the calendar and takes four times as long, which lists notice.
     since = value - _EPOCH
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
+    stamp.seconds = since.days * 86_400 + since.seconds
+    stamp.nanos = since.microseconds * 1_000
 
 
 def parse_timestamp(stamp: Timestamp, *, field: str) -> datetime:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from metal_kit.errors import FailedPrecondition, InvalidArgument, OutOfRange, ResourceExhausted
 
@@ -61,6 +62,26 @@ class Ip:
     create_time: datetime | None = None
     namespace: str = ""
     prefix_id: int = 0
+
+
+class ListedIp(NamedTuple):
+    """An address in use as lists show it: as `Ip`, but with address and prefix as text, since they are only written out
+    again and a page has hundreds of them."""
+
+    address: str
+    network: str
+    prefix: str
+    project: str
+    type: IpType
+    owner: Owner
+    name: str
+    description: str
+    dns_name: str
+    labels: Mapping[str, str]
+    version: int
+    create_time: datetime
+    namespace: str
+    prefix_id: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from metal_kit.errors import InvalidArgument
-from metal_kit.timestamps import to_timestamp
+from metal_kit.timestamps import to_timestamp, write_timestamp
 from metalplane.common.v1.condition_pb2 import AddressFamily
 from metalplane.ipam.v1 import ip_pb2, network_pb2, pool_pb2
 
-from metal_ipam.addresses import Ip, IpType, Owner, Wish
+from metal_ipam.addresses import Ip, IpType, ListedIp, Owner, Wish
 from metal_ipam.cidr import Prefix, parse_address, parse_prefix, parse_prefixes
 from metal_ipam.networks import FAMILIES, WIDTH, Lengths, Nat, Network, NetworkType
 from metal_ipam.store.copies import Account
@@ -123,12 +123,12 @@ def network_message(
 
 
 @lru_cache(maxsize=4096)
-def _text(prefix: Prefix) -> str:
+def _text(prefix: Prefix | str) -> str:
     """Many addresses have the same prefix, and to write one takes longer than all else of a message."""
     return str(prefix)
 
 
-def ip_message(ip: Ip) -> ip_pb2.Ip:
+def ip_message(ip: Ip | ListedIp) -> ip_pb2.Ip:
     """The message of an address."""
     message = ip_pb2.Ip(
         address=str(ip.address),
@@ -136,14 +136,16 @@ def ip_message(ip: Ip) -> ip_pb2.Ip:
         prefix=_text(ip.prefix),
         project=ip.project,
         type=ip_pb2.IP_TYPE_STATIC if ip.type is IpType.STATIC else ip_pb2.IP_TYPE_EPHEMERAL,
-        name=ip.name,
-        description=ip.description,
-        dns_name=ip.dns_name,
-        labels=dict(ip.labels),
         etag=str(ip.version),
-        create_time=to_timestamp(ip.create_time),
         namespace=ip.namespace,
     )
+    # Most addresses have none of these, and a map is dear even when nothing is put into it.
+    if ip.name or ip.description or ip.dns_name:
+        message.name, message.description, message.dns_name = ip.name, ip.description, ip.dns_name
+    if ip.labels:
+        message.labels.update(ip.labels)
+    if ip.create_time is not None:
+        write_timestamp(message.create_time, ip.create_time)
     if ip.owner:
         message.owner.CopyFrom(owner_message(ip.owner))
     return message

@@ -23,7 +23,7 @@ from metalplane.common.v1.condition_pb2 import ChangeType
 from metalplane.ipam.v1 import ip_pb2, network_pb2
 from metalplane.ipam.v1.events_pb2 import NetworkChanged
 
-from metal_ipam.addresses import Ip, Owner
+from metal_ipam.addresses import Ip, ListedIp, Owner
 from metal_ipam.api.messages import ip_message
 from metal_ipam.store import address_changes, address_pages
 from metal_ipam.store.address_changes import AddressChange
@@ -129,7 +129,7 @@ def network_change(network: network_pb2.Network, *, deleted: bool = False) -> ne
     return network_pb2.NetworkChange(type=kind, network=network)
 
 
-def _upserted(ip: Ip) -> ip_pb2.WatchedIp:
+def _upserted(ip: Ip | ListedIp) -> ip_pb2.WatchedIp:
     return ip_pb2.WatchedIp(type=ChangeType.CHANGE_TYPE_UPSERTED, ip=ip_message(ip))
 
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from metal_kit.db import Connection
 
-from metal_ipam.addresses import Ip, Owner
-from metal_ipam.store.addresses import ip_from
+from metal_ipam.addresses import ListedIp, Owner
+from metal_ipam.store.addresses import NOBODY, TYPES
 
 # Without what the prefix says: of many addresses of one prefix that is the same, and dear to read each time.
-_SELECT = """
-    SELECT i.addr, i.namespace_id, i.prefix_id, i.project_id, i.owner_kind, i.owner_id, i.kind, i.name, i.description,
-           i.dns_name, i.labels, i.version, i.created_at
-    FROM ip i
+_COLUMNS = """
+    host(i.addr) AS address, i.prefix_id, i.project_id, i.owner_kind, i.owner_id, i.kind, i.name, i.description,
+    i.dns_name, i.labels, i.version, i.created_at
 """
 # Less than every address of both families.
 _BELOW_ALL = "0.0.0.0/0"
 
 # A prefix's id and an address.
 Place = tuple[int, str]
+
+
+class _Home(NamedTuple):
+    """What addresses have from their prefix."""
+
+    network: str
+    prefix: str
+    namespace: str
 
 
 async def page(
@@ -32,7 +39,7 @@ async def page(
     owner: Owner,
     after: Place | None,
     limit: int,
-) -> list[Ip]:
+) -> list[ListedIp]:
     """The addresses after the place, of those that one of `visible_to` (None: anybody) may see."""
     projects = None if visible_to is None else list(visible_to)
     if project:
@@ -50,12 +57,12 @@ async def page(
         return await page(
             connection, visible_to=visible_to, project=project, network=network, owner=owner, after=after, limit=limit
         )
-    return [ip_from(row, homes[row["prefix_id"]]) for row in rows]
+    return [_listed(row, homes[row["prefix_id"]]) for row in rows]
 
 
-def place_of(ip: Ip) -> Place:
+def place_of(ip: ListedIp) -> Place:
     """The place of an address in the order of pages."""
-    return ip.prefix_id, str(ip.address)
+    return ip.prefix_id, ip.address
 
 
 def _statement(
@@ -101,18 +108,37 @@ def _statement(
     if owner:
         where.append(f"i.owner_kind = {bound(owner.kind)} AND i.owner_id = {bound(owner.id)} AND i.owner_id <> ''")
     most = f"LIMIT {bound(limit)}"
-    sql = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY {order} {most}"
+    page = f"FROM ip i WHERE {' AND '.join(where)} ORDER BY {order} {most}"
     if sources:
-        joined = " CROSS JOIN ".join([*sources, f"LATERAL ({sql}) AS i"])
-        sql = f"SELECT i.* FROM {joined} ORDER BY i.prefix_id, i.addr {most}"
-    return sql, arguments
+        joined = " CROSS JOIN ".join([*sources, f"LATERAL (SELECT i.* {page}) AS i"])
+        page = f"FROM {joined} ORDER BY i.prefix_id, i.addr {most}"
+    return f"SELECT {_COLUMNS} {page}", arguments
 
 
-async def _homes(connection: Connection, prefix_ids: Collection[int]) -> dict[int, Any]:
+def _listed(row: Any, home: _Home) -> ListedIp:
+    return ListedIp(
+        address=row["address"],
+        network=home.network,
+        prefix=home.prefix,
+        project=row["project_id"],
+        type=TYPES[row["kind"]],
+        owner=Owner(row["owner_kind"], row["owner_id"]) if row["owner_id"] else NOBODY,
+        name=row["name"],
+        description=row["description"],
+        dns_name=row["dns_name"],
+        labels=row["labels"],
+        version=row["version"],
+        create_time=row["created_at"],
+        namespace=home.namespace,
+        prefix_id=row["prefix_id"],
+    )
+
+
+async def _homes(connection: Connection, prefix_ids: Collection[int]) -> dict[int, _Home]:
     """What addresses have from their prefixes, by the prefixes' ids."""
     rows = await connection.fetch(
-        """SELECT p.id, p.cidr, coalesce(p.network_id, '') AS network_id, n.name AS namespace
+        """SELECT p.id, p.cidr::text AS prefix, coalesce(p.network_id, '') AS network, n.name AS namespace
            FROM prefix p JOIN namespace n ON n.id = p.namespace_id WHERE p.id = ANY ($1::bigint[])""",
         list(prefix_ids),
     )
-    return {row["id"]: row for row in rows}
+    return {row["id"]: _Home(row["network"], row["prefix"], row["namespace"]) for row in rows}

@@ -123,18 +123,18 @@ class Bench:
     ips_as_operator: Any
     echo: list[Any]
     database: asyncpg.Pool
-    server_pid: int
+    server_pids: list[int]
     postgres_pid: int
     directory: Path
     url: str
 
     def cpu(self) -> Cpu:
         """CPU so far of the three."""
-        return Cpu(time.process_time(), _ticks(self.server_pid), _tree(self.postgres_pid))
+        return Cpu(time.process_time(), sum(_ticks(pid) for pid in self.server_pids), _tree(self.postgres_pid))
 
     def memory(self) -> int:
-        """Resident memory of the server process, bytes."""
-        pages = int(Path(f"/proc/{self.server_pid}/statm").read_text().split()[1])
+        """Resident memory of the server processes, bytes."""
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.server_pids)
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     async def external(self, name: str, *cidrs: str, vrf: int) -> str:
@@ -181,8 +181,10 @@ class Bench:
 
 
 @asynccontextmanager
-async def ipam(*, profile: Path | None = None, without_audit: bool = False, channels: int = 2) -> AsyncIterator[Bench]:
-    """The service, running."""
+async def ipam(
+    *, profile: Path | None = None, without_audit: bool = False, processes: int = 1, channels: int = 2
+) -> AsyncIterator[Bench]:
+    """The service, running in so many processes on one port; each client's channel is a connection to one of them."""
     directory = _make_directory()
     async with AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -199,13 +201,17 @@ async def ipam(*, profile: Path | None = None, without_audit: bool = False, chan
             "ipam": {"database_url": postgres.url, "limit_users": NO_LIMIT},
         }
         (directory / "settings.json").write_text(json.dumps(settings))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(__file__).parent / "_ipam_server.py"), str(directory / "settings.json"),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        stack.push_async_callback(_end, process)
-        assert process.stdout is not None
-        addresses = json.loads(await process.stdout.readline())
+        addresses: dict[str, str] = {}
+        pids: list[int] = []
+        for _ in range(processes):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(Path(__file__).parent / "_ipam_server.py"), str(directory / "settings.json"),
+                json.dumps(addresses), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            stack.push_async_callback(_end, process)
+            assert process.stdout is not None
+            addresses = json.loads(await process.stdout.readline())
+            pids.append(process.pid)
         client = pki.client("bench")
         pool = [Peers(addresses, client, token=lambda: "bench") for _ in range(channels)]
         operator = Peers(addresses, client, token=lambda: OPERATOR)
@@ -226,7 +232,7 @@ async def ipam(*, profile: Path | None = None, without_audit: bool = False, chan
             ips_as_operator=operator.stub(IpServiceStub, "ipam"),
             echo=[peers.channel("ipam").unary_unary(ECHO) for peers in plain],
             database=database,
-            server_pid=process.pid,
+            server_pids=pids,
             postgres_pid=int(pid_line),
             directory=directory,
             url=postgres.url,

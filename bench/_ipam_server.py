@@ -1,7 +1,8 @@
 """The server's side of bench/ipam.py: the real metal_ipam and a bare echo, in a process of their own.
 
 `_ipam_server.py SETTINGS.json` prints one line of JSON with the addresses and serves until its standard input ends. A
-tenancy of a few lines says whom the tokens speak for. With `profile` in the settings, what ran is written there.
+tenancy of a few lines says whom the tokens speak for. With `profile` in the settings, what ran is written there. With
+`shared`, a second argument, both are served on the ports of the process whose line that was.
 """
 
 from __future__ import annotations
@@ -93,18 +94,19 @@ class Samples:
         return "\n".join(lines) + "\n"
 
 
-async def serve(settings: dict[str, Any]) -> None:
-    """Until standard input ends."""
+async def serve(settings: dict[str, Any], shared: dict[str, str]) -> None:
+    """Until standard input ends; on the ports that others listen on, if any are `shared`."""
     tokens = Tokens()  # type: ignore[abstract]  # the rest is never called
     tenancy = Server([Servicer(add_TokenServiceServicer_to_server, tokens, "metalplane.tenancy.v1.TokenService")])
     tls = {name: Identity(*(Path(path) for path in paths)) for name, paths in settings["tls"].items()}
     address = await tenancy.start("127.0.0.1:0", tls["tenancy"])
     echo = grpc.aio.server()
     echo.add_generic_rpc_handlers((_Echo(),))
-    port = echo.add_secure_port("127.0.0.1:0", tls["ipam"].server_credentials())
+    port = echo.add_secure_port(shared.get("echo", "127.0.0.1:0"), tls["ipam"].server_credentials())
     await echo.start()
     ca, cert, key = settings["tls"]["ipam"]
     values = {"tls_ca": ca, "tls_cert": cert, "tls_key": key, "peers": {"tenancy": address}} | settings["ipam"]
+    values |= {"listen": shared.get("ipam", "127.0.0.1:0"), "share_port": True}
     running = await start(SPEC, SPEC.settings(**values))
     print(json.dumps({"ipam": running.address, "echo": f"127.0.0.1:{port}"}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -133,7 +135,7 @@ def main() -> None:
             _drop_audit()
         samples = Samples() if settings.get("profile") else None
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+            runner.run(serve(settings, json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}))
         if samples is not None:
             Path(settings["profile"]).write_text(samples.report())
 

@@ -315,7 +315,14 @@ def _server(
             raise StartError(
                 f"{runtime.name} has no audit log: it needs a database, or a partition and the peer {KEEPER}"
             )
-        return Server(servicers, tokens=tokens, limits=limits, audit=audit, certificates=certificates)
+        return Server(
+            servicers,
+            tokens=tokens,
+            limits=limits,
+            audit=audit,
+            certificates=certificates,
+            share_port=settings.share_port,
+        )
     except (AccessRuleError, protovalidate.CompilationError) as error:
         raise StartError(f"{runtime.name} must not serve: {error}", os.EX_SOFTWARE) from error
 

@@ -62,7 +62,10 @@ class Server:
         limits: Limits | None = None,
         audit: AuditWriter | None = None,
         certificates: PeerCertificates | None = None,
+        share_port: bool = False,
     ) -> None:
+        """`share_port`: other processes may listen on the same port (SO_REUSEPORT), and each gets a part of the
+        connections; a connection stays with the one that has it."""
         names = [servicer.full_name for servicer in servicers]
         rules = rules_of(names)
         for name in names:
@@ -78,7 +81,7 @@ class Server:
             max_message_bytes=limits.max_message_bytes,
             certificates=certificates,
         )
-        self.grpc = grpc.aio.server(interceptors=[interceptor], options=_options(limits))
+        self.grpc = grpc.aio.server(interceptors=[interceptor], options=_options(limits, share_port=share_port))
         for servicer in servicers:
             servicer.add(servicer.impl, self.grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)  # type: ignore[no-untyped-call]
@@ -115,7 +118,7 @@ class Server:
         await self.grpc.stop(grace)
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def _options(limits: Limits, *, share_port: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -125,6 +128,6 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
-        # With SO_REUSEPORT two processes could share a port by accident and each get half of the calls.
-        ("grpc.so_reuseport", 0),
+        # On purpose only: two processes that shared a port by accident would each get half of the calls.
+        ("grpc.so_reuseport", int(share_port)),
     ]

@@ -78,6 +78,10 @@ class ServiceSettings(AgentSettings):
     """What every server knows on top: where it listens, its database and its bus."""
 
     listen: Endpoint = Field(default="127.0.0.1:0", description="address of the gRPC server; port 0 takes a free one")
+    share_port: bool = Field(
+        default=False,
+        description="let several processes of this service listen on the same port; the kernel spreads connections",
+    )
     metrics_listen: Endpoint = Field(default="", description="address of the metrics page; empty: none")
     database_url: str = Field(default="", repr=False, description="postgresql://user:password@host:port/database")
     nats_url: str = Field(default="", repr=False, description="nats://host:port")

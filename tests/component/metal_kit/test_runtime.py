@@ -47,10 +47,10 @@ async def start_echo(certificates: dict[str, str], echo: Any) -> AsyncIterator[S
     running: list[RunningService] = []
 
     async def begin(
-        *, package: str = "", background: list[Background] | None = None, **settings: Any
+        *, package: str = "", background: list[Background] | None = None, impl: Any = None, **settings: Any
     ) -> RunningService:
         async def compose(rt: Runtime) -> Parts:
-            servicer = Servicer(echo.add, echo.servicer(rt.stopping), echo.full_name)
+            servicer = Servicer(echo.add, impl or echo.servicer(rt.stopping), echo.full_name)
             return Parts(servicers=[servicer], background=list(background or []))
 
         spec = ServiceSpec("echo", EchoSettings, package, compose)
@@ -125,6 +125,19 @@ async def test_a_taken_address_is_one_clear_line(start_echo: StartEcho) -> None:
     with pytest.raises(StartError, match="the address is in use") as caught:
         await start_echo(listen=service.address)
     assert caught.value.code == os.EX_UNAVAILABLE
+
+
+async def test_processes_that_share_a_port_on_purpose_share_its_connections(
+    start_echo: StartEcho, call_echo: Any, message: Any, echo: Any
+) -> None:
+    one, other = echo.servicer(asyncio.Event()), echo.servicer(asyncio.Event())
+    service = await start_echo(share_port=True, impl=one)
+    await start_echo(share_port=True, impl=other, listen=service.address)
+    async with asyncio.timeout(30):
+        while not (one.callers and other.callers):
+            await call_echo(service).Unary(message())
+    with pytest.raises(StartError, match="the address is in use"):
+        await start_echo(listen=service.address)
 
 
 async def test_a_service_that_changes_things_does_not_start_without_an_audit_log(start_echo: StartEcho) -> None:

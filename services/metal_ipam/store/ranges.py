@@ -102,12 +102,13 @@ async def children_overlapping(connection: Connection, prefix_id: int, cidr: Pre
 
 
 async def verify(connection: Connection) -> list[str]:
-    """Free and reserved space that belongs to no prefix; empty when all is right."""
+    """Addresses, free and reserved space that belong to no prefix; empty when all is right."""
     rows = await connection.fetch(
         """SELECT format('%s %s belongs to no prefix', s.what, s.where_) AS finding
            FROM (SELECT 'free range' AS what, host(lo) || '-' || host(hi) AS where_, prefix_id FROM free_range
                  UNION ALL SELECT 'free block', cidr::text, prefix_id FROM free_block
-                 UNION ALL SELECT 'reserved range', host(lo) || '-' || host(hi), prefix_id FROM reserved_range) AS s
+                 UNION ALL SELECT 'reserved range', host(lo) || '-' || host(hi), prefix_id FROM reserved_range
+                 UNION ALL SELECT 'address', host(addr), prefix_id FROM ip) AS s
            WHERE NOT EXISTS (SELECT FROM prefix p WHERE p.id = s.prefix_id) LIMIT $1""",
         _MOST_FINDINGS,
     )

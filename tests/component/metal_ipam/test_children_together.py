@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -24,6 +25,7 @@ from metal_kit.errors import (
     ResourceExhausted,
 )
 from metalplane.common.v1.condition_pb2 import AddressFamily
+from metalplane.ipam.v1 import ip_pb2
 from metalplane.ipam.v1 import prefix_pb2 as pb
 from metalplane.ipam.v1.prefix_pb2_grpc import PrefixServiceStub
 
@@ -157,13 +159,28 @@ async def test_space_that_belongs_to_no_prefix_is_found(ipam: Any) -> None:
     try:
         await connection.execute("INSERT INTO free_range (prefix_id, lo, hi) VALUES (77, '10.0.0.1', '10.0.0.6')")
         await connection.execute("INSERT INTO free_block (prefix_id, len, cidr) VALUES (77, 24, '10.0.9.0/24')")
+        await connection.execute("INSERT INTO ip (namespace_id, addr, prefix_id) VALUES (1, '10.0.0.7', 77)")
         answer = await ipam.prefixes().VerifyPrefixes(pb.VerifyPrefixesRequest())
         assert sorted(answer.findings) == [
+            "address 10.0.0.7 belongs to no prefix",
             "free block 10.0.9.0/24 belongs to no prefix",
             "free range 10.0.0.1-10.0.0.6 belongs to no prefix",
         ]
         await connection.execute("DELETE FROM free_range")
         await connection.execute("DELETE FROM free_block")
+        await connection.execute("DELETE FROM ip")
+    finally:
+        await connection.close()
+
+
+async def test_a_prefix_that_has_addresses_is_not_deleted_whoever_tries(ipam: Any) -> None:
+    await ipam.external("net", "10.0.0.0/29", "10.0.1.0/29")
+    await ipam.acquire(ip_pb2.IpWish(network="net"))
+    connection = await asyncpg.connect(ipam.database_url, timeout=10, server_settings={"search_path": "ipam, public"})
+    held = "prefix 10.0.0.0/29 has addresses, 10.0.0.1 for one"
+    try:
+        with pytest.raises(asyncpg.ForeignKeyViolationError, match=re.escape(held)):
+            await connection.execute("DELETE FROM prefix WHERE network_id = 'net'")
     finally:
         await connection.close()
 

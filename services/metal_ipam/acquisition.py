@@ -21,7 +21,7 @@ from metal_kit.errors import (
 from metal_kit.identity import missing
 
 from metal_ipam import selection
-from metal_ipam.addresses import Ip, Leaf, Owner, Share, Unit, expand, spread
+from metal_ipam.addresses import MAX_ADDRESSES_A_CALL, Ip, Leaf, Owner, Share, Unit, expand, spread
 from metal_ipam.call import (
     Call,
     Outrun,
@@ -140,13 +140,14 @@ class Acquisition:
         [wish, *others] = call.wishes
         if others or wish.prefix is not None or wish.address is not None or wish.count < 2 or wish.labels:
             return None
-        if not call.keep or owners.ends(call.owner):
+        if not call.keep or owners.ends(call.owner) or wish.most > MAX_ADDRESSES_A_CALL:
             return None
         known = await self.known.get(wish.network)
         if known is None:
             return None
         check_networks(call, {wish.network: known.network})
-        families = {unit.family for unit in expand(call.wishes, {wish.network: known.network})}
+        # Of one, since all are alike, and to make hundreds of them takes longer than all else here.
+        families = {unit.family for unit in expand([replace(wish, count=1)], {wish.network: known.network})}
         home = next((leaf for leaf in known.leaves if {leaf.cidr.version} == families), None)
         if home is None or self.known.is_full(known, home):
             return None

@@ -1,4 +1,4 @@
-"""Where a BMC listens: `host`, `host:port` or `[v6]:port`, port 623 when left out (IPMI 2.0 §13.1.2)."""
+"""Where a BMC listens: `host`, `host:port` or `[v6]:port`, the port of its protocol when left out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 from ipaddress import IPv6Address, ip_address
 
 RMCP_PORT = 623
+"""IPMI 2.0 §13.1.2."""
+HTTPS_PORT = 443
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
 
 
-def parse(text: str) -> tuple[str, int]:
+def parse(text: str, default_port: int = RMCP_PORT) -> tuple[str, int]:
     """Host (canonical address or lower-case name) and port. Raises ValueError with the reason."""
-    host, port = _split(text.strip())
+    host, port = _split(text.strip(), str(default_port))
     if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
         raise ValueError("the port must be a number from 1 to 65535")
     try:
@@ -31,16 +33,16 @@ def show(host: str, port: int) -> str:
     return f"[{host}]:{port}" if _is_v6(host) else f"{host}:{port}"
 
 
-def _split(text: str) -> tuple[str, str]:
+def _split(text: str, default: str) -> tuple[str, str]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
             raise ValueError("an IPv6 address with a port is written [address]:port")
-        return host, rest[1:] if rest else str(RMCP_PORT)
+        return host, rest[1:] if rest else default
     if _is_v6(text):
-        return text, str(RMCP_PORT)
+        return text, default
     host, colon, port = text.partition(":")
-    return host, port if colon else str(RMCP_PORT)
+    return host, port if colon else default
 
 
 def _is_v6(text: str) -> bool:

@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from metal_bmc.drivers.errors import BmcAuthFailed, BmcError, BmcSessionsFull, DriverBusy
-from metal_bmc.drivers.interface import BootTarget
+from metal_bmc.drivers.interface import BootMode, BootSetting, BootTarget, BootWish, Capability
+from metal_bmc.drivers.quirks import Quirks
 
 
 class Action(StrEnum):
@@ -83,6 +84,17 @@ _BOOT: dict[Action, BootTarget] = {
     Action.BOOT_BIOS: BootTarget.BIOS,
 }
 
+_POWER = (Capability.POWER_OFF, Capability.POWER_ON)
+_NEEDS: dict[Action, tuple[Capability, ...]] = {
+    Action.POWER_ON: (Capability.POWER_ON,),
+    Action.POWER_OFF: (Capability.POWER_OFF,),
+    Action.RESET: (Capability.POWER_RESET,),
+    Action.CYCLE: _POWER,
+    Action.PXE_CYCLE: _POWER,
+    Action.IDENTIFY_ON: (Capability.IDENTIFY,),
+    Action.IDENTIFY_OFF: (Capability.IDENTIFY,),
+}
+
 _LEAVES_ON = frozenset({Action.POWER_ON, Action.CYCLE, Action.PXE_CYCLE})
 
 
@@ -115,9 +127,35 @@ class Command:
         return PLANS[self.action][self.step]
 
     @property
-    def boot_target(self) -> BootTarget:
+    def boot_wish(self) -> BootWish:
         """What SET_BOOT sets. KeyError for an action without that step."""
-        return _BOOT[self.action]
+        return boot_wish(self.action)
+
+
+def boot_wish(action: Action) -> BootWish:
+    """The boot override that an action sets. KeyError for one that sets none.
+
+    Setup is asked for once; PXE and disk stay until changed, because a lost override must not lead elsewhere.
+    """
+    target = _BOOT[action]
+    return BootWish(target, persistent=target is not BootTarget.BIOS)
+
+
+def needs(action: Action) -> tuple[Capability, ...]:
+    """The capabilities without which an action cannot be carried out."""
+    needed = _NEEDS.get(action, ())
+    if action not in _BOOT:
+        return needed
+    wish = boot_wish(action)
+    lasting = Capability.BOOT_PERSISTENT if wish.persistent else Capability.BOOT_ONCE
+    return (*needed, lasting, Capability.BOOT_BIOS if wish.mode is BootMode.BIOS else Capability.BOOT_UEFI)
+
+
+def holds(wish: BootWish, setting: BootSetting, quirks: Quirks) -> bool:
+    """Whether what reads back is what was asked for."""
+    lasting = setting.persistent or not wish.persistent
+    once = not setting.persistent or wish.persistent or quirks.once_reads_persistent
+    return setting.target is wish.target and lasting and once and wish.mode in (None, setting.mode)
 
 
 def desired_after(action: Action, desired_on: bool | None) -> bool | None:

@@ -30,6 +30,7 @@ from metal_bmc.command import (
     announce_within,
     done,
     expired,
+    holds,
     judge_error,
     judge_power,
     judge_setting,
@@ -120,7 +121,7 @@ class BmcReconciler:
         """One step of the command, or one attempt to enforce the power."""
         if snapshot.command is None:
             return await self._enforce(snapshot.endpoint)
-        verdict = snapshot.verdict = await self._carry_out(snapshot.command, snapshot.now)
+        verdict = snapshot.verdict = await self._carry_out(snapshot.command, snapshot.endpoint, snapshot.now)
         if isinstance(verdict, Advance):
             return Go(PLANS[snapshot.command.action][snapshot.command.step + 1])
         if isinstance(verdict, Finish):
@@ -149,24 +150,23 @@ class BmcReconciler:
             # The next command, or the desired power, has waited for this one.
             await enqueue(connection, self.kind, command.machine)
 
-    async def _carry_out(self, command: Command, now: Now) -> Verdict:
+    async def _carry_out(self, command: Command, endpoint: Endpoint, now: Now) -> Verdict:
         began = now()
         over = expired(command, began)
         if over is not None:
             return over
         limit = min(self._step_seconds, (command.deadline - began).total_seconds())
         try:
-            return await self._step(command, limit, now)
+            return await self._step(command, endpoint, limit, now)
         except BmcError as error:
             return judge_error(await self._reread(command), error, now(), self._patience)
 
-    async def _step(self, command: Command, limit: float, now: Now) -> Verdict:
+    async def _step(self, command: Command, endpoint: Endpoint, limit: float, now: Now) -> Verdict:
         machine, step = command.machine, command.current_step
         if step is Step.SET_BOOT:
-            setting = await self._exchange.set_boot(machine, command.boot_target, deadline=limit)
-            persists = setting.persistent or command.action is Action.BOOT_BIOS
-            holds = setting.target is command.boot_target and persists
-            return judge_setting(command, "boot device", holds, self._patience)
+            setting = await self._exchange.set_boot(machine, command.boot_wish, deadline=limit)
+            kept = holds(command.boot_wish, setting, endpoint.quirks)
+            return judge_setting(command, "boot device", kept, self._patience)
         if step is Step.ANNOUNCE:
             await self._announce(command, limit, now)
             return done(command)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -112,7 +112,8 @@ class Discovery:
         except CredentialError as error:
             log.warning("bmc.credential_unusable", machine=known.machine, cause=str(error))
             return
-        info = await self._ask(Target(sighting.host, known.port, known.login, password), sighting)
+        target = Target(sighting.host, known.port, known.login, password, known.driver, known.quirks)
+        info = await self._ask(target, sighting)
         if info is None:
             return
         if info.machine and info.machine != known.machine:
@@ -153,8 +154,7 @@ class Discovery:
             now = await self._endpoints.get(connection, known.machine, lock=True)
             if now is None or not now.same_way_in(known) or (now.partition, now.mac) != (known.partition, known.mac):
                 return  # Forgotten or changed while it was asked: what it answered proves nothing any more.
-            wish = Wish(now.machine, now.partition, host, now.port, now.mac, now.login, None, now.desired_on)
-            endpoint = await self._register(connection, wish)
+            endpoint = await self._register(connection, replace(Wish.keeping(now), host=host))
         log.info("bmc.discovered", machine=endpoint.machine, mac=endpoint.mac, host=endpoint.host)
 
     async def _take_in(self, mac: str, host: str, info: DeviceInfo) -> None:
@@ -171,6 +171,7 @@ class Discovery:
                 # It let us in with the factory login just now, whatever was on record before.
                 password=plan.password,
                 desired_on=known.desired_on if known is not None else None,
+                serial=known.serial if known is not None else "",
             )
             endpoint = await self._register(connection, wish)
         log.info("bmc.discovered", machine=endpoint.machine, mac=endpoint.mac, host=endpoint.host)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+
+from metal_bmc.drivers.interface import Capability, DriverKind
+from metal_bmc.drivers.quirks import Board, Quirks, quirks_of
 
 MAX_REFUSED_LOGINS = 2
 """BMCs lock an account after three to five wrong passwords, and some count logins of other tools too."""
 
-_SUPERMICRO_DISK = 0x24
-_DISK = 0x08
-# Boards of these makers ignore the plain disk selector; they want the one of the first remote disk.
-_REMOTE_DISK_MAKERS = ("supermicro", "novarion")
+# The names of pyghmi's FRU parser.
+_MAKERS = ("Board manufacturer", "Manufacturer")
+_MODELS = ("Board model", "Board product name", "Model", "Product name")
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the BMC said, and how the last exchange ended."""
+    """What the BMC said, and how the last exchange ended. `capabilities` is empty as long as nothing is known of them;
+    `guid`, `manufacturer` and `said_mac` are as in `DeviceInfo`."""
 
     powered: bool | None = None
     observed_at: datetime | None = None
@@ -27,11 +30,18 @@ class Observation:
     firmware: str = ""
     fru: Mapping[str, str] = field(default_factory=dict)
     inspected_at: datetime | None = None
+    capabilities: frozenset[Capability] = frozenset()
+    guid: bytes = b""
+    manufacturer: int = 0
+    said_mac: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What people decide about a BMC. `sealed` is its encrypted password; `desired_on` None leaves power to others."""
+    """What people decide about a BMC. `sealed` is its encrypted password; `desired_on` None leaves power to others.
+
+    `serial` is a serial number of the machine, its board or its chassis, where somebody knows one.
+    """
 
     machine: str
     partition: str
@@ -41,6 +51,8 @@ class Configuration:
     login: str
     sealed: bytes | None = field(repr=False)
     desired_on: bool | None
+    driver: DriverKind
+    serial: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,8 @@ class Endpoint:
     login: str
     sealed: bytes | None = field(repr=False)
     desired_on: bool | None
+    driver: DriverKind
+    serial: str
     observation: Observation
     refused_logins: int
     revision: int
@@ -69,8 +83,10 @@ class Endpoint:
 
     def same_way_in(self, other: Endpoint) -> bool:
         """Whether both name the same address and credentials."""
-        mine = (self.host, self.port, self.login, self.sealed)
-        return mine == (other.host, other.port, other.login, other.sealed)
+        return self._way_in() == other._way_in()
+
+    def _way_in(self) -> tuple[object, ...]:
+        return (self.driver, self.host, self.port, self.login, self.sealed)
 
     @property
     def wants_power_change(self) -> bool:
@@ -78,7 +94,18 @@ class Endpoint:
         return self.desired_on is not None and self.observation.powered != self.desired_on
 
     @property
-    def disk_selector(self) -> int:
-        """The IPMI boot device byte that means "disk" to this machine's board."""
-        makers = f"{self.observation.fru.get('Board manufacturer', '')} {self.observation.fru.get('Manufacturer', '')}"
-        return _SUPERMICRO_DISK if any(maker in makers.lower() for maker in _REMOTE_DISK_MAKERS) else _DISK
+    def by_hand(self) -> bool:
+        """Whether there is no BMC, and a person does what is ordered."""
+        return self.driver is DriverKind.MANUAL
+
+    def lacks(self, needed: Iterable[Capability]) -> list[Capability]:
+        """Which of the capabilities the BMC is known not to have; none as long as nothing is known."""
+        able = self.observation.capabilities
+        return [each for each in needed if each not in able] if able else []
+
+    @property
+    def quirks(self) -> Quirks:
+        """How this machine's board wants to be treated."""
+        seen = self.observation
+        makers, models = (tuple(filter(None, map(seen.fru.get, names))) for names in (_MAKERS, _MODELS))
+        return quirks_of(Board(makers, models, seen.firmware, seen.manufacturer))

@@ -28,7 +28,7 @@ from metal_bmc.drivers.errors import (
     LoginBlocked,
     NoCredentials,
 )
-from metal_bmc.drivers.interface import BmcDriver, BootSetting, BootTarget, DeviceInfo, Target
+from metal_bmc.drivers.interface import BmcDriver, BootSetting, BootWish, DeviceInfo, Target
 from metal_bmc.endpoint import Endpoint, Observation
 from metal_bmc.store import EndpointStore
 
@@ -73,7 +73,17 @@ class BmcExchange:
 
         def see(seen: Observation, info: DeviceInfo) -> Observation:
             now = self._clock.now()
-            return replace(seen, powered=info.powered, firmware=info.firmware, fru=info.fru, inspected_at=now)
+            return replace(
+                seen,
+                powered=info.powered,
+                firmware=info.firmware,
+                fru=info.fru,
+                inspected_at=now,
+                capabilities=info.capabilities,
+                guid=info.guid,
+                manufacturer=info.manufacturer_id,
+                said_mac=info.mac,
+            )
 
         return await self._exchange(machine, deadline, ask, see)
 
@@ -93,11 +103,11 @@ class BmcExchange:
 
         await self._exchange(machine, deadline, ask, _unchanged)
 
-    async def set_boot(self, machine: str, boot: BootTarget, *, deadline: float) -> BootSetting:
-        """Set the boot device with the byte that this board understands; returns what reads back."""
+    async def set_boot(self, machine: str, wish: BootWish, *, deadline: float) -> BootSetting:
+        """Set the boot override; returns what reads back."""
 
-        async def ask(endpoint: Endpoint, target: Target, left: float) -> BootSetting:
-            return await self._driver.set_boot(target, boot, disk_selector=endpoint.disk_selector, deadline=left)
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> BootSetting:
+            return await self._driver.set_boot(target, wish, deadline=left)
 
         return await self._exchange(machine, deadline, ask, _unchanged)
 
@@ -173,7 +183,7 @@ class BmcExchange:
             async with self._db.connection() as connection:
                 if not await self._endpoints.take_second_try(connection, endpoint.machine):
                     raise LoginBlocked("logins were refused twice; nothing is tried until the credentials change")
-        return Target(endpoint.host, endpoint.port, endpoint.login, password)
+        return Target(endpoint.host, endpoint.port, endpoint.login, password, endpoint.driver, endpoint.quirks)
 
     async def _after_failure(self, endpoint: Endpoint, error: BmcError) -> None:
         if isinstance(error, BmcAuthFailed):
@@ -216,4 +226,4 @@ def _failure(error: BmcError) -> Callable[[Observation], Observation]:
 
 def _says(seen: Observation) -> tuple[object, ...]:
     """What makes an observation news. The error's text is left out: it varies with times and codes."""
-    return (seen.powered, seen.reason, seen.firmware, dict(seen.fru))
+    return (seen.powered, seen.reason, seen.firmware, dict(seen.fru), seen.capabilities)

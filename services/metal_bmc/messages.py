@@ -11,6 +11,7 @@ from metalplane.inventory.v1 import hardware_pb2, machine_pb2
 
 from metal_bmc import address
 from metal_bmc.command import Action, Command, State
+from metal_bmc.drivers.interface import Capability, DriverKind
 from metal_bmc.endpoint import Endpoint, Observation
 from metal_bmc.resealing import Resealing, Survey
 
@@ -18,6 +19,13 @@ _ACTIONS: dict[Action, bmc_pb2.CommandAction.ValueType] = {
     action: bmc_pb2.CommandAction.Value(f"COMMAND_ACTION_{action.name}") for action in Action
 }
 _ACTION_OF = {number: action for action, number in _ACTIONS.items()}
+_DRIVERS: dict[DriverKind, bmc_pb2.DriverKind.ValueType] = {
+    kind: bmc_pb2.DriverKind.Value(f"DRIVER_KIND_{kind.name}") for kind in DriverKind
+}
+_DRIVER_OF = {bmc_pb2.DRIVER_KIND_UNSPECIFIED: DriverKind.IPMI, **{number: kind for kind, number in _DRIVERS.items()}}
+_CAPABILITIES: dict[Capability, bmc_pb2.Capability.ValueType] = {
+    capability: bmc_pb2.Capability.Value(f"CAPABILITY_{capability.name}") for capability in Capability
+}
 _STATES: dict[State, bmc_pb2.CommandState.ValueType] = {
     state: bmc_pb2.CommandState.Value(f"COMMAND_STATE_{state.name}") for state in State
 }
@@ -40,6 +48,11 @@ def action(number: bmc_pb2.CommandAction.ValueType) -> Action:
     return _ACTION_OF[number]
 
 
+def driver(number: bmc_pb2.DriverKind.ValueType) -> DriverKind:
+    """The domain's driver; IPMI for unspecified. KeyError for an unknown number, which validation refuses before."""
+    return _DRIVER_OF[number]
+
+
 def endpoint_message(endpoint: Endpoint) -> bmc_pb2.Bmc:
     """An endpoint as callers and events see it."""
     seen = endpoint.observation
@@ -56,6 +69,9 @@ def endpoint_message(endpoint: Endpoint) -> bmc_pb2.Bmc:
         error=f"{seen.reason}: {seen.error}" if seen.reason else "",
         login_blocked=endpoint.blocked,
         version=seen.firmware,
+        driver=_DRIVERS[endpoint.driver],
+        capabilities=sorted(_CAPABILITIES[each] for each in seen.capabilities),
+        serial=endpoint.serial,
         etag=str(endpoint.revision),
         create_time=to_timestamp(endpoint.created_at),
         update_time=to_timestamp(endpoint.updated_at),

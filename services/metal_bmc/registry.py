@@ -5,7 +5,7 @@ Every method joins the caller's transaction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from metal_kit.controller import enqueue
 from metal_kit.db import Connection
@@ -15,6 +15,7 @@ from metal_kit.etag import check_etag
 from metal_bmc import address, events
 from metal_bmc.command import Finish, State
 from metal_bmc.credentials import KeyRing
+from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.endpoint import Configuration, Endpoint
 from metal_bmc.exchange import reconcile_kind
 from metal_bmc.store import CommandStore, EndpointStore, SightingStore
@@ -34,20 +35,40 @@ class Wish:
     login: str
     password: str | None = field(repr=False)
     desired_on: bool | None
+    driver: DriverKind = DriverKind.IPMI
+    serial: str = ""
+
+    @classmethod
+    def keeping(cls, endpoint: Endpoint) -> Wish:
+        """The wish that changes nothing."""
+        return cls(
+            machine=endpoint.machine,
+            partition=endpoint.partition,
+            host=endpoint.host,
+            port=endpoint.port,
+            mac=endpoint.mac,
+            login=endpoint.login,
+            password=None,
+            desired_on=endpoint.desired_on,
+            driver=endpoint.driver,
+            serial=endpoint.serial,
+        )
 
 
-def checked_address(text: str) -> tuple[str, int]:
+def checked_address(text: str, driver: DriverKind) -> tuple[str, int]:
     """Host and port. Raises InvalidArgument for `bmc.address`."""
+    if driver is DriverKind.MANUAL and not text:
+        return "", address.RMCP_PORT
     try:
-        return address.parse(text)
+        return address.parse(text, address.HTTPS_PORT if driver is DriverKind.REDFISH else address.RMCP_PORT)
     except ValueError as error:
         raise InvalidArgument("INVALID_ADDRESS", str(error), field="bmc.address") from None
 
 
 def check_login(login: str, password: str | None) -> None:
     """Raise InvalidArgument for what RAKP cannot carry: the limits are bytes, not characters (IPMI 2.0 §13.28)."""
-    if len(login.encode()) > _MAX_USER or not login.isprintable():
-        raise InvalidArgument("INVALID_USER", f"must have at most {_MAX_USER} printable bytes", field="bmc.user")
+    if not login or len(login.encode()) > _MAX_USER or not login.isprintable():
+        raise InvalidArgument("INVALID_USER", f"must have 1 to {_MAX_USER} printable bytes", field="bmc.user")
     if password is not None and (len(password.encode()) > _MAX_PASSWORD or "\x00" in password):
         raise InvalidArgument(
             "INVALID_PASSWORD", f"must have at most {_MAX_PASSWORD} bytes and no NUL", field="bmc.password"
@@ -55,10 +76,13 @@ def check_login(login: str, password: str | None) -> None:
 
 
 class Registry:
-    """BMC endpoints of one partition. `partition` is the only one that this service can reach."""
+    """BMC endpoints of one partition. `partition` is the only one that this service can reach, `kinds` the drivers that
+    it has."""
 
-    def __init__(self, ring: KeyRing, *, partition: str) -> None:
-        self._ring, self._partition = ring, partition
+    def __init__(
+        self, ring: KeyRing, *, partition: str, kinds: frozenset[DriverKind] = frozenset({DriverKind.IPMI})
+    ) -> None:
+        self._ring, self._partition, self._kinds = ring, partition, kinds
         self._endpoints, self._commands, self._sightings = EndpointStore(), CommandStore(), SightingStore()
 
     async def register(self, connection: Connection, wish: Wish) -> Endpoint:
@@ -74,15 +98,15 @@ class Registry:
         before = await self._endpoints.get(connection, wish.machine, lock=True)
         if before is not None:
             return await self.change(connection, before, wish)
-        check_login(wish.login, wish.password)
+        self._check(wish)
         added = await self._endpoints.insert(connection, self._configuration(wish, None))
         return await self._announce(connection, added)
 
     async def change(self, connection: Connection, before: Endpoint, wish: Wish) -> Endpoint:
         """Write a wish over an endpoint that the caller has locked; same errors as `register`."""
-        check_login(wish.login, wish.password)
+        self._check(wish)
         new_login = wish.password is not None or wish.login != before.login
-        moved = (wish.host, wish.port) != (before.host, before.port)
+        moved = (wish.driver, wish.host, wish.port) != (before.driver, before.host, before.port)
         wanted = self._configuration(wish, before.sealed)
         return await self._announce(
             connection, await self._endpoints.configure(connection, wanted, forgive=new_login or moved)
@@ -90,10 +114,7 @@ class Registry:
 
     async def desire(self, connection: Connection, before: Endpoint, desired_on: bool | None) -> Endpoint:
         """Change nothing but the power that is wanted."""
-        wish = Wish(
-            before.machine, before.partition, before.host, before.port, before.mac, before.login, None, desired_on
-        )
-        return await self.change(connection, before, wish)
+        return await self.change(connection, before, replace(Wish.keeping(before), desired_on=desired_on))
 
     async def forget(self, connection: Connection, machine: str, etag: str) -> None:
         """Remove a BMC with its credentials; its open commands fail. Raises NotFound, Aborted for a stale etag."""
@@ -107,6 +128,14 @@ class Registry:
         gone = await self._endpoints.delete(connection, machine)
         assert gone is not None
         await events.endpoint_deleted(connection, gone)
+
+    def _check(self, wish: Wish) -> None:
+        if wish.driver not in self._kinds:
+            there = ", ".join(sorted(kind.name for kind in self._kinds))
+            raise InvalidArgument(
+                "DRIVER_NOT_THERE", f"this service has no such driver; it has {there}", field="bmc.driver"
+            )
+        check_login(wish.login, wish.password)
 
     async def _announce(self, connection: Connection, endpoint: Endpoint) -> Endpoint:
         await events.endpoint_changed(connection, endpoint)
@@ -128,6 +157,8 @@ class Registry:
             login=wish.login,
             sealed=sealed,
             desired_on=wish.desired_on,
+            driver=wish.driver,
+            serial=wish.serial,
         )
 
 

@@ -24,9 +24,11 @@ from metal_bmc.command import Patience
 from metal_bmc.controller import BmcReconciler
 from metal_bmc.credentials import KeyRing
 from metal_bmc.discovery import Discovery, DiscoveryPlan
+from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.pool import WorkerPool
 from metal_bmc.drivers.pyghmi import PyghmiFru
+from metal_bmc.drivers.router import DriverSet
 from metal_bmc.exchange import BmcExchange
 from metal_bmc.poller import Poller, PollPlan
 from metal_bmc.registry import Registry
@@ -131,9 +133,10 @@ async def compose(rt: Runtime) -> Parts:
         raise TypeError("metal-bmc needs its own settings")
     db, ring, partition = rt.require_db(), _key_ring(settings), settings.partition
     client = RmcpClient(Keeping(most=settings.sessions, unused=settings.session_seconds))
-    driver = IpmiDriver(client, PyghmiFru(WorkerPool(size=settings.driver_processes)))
+    ipmi = IpmiDriver(client, PyghmiFru(WorkerPool(size=settings.driver_processes)))
+    driver = DriverSet({DriverKind.IPMI: ipmi})
     exchange = BmcExchange(db, driver, ring, rt.clock)
-    registry = Registry(ring, partition=partition)
+    registry = Registry(ring, partition=partition, kinds=driver.kinds)
     plan = PollPlan(
         interval=timedelta(seconds=settings.poll_seconds),
         inspect_every=timedelta(seconds=settings.inspect_seconds),

@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 from metal_kit import idempotency, validation
 from metal_kit.controller import enqueue
 from metal_kit.db import Connection, Database
-from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted
+from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unimplemented
 from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller
@@ -18,16 +18,16 @@ from metal_kit.paging import Paging
 from metalplane.bmc.v1 import bmc_pb2 as pb
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceServicer
 
-from metal_bmc.command import Action, Command, desired_after
+from metal_bmc.command import Action, Command, desired_after, needs
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import reconcile_kind
-from metal_bmc.messages import action, command_message, credential_keys_message, endpoint_message, powered
+from metal_bmc.messages import action, command_message, credential_keys_message, driver, endpoint_message, powered
 from metal_bmc.registry import Registry, Wish, checked_address, missing
 from metal_bmc.resealing import Resealing
 from metal_bmc.store import CommandStore, EndpointStore
 
 SERVICE = "metalplane.bmc.v1.BmcService"
-MUTABLE = ("address", "mac", "user", "password", "desired_power")
+MUTABLE = ("address", "mac", "user", "password", "desired_power", "driver", "serial")
 DEFAULT_TIMEOUT = timedelta(minutes=1)
 MAX_OPEN_COMMANDS = 20
 """Of one machine: what waits behind that many is no longer wanted by the time it is its turn."""
@@ -112,6 +112,8 @@ class BmcApi(BmcServiceServicer):
             if known is not None:
                 return known
             endpoint = await self._locked(connection, machine)
+            given = action(request.action)
+            _refuse_impossible(endpoint, given)
             if await self._commands.open_count(connection, machine) >= MAX_OPEN_COMMANDS:
                 raise ResourceExhausted(
                     "TOO_MANY_COMMANDS",
@@ -123,12 +125,12 @@ class BmcApi(BmcServiceServicer):
                 command_id=uuid7(),
                 machine=machine,
                 partition=endpoint.partition,
-                action=action(request.action),
+                action=given,
                 allocation=allocation,
                 requester=current_caller().label,
                 timeout=timeout,
             )
-            await self._follow(connection, endpoint, command.action)
+            await self._follow(connection, endpoint, given)
             await enqueue(connection, reconcile_kind(endpoint.partition), machine)
             message = command_message(command)
             await idempotency.remember(connection, **call, request=request, response=message)
@@ -181,12 +183,20 @@ class BmcApi(BmcServiceServicer):
             await self._registry.desire(connection, endpoint, desired_on)
 
 
+def _refuse_impossible(endpoint: Endpoint, given: Action) -> None:
+    lacking = endpoint.lacks(needs(given))
+    if lacking:
+        names = ", ".join(each.name for each in lacking)
+        raise Unimplemented("BMC_CANNOT", f"the machine's BMC cannot do that: it lacks {names}", field="action")
+
+
 def _call(method: str, request_id: str) -> dict[str, str]:
     return {"caller": current_caller().label, "method": f"/{SERVICE}/{method}", "request_id": request_id}
 
 
 def _wish(message: pb.Bmc) -> Wish:
-    host, port = checked_address(message.address)
+    kind = driver(message.driver)
+    host, port = checked_address(message.address, kind)
     return Wish(
         machine=parse_uuid(message.machine, field="bmc.machine"),
         partition=message.partition,
@@ -196,4 +206,6 @@ def _wish(message: pb.Bmc) -> Wish:
         login=message.user,
         password=message.password or None,
         desired_on=powered(message.desired_power),
+        driver=kind,
+        serial=message.serial,
     )

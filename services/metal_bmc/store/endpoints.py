@@ -8,12 +8,15 @@ import asyncpg
 from metal_kit.db import Connection
 from metal_kit.errors import AlreadyExists
 
+from metal_bmc.drivers.interface import Capability, DriverKind
 from metal_bmc.endpoint import MAX_REFUSED_LOGINS, Configuration, Endpoint, Observation
 
-_COLUMNS = """machine::text, partition, host, port, mac, login, sealed, desired_on, reported_on, observed_at,
-    error_reason, error, failures, refused_logins, firmware, fru, inspected_at, revision, version,
-    created_at, updated_at"""
+_COLUMNS = """machine::text, partition, host, port, mac, login, sealed, desired_on, driver, serial, reported_on,
+    observed_at, error_reason, error, failures, refused_logins, firmware, fru, inspected_at, capabilities, guid,
+    manufacturer, said_mac, revision, version, created_at, updated_at"""
 _FIRST = "00000000-0000-0000-0000-000000000000"
+# A newer service may know more of them.
+_CAPABILITIES = {capability.value: capability for capability in Capability}
 _TAKEN = {
     "endpoint_address": ("ADDRESS_TAKEN", "another machine's BMC has this address", "bmc.address"),
     "endpoint_mac": ("MAC_TAKEN", "another machine's BMC has this MAC address", "bmc.mac"),
@@ -32,10 +35,15 @@ def from_row(row: asyncpg.Record) -> Endpoint:
         firmware=row["firmware"],
         fru=row["fru"],
         inspected_at=row["inspected_at"],
+        capabilities=frozenset(_CAPABILITIES[name] for name in row["capabilities"] if name in _CAPABILITIES),
+        guid=row["guid"] or b"",
+        manufacturer=row["manufacturer"],
+        said_mac=row["said_mac"],
     )
-    plain = ("machine", "partition", "host", "port", "mac", "login", "sealed", "desired_on", "refused_logins")
+    plain = ("machine", "partition", "host", "port", "mac", "login", "sealed", "desired_on", "serial", "refused_logins")
     counters = ("revision", "version", "created_at", "updated_at")
-    return Endpoint(**{name: row[name] for name in (*plain, *counters)}, observation=seen)
+    values = {name: row[name] for name in (*plain, *counters)}
+    return Endpoint(**values, driver=DriverKind(row["driver"]), observation=seen)
 
 
 def selected() -> str:
@@ -76,39 +84,60 @@ class EndpointStore:
         )
         return [from_row(row) for row in rows]
 
-    async def insert(self, connection: Connection, wanted: Configuration) -> Endpoint:
-        """Add an endpoint. Raises AlreadyExists when the machine, the address or the MAC has one."""
+    async def insert(
+        self, connection: Connection, wanted: Configuration, capabilities: frozenset[Capability] = frozenset()
+    ) -> Endpoint:
+        """Add an endpoint; `capabilities` is what is known of them before the BMC was asked.
+
+        Raises AlreadyExists when the machine, the address or the MAC has one.
+        """
         try:
             row = await connection.fetchrow(
-                f"""INSERT INTO endpoint (machine, partition, host, port, mac, login, sealed, desired_on, version)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nextval('endpoint_version')) RETURNING {_COLUMNS}""",
+                f"""INSERT INTO endpoint (machine, partition, host, port, mac, login, sealed, desired_on, driver,
+                serial, capabilities, version)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, nextval('endpoint_version'))
+                RETURNING {_COLUMNS}""",
                 *_values(wanted),
+                sorted(capabilities),
             )
         except asyncpg.UniqueViolationError as error:
             raise _taken(error) from error
         assert row is not None
         return from_row(row)
 
-    async def configure(self, connection: Connection, wanted: Configuration, *, forgive: bool) -> Endpoint:
-        """Write what people decide. `forgive` starts the login account anew, as new credentials or an address do.
+    async def configure(
+        self,
+        connection: Connection,
+        wanted: Configuration,
+        *,
+        forgive: bool,
+        capabilities: frozenset[Capability] = frozenset(),
+    ) -> Endpoint:
+        """Write what people decide. `forgive` starts the login account anew, as new credentials or an address do, and
+        what is known of the BMC's identity; `capabilities` is then what is known of the new one.
 
         Raises AlreadyExists when another machine has the address or the MAC.
         """
         try:
             row = await connection.fetchrow(
                 f"""UPDATE endpoint SET partition = $2, host = $3, port = $4, mac = $5, login = $6, sealed = $7,
-                desired_on = $8,
+                desired_on = $8, driver = $9, serial = $10,
                 off_event = CASE WHEN desired_on IS DISTINCT FROM $8 THEN NULL ELSE off_event END,
                 revision = revision + 1, version = nextval('endpoint_version'), updated_at = now(),
-                refused_logins = CASE WHEN $9 THEN 0 ELSE refused_logins END,
-                failures = CASE WHEN $9 THEN 0 ELSE failures END,
-                error = CASE WHEN $9 THEN '' ELSE error END,
-                error_reason = CASE WHEN $9 THEN '' ELSE error_reason END,
-                inspected_at = CASE WHEN $9 THEN NULL ELSE inspected_at END,
-                poll_at = CASE WHEN $9 THEN now() ELSE poll_at END
+                refused_logins = CASE WHEN $11 THEN 0 ELSE refused_logins END,
+                failures = CASE WHEN $11 THEN 0 ELSE failures END,
+                error = CASE WHEN $11 THEN '' ELSE error END,
+                error_reason = CASE WHEN $11 THEN '' ELSE error_reason END,
+                inspected_at = CASE WHEN $11 THEN NULL ELSE inspected_at END,
+                guid = CASE WHEN $11 THEN NULL ELSE guid END,
+                manufacturer = CASE WHEN $11 THEN 0 ELSE manufacturer END,
+                said_mac = CASE WHEN $11 THEN '' ELSE said_mac END,
+                capabilities = CASE WHEN $11 THEN $12 ELSE capabilities END,
+                poll_at = CASE WHEN $11 THEN now() ELSE poll_at END
                 WHERE machine = $1 RETURNING {_COLUMNS}""",
                 *_values(wanted),
                 forgive,
+                sorted(capabilities),
             )
         except asyncpg.UniqueViolationError as error:
             raise _taken(error) from error
@@ -158,8 +187,8 @@ class EndpointStore:
     async def count_refusal(self, connection: Connection, endpoint: Endpoint) -> None:
         """Count a refused login, unless address or credentials changed since `endpoint` was read."""
         await connection.execute(
-            """UPDATE endpoint SET refused_logins = least(refused_logins + 1, $6)
-            WHERE machine = $1 AND login = $2 AND sealed = $3 AND host = $4 AND port = $5""",
+            """UPDATE endpoint SET refused_logins = least(refused_logins + 1, $7)
+            WHERE machine = $1 AND login = $2 AND sealed = $3 AND host = $4 AND port = $5 AND driver = $6""",
             *_way_in(endpoint),
             MAX_REFUSED_LOGINS,
         )
@@ -167,8 +196,8 @@ class EndpointStore:
     async def settle_login(self, connection: Connection, endpoint: Endpoint, refused: int) -> None:
         """Write what a login that was not refused leaves of the account; same condition as `count_refusal`."""
         await connection.execute(
-            """UPDATE endpoint SET refused_logins = $6
-            WHERE machine = $1 AND login = $2 AND sealed = $3 AND host = $4 AND port = $5""",
+            """UPDATE endpoint SET refused_logins = $7
+            WHERE machine = $1 AND login = $2 AND sealed = $3 AND host = $4 AND port = $5 AND driver = $6""",
             *_way_in(endpoint),
             refused,
         )
@@ -177,7 +206,8 @@ class EndpointStore:
         """Write an observation. `news` gives it a new version and has inventory hear of it soon."""
         row = await connection.fetchrow(
             f"""UPDATE endpoint SET reported_on = $2, observed_at = $3, error_reason = $4, error = $5, failures = $6,
-            firmware = $7, fru = $8, inspected_at = $9, off_event = CASE WHEN $2 THEN off_event END,
+            firmware = $7, fru = $8, inspected_at = $9, capabilities = $11, guid = $12, manufacturer = $13,
+            said_mac = $14, off_event = CASE WHEN $2 THEN off_event END,
             version = CASE WHEN $10 THEN nextval('endpoint_version') ELSE version END,
             updated_at = CASE WHEN $10 THEN now() ELSE updated_at END,
             report_at = CASE WHEN $3::timestamptz IS NULL THEN report_at WHEN $10 THEN now()
@@ -193,6 +223,10 @@ class EndpointStore:
             dict(seen.fru),
             seen.inspected_at,
             news,
+            sorted(seen.capabilities),
+            seen.guid or None,
+            seen.manufacturer,
+            seen.said_mac,
         )
         assert row is not None
         return from_row(row)
@@ -222,12 +256,12 @@ class EndpointStore:
 
 
 def _way_in(endpoint: Endpoint) -> tuple[object, ...]:
-    return (endpoint.machine, endpoint.login, endpoint.sealed, endpoint.host, endpoint.port)
+    return (endpoint.machine, endpoint.login, endpoint.sealed, endpoint.host, endpoint.port, endpoint.driver)
 
 
 def _values(wanted: Configuration) -> tuple[object, ...]:
     place = (wanted.machine, wanted.partition, wanted.host, wanted.port, wanted.mac)
-    return (*place, wanted.login, wanted.sealed, wanted.desired_on)
+    return (*place, wanted.login, wanted.sealed, wanted.desired_on, wanted.driver, wanted.serial)
 
 
 def _taken(error: asyncpg.UniqueViolationError) -> AlreadyExists:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from metal_kit.clock import Clock
-from metal_kit.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
-from metal_sim.bmc import BootDevice, BootOverride, PowerAction, SimulatedBmc
+from metal_kit.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, Unimplemented
+from metal_sim.bmc import BootDevice, BootOverride, PowerAction, SimulatedBmc, commands
 from metalplane.bmc.v1 import bmc_pb2 as pb
 from metalplane.bmc.v1.events_pb2 import CommandFinished
 
@@ -310,6 +310,30 @@ async def test_bad_commands_are_refused_with_the_field_named(plane: Any, bmc: Si
     with pytest.raises(NotFound, match="COMMAND_NOT_FOUND"):
         await stub.GetCommand(pb.GetCommandRequest(id=str(uuid.uuid4())))
     assert await plane.rows("SELECT FROM command") == []
+
+
+async def test_what_a_bmc_is_known_not_to_do_is_unimplemented(
+    plane: Any, bmc: SimulatedBmc, eventually: Eventually
+) -> None:
+    stub = plane.stub()
+    request = pb.CreateCommandRequest(machine=bmc.machine, action=pb.COMMAND_ACTION_PXE_CYCLE)
+    await eventually(lambda: plane.rows("SELECT FROM endpoint WHERE inspected_at IS NOT NULL"))
+    shown = await stub.GetBmc(pb.GetBmcRequest(machine=bmc.machine))
+    assert {pb.CAPABILITY_POWER_ON, pb.CAPABILITY_BOOT_PERSISTENT, pb.CAPABILITY_FRU} <= set(shown.capabilities)
+    assert shown.driver == pb.DRIVER_KIND_IPMI
+    await plane.rows("UPDATE endpoint SET capabilities = array_remove(capabilities, 'boot_persistent')")
+    with pytest.raises(Unimplemented, match=r"BMC_CANNOT.*BOOT_PERSISTENT") as caught:
+        await stub.CreateCommand(request)
+    assert caught.value.field == "action"
+    assert await plane.rows("SELECT FROM command") == []
+    assert outcome(await plane.command(bmc, "POWER_OFF")) == ("SUCCEEDED", "")
+
+
+async def test_what_a_bmc_turns_out_not_to_do_fails_as_unsupported(
+    plane: Any, bmc: SimulatedBmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(commands.IN_SESSION, (0, 4))
+    assert outcome(await plane.command(bmc, "IDENTIFY_ON")) == ("FAILED", "UNSUPPORTED")
 
 
 async def test_a_viewer_may_not_command(plane: Any, bmc: SimulatedBmc) -> None:

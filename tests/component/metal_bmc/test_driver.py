@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from metal_bmc.drivers import errors
-from metal_bmc.drivers.interface import BootSetting, BootTarget, Target
+from metal_bmc.drivers.interface import BootMode, BootSetting, BootTarget, BootWish, Capability, DriverKind, Target
 from metal_bmc.drivers.ipmi import IpmiDriver
+from metal_bmc.drivers.quirks import Quirks
+from metal_bmc.drivers.router import DriverSet
 from metal_bmc.rmcp.client import RmcpClient
 from metal_kit.guard import in_transaction
 from metal_sim.bmc import BootDevice, BootOverride, PowerAction, SimulatedBmc, commands
@@ -91,17 +94,66 @@ async def test_the_boot_override_has_the_exact_flags(
     boot: BootTarget, new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget
 ) -> None:
     bmc = await new_bmc()
-    setting = await driver.set_boot(target(bmc), boot, disk_selector=0x08, deadline=20)
-    assert setting == BootSetting(boot, boot is not BootTarget.BIOS, True)
+    wish = BootWish(boot, persistent=boot is not BootTarget.BIOS)
+    setting = await driver.set_boot(target(bmc), wish, deadline=20)
+    assert setting == BootSetting(boot, boot is not BootTarget.BIOS, BootMode.UEFI)
     assert setting == await driver.boot(target(bmc), deadline=20)
     assert (bmc.chassis.flags.hex(), bmc.chassis.boot_override()) == OVERRIDES[boot]
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("mode", BootMode)
+async def test_an_override_is_once_or_lasting_and_of_a_mode(
+    persistent: bool, mode: BootMode, new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget
+) -> None:
+    bmc = await new_bmc()
+    setting = await driver.set_boot(target(bmc), BootWish(BootTarget.PXE, persistent, mode), deadline=20)
+    assert setting == BootSetting(BootTarget.PXE, persistent, mode)
+    assert bmc.chassis.boot_override() == BootOverride(BootDevice.PXE, persistent, mode is BootMode.UEFI)
+
+
+async def test_soft_off_and_interrupt_are_orders_of_their_own(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget
+) -> None:
+    bmc = await new_bmc(powered=True)
+    bmc.chassis.on_power = lambda _action: None
+    await driver.soft_off(target(bmc), deadline=20)
+    await driver.interrupt(target(bmc), deadline=20)
+    assert bmc.chassis.history == [PowerAction.SOFT_OFF, PowerAction.NMI]
+    assert await driver.powered(target(bmc), deadline=20)
+
+
+async def test_a_bmc_says_what_it_can_do(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bmc = await new_bmc()
+    info = await driver.inspect(target(bmc), deadline=20)
+    assert {Capability.POWER_ON, Capability.BOOT_ONCE, Capability.FRU, Capability.SENSORS} <= info.capabilities
+    assert not info.capabilities & {Capability.SEL, Capability.POWER_METRICS, Capability.VIRTUAL_MEDIA}
+    quirky = replace(target(bmc), quirks=Quirks(lacks=frozenset({"identify"})))
+    answering(monkeypatch, (0, 9), [0x80])
+    info = await driver.inspect(quirky, deadline=20)
+    assert not info.capabilities & {Capability.BOOT_ONCE, Capability.BOOT_UEFI, Capability.IDENTIFY}
+    answering(monkeypatch, (0, 9), [0xC0])
+    assert Capability.BOOT_ONCE in (await driver.inspect(target(bmc), deadline=20)).capabilities
+
+
+async def test_a_target_of_a_kind_that_nobody_drives_is_unsupported(
+    new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget
+) -> None:
+    bmc = await new_bmc(powered=True)
+    both = DriverSet({DriverKind.IPMI: driver})
+    assert await both.powered(target(bmc), deadline=20)
+    with pytest.raises(errors.BmcUnsupported, match="redfish"):
+        await both.powered(replace(target(bmc), driver=DriverKind.REDFISH), deadline=20)
 
 
 async def test_the_disk_selector_of_a_quirky_board_is_used(
     new_bmc: NewBmc, driver: IpmiDriver, target: MakeTarget
 ) -> None:
     bmc = await new_bmc()
-    setting = await driver.set_boot(target(bmc), BootTarget.DISK, disk_selector=0x24, deadline=20)
+    quirky = replace(target(bmc), quirks=Quirks(disk_selector=0x24))
+    setting = await driver.set_boot(quirky, BootWish(BootTarget.DISK), deadline=20)
     assert setting.target is BootTarget.DISK
     assert bmc.chassis.flags.hex() == "e024000000"
 
@@ -219,7 +271,7 @@ async def test_a_bmc_that_accepts_and_does_nothing_is_found_out_by_reading_back(
     bmc.faults.switch_on("does-nothing")
     await driver.set_power(target(bmc), on=True, deadline=20)
     assert not await driver.powered(target(bmc), deadline=20)
-    setting = await driver.set_boot(target(bmc), BootTarget.PXE, disk_selector=8, deadline=20)
+    setting = await driver.set_boot(target(bmc), BootWish(BootTarget.PXE), deadline=20)
     assert setting.target is None
     assert await driver.set_identify(target(bmc), on=True, deadline=20) is False
 

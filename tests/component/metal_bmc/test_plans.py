@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from metal_bmc.command import Finish, State
+from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.endpoint import Configuration
 from metal_bmc.store import CommandStore, EndpointStore, ScheduleStore, SightingStore
 from metal_kit.db import Connection
@@ -99,7 +100,7 @@ async def test_old_commands_are_removed_by_age(plans: Plans) -> None:
 
 
 async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
-    wanted = Configuration(MIDDLE, "busy", "new", 623, "new", "admin", b"s", None)
+    wanted = Configuration(MIDDLE, "busy", "new", 623, "new", "admin", b"s", None, DriverKind.IPMI, "")
     end = Finish(State.FAILED, "R", "m")
 
     async def reported(conn: Connection) -> None:

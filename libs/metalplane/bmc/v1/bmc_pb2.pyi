@@ -46,6 +46,136 @@ POWER_OFF: Power.ValueType  # 2
 """Off."""
 Global___Power: _TypeAlias = Power  # noqa: Y015
 
+class _DriverKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DriverKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DriverKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DRIVER_KIND_UNSPECIFIED: _DriverKind.ValueType  # 0
+    """Not set: IPMI."""
+    DRIVER_KIND_IPMI: _DriverKind.ValueType  # 1
+    """IPMI 2.0 over RMCP+."""
+    DRIVER_KIND_REDFISH: _DriverKind.ValueType  # 2
+    """Redfish over HTTPS."""
+    DRIVER_KIND_MANUAL: _DriverKind.ValueType  # 3
+    """There is no BMC: orders become tasks for a person."""
+
+class DriverKind(_DriverKind, metaclass=_DriverKindEnumTypeWrapper):
+    """Who carries out what a machine's BMC is told."""
+
+DRIVER_KIND_UNSPECIFIED: DriverKind.ValueType  # 0
+"""Not set: IPMI."""
+DRIVER_KIND_IPMI: DriverKind.ValueType  # 1
+"""IPMI 2.0 over RMCP+."""
+DRIVER_KIND_REDFISH: DriverKind.ValueType  # 2
+"""Redfish over HTTPS."""
+DRIVER_KIND_MANUAL: DriverKind.ValueType  # 3
+"""There is no BMC: orders become tasks for a person."""
+Global___DriverKind: _TypeAlias = DriverKind  # noqa: Y015
+
+class _Capability:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAPABILITY_UNSPECIFIED: _Capability.ValueType  # 0
+    """Not set."""
+    CAPABILITY_POWER_ON: _Capability.ValueType  # 1
+    """Power on."""
+    CAPABILITY_POWER_OFF: _Capability.ValueType  # 2
+    """Power off, hard."""
+    CAPABILITY_POWER_CYCLE: _Capability.ValueType  # 3
+    """Off and on in one order of the BMC's own."""
+    CAPABILITY_POWER_RESET: _Capability.ValueType  # 4
+    """Hard reset."""
+    CAPABILITY_POWER_SOFT_OFF: _Capability.ValueType  # 5
+    """Asking the operating system to shut down."""
+    CAPABILITY_NMI: _Capability.ValueType  # 6
+    """Non-maskable interrupt, for a crash dump."""
+    CAPABILITY_BOOT_ONCE: _Capability.ValueType  # 7
+    """Boot device for the next boot only."""
+    CAPABILITY_BOOT_PERSISTENT: _Capability.ValueType  # 8
+    """Boot device until it is changed."""
+    CAPABILITY_BOOT_UEFI: _Capability.ValueType  # 9
+    """Boot device by UEFI."""
+    CAPABILITY_BOOT_BIOS: _Capability.ValueType  # 10
+    """Boot device as a PC BIOS does."""
+    CAPABILITY_IDENTIFY: _Capability.ValueType  # 11
+    """Identify LED."""
+    CAPABILITY_SENSORS: _Capability.ValueType  # 12
+    """Readings of sensors."""
+    CAPABILITY_FRU: _Capability.ValueType  # 13
+    """Serial and part numbers (FRU)."""
+    CAPABILITY_SEL: _Capability.ValueType  # 14
+    """System event log."""
+    CAPABILITY_POWER_METRICS: _Capability.ValueType  # 15
+    """Power draw."""
+    CAPABILITY_USERS: _Capability.ValueType  # 16
+    """Users of the BMC."""
+    CAPABILITY_CONSOLE: _Capability.ValueType  # 17
+    """Serial console."""
+    CAPABILITY_VIRTUAL_MEDIA: _Capability.ValueType  # 18
+    """Virtual media."""
+    CAPABILITY_FIRMWARE_INVENTORY: _Capability.ValueType  # 19
+    """Versions of firmware."""
+    CAPABILITY_FIRMWARE_UPDATE: _Capability.ValueType  # 20
+    """Update of firmware."""
+    CAPABILITY_BIOS_SETTINGS: _Capability.ValueType  # 21
+    """Reading settings of the BIOS."""
+
+class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
+    """One thing that the BMC of a machine can do, or that nothing speaks against. Orders that need one that is missing are
+    UNIMPLEMENTED.
+    """
+
+CAPABILITY_UNSPECIFIED: Capability.ValueType  # 0
+"""Not set."""
+CAPABILITY_POWER_ON: Capability.ValueType  # 1
+"""Power on."""
+CAPABILITY_POWER_OFF: Capability.ValueType  # 2
+"""Power off, hard."""
+CAPABILITY_POWER_CYCLE: Capability.ValueType  # 3
+"""Off and on in one order of the BMC's own."""
+CAPABILITY_POWER_RESET: Capability.ValueType  # 4
+"""Hard reset."""
+CAPABILITY_POWER_SOFT_OFF: Capability.ValueType  # 5
+"""Asking the operating system to shut down."""
+CAPABILITY_NMI: Capability.ValueType  # 6
+"""Non-maskable interrupt, for a crash dump."""
+CAPABILITY_BOOT_ONCE: Capability.ValueType  # 7
+"""Boot device for the next boot only."""
+CAPABILITY_BOOT_PERSISTENT: Capability.ValueType  # 8
+"""Boot device until it is changed."""
+CAPABILITY_BOOT_UEFI: Capability.ValueType  # 9
+"""Boot device by UEFI."""
+CAPABILITY_BOOT_BIOS: Capability.ValueType  # 10
+"""Boot device as a PC BIOS does."""
+CAPABILITY_IDENTIFY: Capability.ValueType  # 11
+"""Identify LED."""
+CAPABILITY_SENSORS: Capability.ValueType  # 12
+"""Readings of sensors."""
+CAPABILITY_FRU: Capability.ValueType  # 13
+"""Serial and part numbers (FRU)."""
+CAPABILITY_SEL: Capability.ValueType  # 14
+"""System event log."""
+CAPABILITY_POWER_METRICS: Capability.ValueType  # 15
+"""Power draw."""
+CAPABILITY_USERS: Capability.ValueType  # 16
+"""Users of the BMC."""
+CAPABILITY_CONSOLE: Capability.ValueType  # 17
+"""Serial console."""
+CAPABILITY_VIRTUAL_MEDIA: Capability.ValueType  # 18
+"""Virtual media."""
+CAPABILITY_FIRMWARE_INVENTORY: Capability.ValueType  # 19
+"""Versions of firmware."""
+CAPABILITY_FIRMWARE_UPDATE: Capability.ValueType  # 20
+"""Update of firmware."""
+CAPABILITY_BIOS_SETTINGS: Capability.ValueType  # 21
+"""Reading settings of the BIOS."""
+Global___Capability: _TypeAlias = Capability  # noqa: Y015
+
 class _CommandAction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -164,16 +294,19 @@ class Bmc(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
     machine: _builtins.str
     """UUID of the machine."""
     partition: _builtins.str
     """Partition."""
     address: _builtins.str
-    """`address:port`, port 623 when left out."""
+    """`address:port`, port 623 when left out (Redfish: 443). Empty for a machine without a BMC only."""
     mac: _builtins.str
     """MAC address of the BMC; empty when not known."""
     user: _builtins.str
-    """User."""
+    """User. Empty for a machine without a BMC only."""
     password: _builtins.str
     """Password. Input only: never returned, listed or logged; stored encrypted."""
     has_password: _builtins.bool
@@ -190,6 +323,12 @@ class Bmc(_message.Message):
     """Firmware version of the BMC. Output only."""
     etag: _builtins.str
     """Version of the record."""
+    driver: Global___DriverKind.ValueType
+    """Who carries out orders; not set means IPMI. With MANUAL, `address`, `mac`, `user` and `password` are left out."""
+    serial: _builtins.str
+    """A serial number of the machine, its board or its chassis, to tell by whether the BMC is the machine's; empty when
+    none is known.
+    """
     @_builtins.property
     def observed_time(self) -> _timestamp_pb2.Timestamp:
         """When the BMC last answered. Output only."""
@@ -201,6 +340,10 @@ class Bmc(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed. Output only."""
+
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]:
+        """What the BMC can do, as it last said; empty as long as it was not asked. Output only."""
 
     def __init__(
         self,
@@ -221,10 +364,13 @@ class Bmc(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        driver: Global___DriverKind.ValueType = ...,
+        capabilities: _abc.Iterable[Global___Capability.ValueType] | None = ...,
+        serial: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "observed_time", b"observed_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "desired_power", b"desired_power", "error", b"error", "etag", b"etag", "has_password", b"has_password", "login_blocked", b"login_blocked", "mac", b"mac", "machine", b"machine", "observed_time", b"observed_time", "partition", b"partition", "password", b"password", "reported_power", b"reported_power", "update_time", b"update_time", "user", b"user", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "create_time", b"create_time", "desired_power", b"desired_power", "driver", b"driver", "error", b"error", "etag", b"etag", "has_password", b"has_password", "login_blocked", b"login_blocked", "mac", b"mac", "machine", b"machine", "observed_time", b"observed_time", "partition", b"partition", "password", b"password", "reported_power", b"reported_power", "serial", b"serial", "update_time", b"update_time", "user", b"user", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

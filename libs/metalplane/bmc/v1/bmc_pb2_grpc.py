@@ -114,7 +114,7 @@ class BmcServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateBmc(self, request, context):
-        """Changes address, mac, user, password or desired_power.
+        """Changes address, mac, user, password, desired_power, driver or serial.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class BmcServiceStub:
     ListBmcs: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ListBmcsRequest, _bmc_pb2.ListBmcsResponse]
     """Lists BMCs by machine, without passwords."""
     UpdateBmc: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.UpdateBmcRequest, _bmc_pb2.Bmc]
-    """Changes address, mac, user, password or desired_power."""
+    """Changes address, mac, user, password, desired_power, driver or serial."""
     DeleteBmc: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.DeleteBmcRequest, _empty_pb2.Empty]
     """Forgets a BMC and its credentials."""
     CreateCommand: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.CreateCommandRequest, _bmc_pb2.Command]
@@ -69,7 +69,7 @@ class BmcServiceAsyncStub(BmcServiceStub):
     ListBmcs: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ListBmcsRequest, _bmc_pb2.ListBmcsResponse]  # type: ignore[assignment]
     """Lists BMCs by machine, without passwords."""
     UpdateBmc: _aio.UnaryUnaryMultiCallable[_bmc_pb2.UpdateBmcRequest, _bmc_pb2.Bmc]  # type: ignore[assignment]
-    """Changes address, mac, user, password or desired_power."""
+    """Changes address, mac, user, password, desired_power, driver or serial."""
     DeleteBmc: _aio.UnaryUnaryMultiCallable[_bmc_pb2.DeleteBmcRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Forgets a BMC and its credentials."""
     CreateCommand: _aio.UnaryUnaryMultiCallable[_bmc_pb2.CreateCommandRequest, _bmc_pb2.Command]  # type: ignore[assignment]
@@ -118,7 +118,7 @@ class BmcServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _bmc_pb2.UpdateBmcRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_bmc_pb2.Bmc, _abc.Awaitable[_bmc_pb2.Bmc]]:
-        """Changes address, mac, user, password or desired_power."""
+        """Changes address, mac, user, password, desired_power, driver or serial."""
 
     @_abc_1.abstractmethod
     def DeleteBmc(

@@ -1,11 +1,4 @@
-"""Commands to BMCs: what each consists of, and what follows from the outcome of a step. Pure rules, no I/O.
-
-A command is a plan of small steps. All but RESET may be repeated at any time, because they state a goal (be off, be on,
-boot from the network); so a crash anywhere ends in the same state. A power cycle is "be off, seen off, be on, seen on"
-for the same reason, and because a BMC that accepts and does nothing is found out by it. RESET is sent at most once.
-
-Before a machine loses power or is reset, inventory hears of it: a machine that reboots unannounced counts as crashing.
-"""
+"""Commands to BMCs, and what follows from the outcome of a step. Pure rules, no I/O; the steps are in `plan`."""
 
 from __future__ import annotations
 
@@ -14,23 +7,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from metal_bmc.drivers.errors import BmcAuthFailed, BmcError, BmcSessionsFull, DriverBusy
-from metal_bmc.drivers.interface import BootMode, BootSetting, BootTarget, BootWish, Capability
-from metal_bmc.drivers.quirks import Quirks
-
-
-class Action(StrEnum):
-    """What a command does."""
-
-    POWER_ON = "power_on"
-    POWER_OFF = "power_off"
-    RESET = "reset"
-    CYCLE = "cycle"
-    BOOT_PXE = "boot_pxe"
-    BOOT_DISK = "boot_disk"
-    BOOT_BIOS = "boot_bios"
-    IDENTIFY_ON = "identify_on"
-    IDENTIFY_OFF = "identify_off"
-    PXE_CYCLE = "pxe_cycle"
+from metal_bmc.drivers.interface import BootMode, BootWish
+from metal_bmc.plan import ONE_SHOT, PLANS, Action, Step, boot_wish
 
 
 class State(StrEnum):
@@ -46,56 +24,6 @@ class State(StrEnum):
     def final(self) -> bool:
         """Whether nothing more will happen."""
         return self not in (State.PENDING, State.RUNNING)
-
-
-class Step(StrEnum):
-    """One exchange with the BMC; ANNOUNCE also tells inventory what is about to happen."""
-
-    SET_BOOT = "SET_BOOT"
-    ANNOUNCE = "ANNOUNCE"
-    TURN_OFF = "TURN_OFF"
-    CONFIRM_OFF = "CONFIRM_OFF"
-    REST = "REST"
-    TURN_ON = "TURN_ON"
-    CONFIRM_ON = "CONFIRM_ON"
-    RESET = "RESET"
-    SET_IDENTIFY = "SET_IDENTIFY"
-
-
-_OFF_AND_ON = (Step.TURN_OFF, Step.CONFIRM_OFF, Step.REST, Step.TURN_ON, Step.CONFIRM_ON)
-
-PLANS: dict[Action, tuple[Step, ...]] = {
-    Action.POWER_ON: (Step.TURN_ON, Step.CONFIRM_ON),
-    Action.POWER_OFF: (Step.ANNOUNCE, Step.TURN_OFF, Step.CONFIRM_OFF),
-    Action.RESET: (Step.ANNOUNCE, Step.RESET),
-    Action.CYCLE: (Step.ANNOUNCE, *_OFF_AND_ON),
-    Action.BOOT_PXE: (Step.SET_BOOT,),
-    Action.BOOT_DISK: (Step.SET_BOOT,),
-    Action.BOOT_BIOS: (Step.SET_BOOT,),
-    Action.IDENTIFY_ON: (Step.SET_IDENTIFY,),
-    Action.IDENTIFY_OFF: (Step.SET_IDENTIFY,),
-    Action.PXE_CYCLE: (Step.SET_BOOT, Step.ANNOUNCE, *_OFF_AND_ON),
-}
-
-_BOOT: dict[Action, BootTarget] = {
-    Action.BOOT_PXE: BootTarget.PXE,
-    Action.PXE_CYCLE: BootTarget.PXE,
-    Action.BOOT_DISK: BootTarget.DISK,
-    Action.BOOT_BIOS: BootTarget.BIOS,
-}
-
-_POWER = (Capability.POWER_OFF, Capability.POWER_ON)
-_NEEDS: dict[Action, tuple[Capability, ...]] = {
-    Action.POWER_ON: (Capability.POWER_ON,),
-    Action.POWER_OFF: (Capability.POWER_OFF,),
-    Action.RESET: (Capability.POWER_RESET,),
-    Action.CYCLE: _POWER,
-    Action.PXE_CYCLE: _POWER,
-    Action.IDENTIFY_ON: (Capability.IDENTIFY,),
-    Action.IDENTIFY_OFF: (Capability.IDENTIFY,),
-}
-
-_LEAVES_ON = frozenset({Action.POWER_ON, Action.CYCLE, Action.PXE_CYCLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +48,11 @@ class Command:
     started_at: datetime | None
     ended_at: datetime | None
     version: int
+    # None leaves these to the action.
+    boot_persistent: bool | None = None
+    boot_mode: BootMode | None = None
+    # What the system has for a soft off until it is switched off hard; None: never.
+    hard_after: timedelta | None = None
 
     @property
     def current_step(self) -> Step:
@@ -129,47 +62,7 @@ class Command:
     @property
     def boot_wish(self) -> BootWish:
         """What SET_BOOT sets. KeyError for an action without that step."""
-        return boot_wish(self.action)
-
-
-def boot_wish(action: Action) -> BootWish:
-    """The boot override that an action sets. KeyError for one that sets none.
-
-    Setup is asked for once; PXE and disk stay until changed, because a lost override must not lead elsewhere.
-    """
-    target = _BOOT[action]
-    return BootWish(target, persistent=target is not BootTarget.BIOS)
-
-
-def needs(action: Action) -> tuple[Capability, ...]:
-    """The capabilities without which an action cannot be carried out."""
-    needed = _NEEDS.get(action, ())
-    if action not in _BOOT:
-        return needed
-    wish = boot_wish(action)
-    lasting = Capability.BOOT_PERSISTENT if wish.persistent else Capability.BOOT_ONCE
-    return (*needed, lasting, Capability.BOOT_BIOS if wish.mode is BootMode.BIOS else Capability.BOOT_UEFI)
-
-
-def holds(wish: BootWish, setting: BootSetting, quirks: Quirks) -> bool:
-    """Whether what reads back is what was asked for."""
-    lasting = setting.persistent or not wish.persistent
-    once = not setting.persistent or wish.persistent or quirks.once_reads_persistent
-    return setting.target is wish.target and lasting and once and wish.mode in (None, setting.mode)
-
-
-def desired_after(action: Action, desired_on: bool | None) -> bool | None:
-    """The wish for power after a command was given: one that exists follows the command, or the two would fight."""
-    if desired_on is None:
-        return None
-    if action is Action.POWER_OFF:
-        return False
-    return True if action in _LEAVES_ON else desired_on
-
-
-def reboots(action: Action, powered: bool) -> bool:
-    """Whether a machine with this power will go down, or come up, because of the action."""
-    return powered or action in _LEAVES_ON
+        return boot_wish(self.action, self.boot_persistent, self.boot_mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +142,22 @@ def judge_power(command: Command, powered: bool, now: datetime, patience: Patien
     return Again(_ladder(command.tries, ceiling=4), "WAITING_FOR_POWER", f"power still reads {seen}", failed=False)
 
 
+def judge_soft_off(command: Command, powered: bool, now: datetime) -> Verdict:
+    """What follows from the power that was read after the system was asked to shut down."""
+    if not powered:
+        return Finish(State.SUCCEEDED)
+    waited = now - command.step_at
+    if command.hard_after is not None and waited >= command.hard_after:
+        return Advance()
+    look = _ladder(command.tries + int(waited.total_seconds()), ceiling=5)
+    if command.hard_after is None and now + look >= command.deadline:
+        text = f"the system was asked to shut down and still runs after {waited.total_seconds():.0f} s"
+        return Finish(State.FAILED, "NOT_REACHED", text)
+    if command.hard_after is not None:
+        look = min(look, command.hard_after - waited)
+    return Again(look, "SHUTTING_DOWN", "the system was asked to shut down", failed=False)
+
+
 def judge_setting(command: Command, what: str, holds: bool, patience: Patience) -> Verdict:
     """What follows from reading back something that was just set."""
     if holds:
@@ -261,9 +170,9 @@ def judge_setting(command: Command, what: str, holds: bool, patience: Patience) 
 
 def judge_error(command: Command, error: BmcError, now: datetime, patience: Patience) -> Verdict:
     """What follows from an exchange that failed: again, or the end, with the error's own reason in both cases."""
-    if command.current_step is Step.RESET and command.sent_at is not None:
+    if command.current_step in ONE_SHOT and command.sent_at is not None:
         # It may be sent once only, whatever became of it.
-        return unknown_outcome(error.message) if error.outcome_unknown else _failed(error)
+        return unknown_outcome(command, error.message) if error.outcome_unknown else _failed(error)
     if not error.retryable or command.tries + 1 >= _tries(error, patience):
         return _failed(error)
     after = patience.slots if isinstance(error, BmcSessionsFull) else _ladder(command.tries, ceiling=8)
@@ -273,9 +182,10 @@ def judge_error(command: Command, error: BmcError, now: datetime, patience: Pati
     return Again(after, error.reason, error.message, failed=True)
 
 
-def unknown_outcome(message: str) -> Finish:
-    """The end of a reset that was sent, or may have been, and was not confirmed: it is never sent again."""
-    return Finish(State.FAILED, "OUTCOME_UNKNOWN", f"the reset was sent once and not confirmed: {message}")
+def unknown_outcome(command: Command, message: str) -> Finish:
+    """The end of a one-shot order that was sent, or may have been, and was not confirmed: it is never sent again."""
+    order = command.current_step.lower()
+    return Finish(State.FAILED, "OUTCOME_UNKNOWN", f"the {order} was sent once and not confirmed: {message}")
 
 
 def _failed(error: BmcError) -> Finish:

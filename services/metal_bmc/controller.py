@@ -17,29 +17,27 @@ from metal_kit.logs import get_logger
 from metal_bmc import events, metrics
 from metal_bmc.announcer import Announcer, event_of
 from metal_bmc.command import (
-    PLANS,
-    Action,
     Advance,
     Again,
     Command,
     Finish,
     Patience,
     State,
-    Step,
     Verdict,
     announce_within,
     done,
     expired,
-    holds,
     judge_error,
     judge_power,
     judge_setting,
-    reboots,
+    judge_soft_off,
     unknown_outcome,
 )
 from metal_bmc.drivers.errors import BmcError, LoginBlocked, NoCredentials
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import BmcExchange, reconcile_kind
+from metal_bmc.plan import ONE_SHOT, PLANS, Action, Step, desired_at_end, holds, reboots
+from metal_bmc.registry import Registry
 from metal_bmc.store import CommandStore, EndpointStore
 
 log = get_logger(__name__)
@@ -93,6 +91,7 @@ class BmcReconciler:
         db: Database,
         exchange: BmcExchange,
         announcer: Announcer | None,
+        registry: Registry,
         *,
         partition: str,
         patience: Patience,
@@ -100,7 +99,7 @@ class BmcReconciler:
     ) -> None:
         self._db, self._exchange, self._announcer = db, exchange, announcer
         self._partition, self._patience, self._step_seconds = partition, patience, step_seconds
-        self._commands, self._endpoints = CommandStore(), EndpointStore()
+        self._registry, self._commands, self._endpoints = registry, CommandStore(), EndpointStore()
         self.kind = reconcile_kind(partition)
 
     async def sweep(self, connection: Connection) -> Iterable[str]:
@@ -144,11 +143,20 @@ class BmcReconciler:
         else:
             ended = await self._commands.finish(connection, command, verdict)
             await events.command_finished(connection, ended)
+            await self._follow(connection, ended)
             metrics.COMMANDS.labels(ended.action, ended.state, ended.reason).inc()
             log.info("bmc.command.finished", command=ended.id, machine=ended.machine, action=str(ended.action),
                      state=str(ended.state), reason=ended.reason)  # fmt: skip
             # The next command, or the desired power, has waited for this one.
             await enqueue(connection, self.kind, command.machine)
+
+    async def _follow(self, connection: Connection, ended: Command) -> None:
+        endpoint = await self._endpoints.get(connection, ended.machine, lock=True)
+        if endpoint is None or ended.state is not State.SUCCEEDED:
+            return
+        desired_on = desired_at_end(ended.action, endpoint.desired_on)
+        if desired_on != endpoint.desired_on:
+            await self._registry.desire(connection, endpoint, desired_on)
 
     async def _carry_out(self, command: Command, endpoint: Endpoint, now: Now) -> Verdict:
         began = now()
@@ -181,8 +189,15 @@ class BmcReconciler:
             return (
                 Again(left, "RESTING", "a moment without power", failed=False) if left > timedelta(0) else done(command)
             )
-        if step is Step.RESET:
-            return await self._reset(command, limit)
+        if step in ONE_SHOT:
+            return await self._shoot(command, limit)
+        if step is Step.ASK_OFF:
+            if not await self._exchange.powered(machine, deadline=limit):
+                return Finish(State.SUCCEEDED)
+            await self._exchange.soft_off(machine, deadline=limit)
+            return done(command)
+        if step is Step.AWAIT_OFF:
+            return judge_soft_off(command, await self._exchange.powered(machine, deadline=limit), now())
         on = command.action is Action.IDENTIFY_ON
         lit = await self._exchange.set_identify(machine, on=on, deadline=limit)
         return judge_setting(command, "identify light", lit in (on, None), self._patience)
@@ -202,21 +217,23 @@ class BmcReconciler:
             within=announce_within(command, now(), self._patience),
         )
 
-    async def _reset(self, command: Command, limit: float) -> Verdict:
+    async def _shoot(self, command: Command, limit: float) -> Verdict:
+        order = command.current_step.lower()
         if command.sent_at is not None:
-            return unknown_outcome("the service was interrupted")
+            return unknown_outcome(command, "the service was interrupted")
         # Proves that the login works and that there is something to reset, before the one shot is spent.
         if not await self._exchange.powered(command.machine, deadline=limit):
-            return Finish(State.FAILED, "POWERED_OFF", "the machine is off; there is nothing to reset")
-        async with self._db.transaction(purpose="mark a reset as sent") as connection:
+            return Finish(State.FAILED, "POWERED_OFF", f"the machine is off; there is nothing to {order}")
+        async with self._db.transaction(purpose=f"mark the {order} as sent") as connection:
             if not await self._commands.mark_sent(connection, command.id):
-                return unknown_outcome("another worker sent it")
-        await self._exchange.reset(command.machine, deadline=limit)
+                return unknown_outcome(command, "another worker sent it")
+        send = self._exchange.reset if command.current_step is Step.RESET else self._exchange.interrupt
+        await send(command.machine, deadline=limit)
         return done(command)
 
     async def _reread(self, command: Command) -> Command:
-        """The command with the mark that `_reset` may have set."""
-        if command.current_step is not Step.RESET:
+        """The command with the mark that `_shoot` may have set."""
+        if command.current_step not in ONE_SHOT:
             return command
         async with self._db.connection() as connection:
             return await self._commands.get(connection, command.id) or command

@@ -103,6 +103,22 @@ class BmcExchange:
 
         await self._exchange(machine, deadline, ask, _unchanged)
 
+    async def interrupt(self, machine: str, *, deadline: float) -> None:
+        """Send one non-maskable interrupt."""
+
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> None:
+            await self._driver.interrupt(target, deadline=left)
+
+        await self._exchange(machine, deadline, ask, _unchanged)
+
+    async def soft_off(self, machine: str, *, deadline: float) -> None:
+        """Ask the operating system to shut down; says nothing about whether it does."""
+
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> None:
+            await self._driver.soft_off(target, deadline=left)
+
+        await self._exchange(machine, deadline, ask, _unchanged)
+
     async def set_boot(self, machine: str, wish: BootWish, *, deadline: float) -> BootSetting:
         """Set the boot override; returns what reads back."""
 

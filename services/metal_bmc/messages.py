@@ -10,9 +10,10 @@ from metalplane.bmc.v1 import bmc_pb2
 from metalplane.inventory.v1 import hardware_pb2, machine_pb2
 
 from metal_bmc import address
-from metal_bmc.command import Action, Command, State
-from metal_bmc.drivers.interface import Capability, DriverKind
+from metal_bmc.command import Command, State
+from metal_bmc.drivers.interface import BootMode, Capability, DriverKind
 from metal_bmc.endpoint import Endpoint, Observation
+from metal_bmc.plan import Action
 from metal_bmc.resealing import Resealing, Survey
 
 _ACTIONS: dict[Action, bmc_pb2.CommandAction.ValueType] = {
@@ -26,6 +27,18 @@ _DRIVER_OF = {bmc_pb2.DRIVER_KIND_UNSPECIFIED: DriverKind.IPMI, **{number: kind 
 _CAPABILITIES: dict[Capability, bmc_pb2.Capability.ValueType] = {
     capability: bmc_pb2.Capability.Value(f"CAPABILITY_{capability.name}") for capability in Capability
 }
+_LASTING: dict[bool | None, bmc_pb2.BootLasting.ValueType] = {
+    None: bmc_pb2.BOOT_LASTING_UNSPECIFIED,
+    False: bmc_pb2.BOOT_LASTING_ONCE,
+    True: bmc_pb2.BOOT_LASTING_PERSISTENT,
+}
+_LASTING_OF = {number: persistent for persistent, number in _LASTING.items()}
+_MODES: dict[BootMode | None, bmc_pb2.BootMode.ValueType] = {
+    None: bmc_pb2.BOOT_MODE_UNSPECIFIED,
+    BootMode.UEFI: bmc_pb2.BOOT_MODE_UEFI,
+    BootMode.BIOS: bmc_pb2.BOOT_MODE_BIOS,
+}
+_MODE_OF = {number: mode for mode, number in _MODES.items()}
 _STATES: dict[State, bmc_pb2.CommandState.ValueType] = {
     state: bmc_pb2.CommandState.Value(f"COMMAND_STATE_{state.name}") for state in State
 }
@@ -46,6 +59,11 @@ def powered(value: bmc_pb2.Power.ValueType) -> bool | None:
 def action(number: bmc_pb2.CommandAction.ValueType) -> Action:
     """The domain's action. KeyError for an unknown number, which validation refuses before."""
     return _ACTION_OF[number]
+
+
+def boot_options(request: bmc_pb2.CreateCommandRequest) -> tuple[bool | None, BootMode | None]:
+    """Whether the override shall last, and its mode; None for what is not set."""
+    return _LASTING_OF[request.boot_lasting], _MODE_OF[request.boot_mode]
 
 
 def driver(number: bmc_pb2.DriverKind.ValueType) -> DriverKind:
@@ -80,7 +98,7 @@ def endpoint_message(endpoint: Endpoint) -> bmc_pb2.Bmc:
 
 def command_message(command: Command) -> bmc_pb2.Command:
     """A command as callers and events see it."""
-    return bmc_pb2.Command(
+    message = bmc_pb2.Command(
         id=command.id,
         machine=command.machine,
         action=_ACTIONS[command.action],
@@ -93,7 +111,12 @@ def command_message(command: Command) -> bmc_pb2.Command:
         create_time=to_timestamp(command.created_at),
         start_time=to_timestamp(command.started_at),
         end_time=to_timestamp(command.ended_at),
+        boot_lasting=_LASTING[command.boot_persistent],
+        boot_mode=_MODES[command.boot_mode],
     )
+    if command.hard_after is not None:
+        message.hard_after.FromTimedelta(command.hard_after)
+    return message
 
 
 def report_message(endpoint: Endpoint) -> machine_pb2.BmcReport:

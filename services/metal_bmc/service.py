@@ -107,7 +107,9 @@ def _discovery_plan(settings: Settings) -> DiscoveryPlan:
     )
 
 
-def _controller(settings: Settings, rt: Runtime, exchange: BmcExchange, announcer: Announcer | None) -> Controller:
+def _controller(
+    settings: Settings, rt: Runtime, exchange: BmcExchange, announcer: Announcer | None, registry: Registry
+) -> Controller:
     db = rt.require_db()
     patience = Patience(
         confirm=timedelta(seconds=settings.confirm_seconds),
@@ -118,6 +120,7 @@ def _controller(settings: Settings, rt: Runtime, exchange: BmcExchange, announce
         db,
         exchange,
         announcer,
+        registry,
         partition=settings.partition,
         patience=patience,
         step_seconds=settings.exchange_seconds,
@@ -164,7 +167,7 @@ async def compose(rt: Runtime) -> Parts:
     api = BmcApi(db, registry, resealing, rt.paging)
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
-        controllers=[_controller(settings, rt, exchange, announcer)],
+        controllers=[_controller(settings, rt, exchange, announcer, registry)],
         background=background,
         close=[driver.close],
     )

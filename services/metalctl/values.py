@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import typer
@@ -16,6 +17,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 # Counts of addresses end here: an IPv6 prefix has more than the contract's int64 can tell.
 MANY = 2**63 - 1
 UNSPECIFIED = "UNSPECIFIED"
+_SPAN = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def enum(wrapper: Any, value: int) -> str:
@@ -74,6 +77,12 @@ def minute(stamp: Timestamp) -> str:
 def count(number: int) -> str:
     """A count of addresses."""
     return "2^63+" if number >= MANY else str(number)
+
+
+def span(text: str) -> timedelta | None:
+    """The length of time that such as 90s, 30m, 2h or 7d says; None when it says none."""
+    found = _SPAN.fullmatch(text)
+    return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def now() -> datetime:

@@ -18,17 +18,26 @@ from metal_kit.paging import Paging
 from metalplane.bmc.v1 import bmc_pb2 as pb
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceServicer
 
-from metal_bmc.command import Action, Command, desired_after, needs
+from metal_bmc.command import Command
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import reconcile_kind
-from metal_bmc.messages import action, command_message, credential_keys_message, driver, endpoint_message, powered
+from metal_bmc.messages import (
+    action,
+    boot_options,
+    command_message,
+    credential_keys_message,
+    driver,
+    endpoint_message,
+    powered,
+)
+from metal_bmc.order import Order
+from metal_bmc.plan import Action, desired_after, needs
 from metal_bmc.registry import Registry, Wish, checked_address, missing
 from metal_bmc.resealing import Resealing
 from metal_bmc.store import CommandStore, EndpointStore
 
 SERVICE = "metalplane.bmc.v1.BmcService"
 MUTABLE = ("address", "mac", "user", "password", "desired_power", "driver", "serial")
-DEFAULT_TIMEOUT = timedelta(minutes=1)
 MAX_OPEN_COMMANDS = 20
 """Of one machine: what waits behind that many is no longer wanted by the time it is its turn."""
 
@@ -103,18 +112,16 @@ class BmcApi(BmcServiceServicer):
 
     async def CreateCommand(self, request: pb.CreateCommandRequest, context: Any) -> pb.Command:
         """Give a command; it is carried out after the answer."""
-        machine = parse_uuid(request.machine, field="machine")
-        allocation = parse_uuid(request.allocation, field="allocation") if request.allocation else ""
-        timeout = request.timeout.ToTimedelta() if request.HasField("timeout") else DEFAULT_TIMEOUT
+        order = _order(request)
+        order.check()
         call = _call("CreateCommand", request.request_id)
         async with self._db.transaction(purpose="create a BMC command") as connection:
             known = await idempotency.remembered(connection, **call, request=request, response_type=pb.Command)
             if known is not None:
                 return known
-            endpoint = await self._locked(connection, machine)
-            given = action(request.action)
-            _refuse_impossible(endpoint, given)
-            if await self._commands.open_count(connection, machine) >= MAX_OPEN_COMMANDS:
+            endpoint = await self._locked(connection, order.machine)
+            _refuse_impossible(endpoint, order)
+            if await self._commands.open_count(connection, order.machine) >= MAX_OPEN_COMMANDS:
                 raise ResourceExhausted(
                     "TOO_MANY_COMMANDS",
                     f"{MAX_OPEN_COMMANDS} commands wait for this machine already",
@@ -122,16 +129,14 @@ class BmcApi(BmcServiceServicer):
                 )
             command = await self._commands.insert(
                 connection,
+                order,
                 command_id=uuid7(),
-                machine=machine,
                 partition=endpoint.partition,
-                action=given,
-                allocation=allocation,
                 requester=current_caller().label,
-                timeout=timeout,
+                timeout=order.time(by_hand=endpoint.by_hand),
             )
-            await self._follow(connection, endpoint, given)
-            await enqueue(connection, reconcile_kind(endpoint.partition), machine)
+            await self._follow(connection, endpoint, order.action)
+            await enqueue(connection, reconcile_kind(endpoint.partition), order.machine)
             message = command_message(command)
             await idempotency.remember(connection, **call, request=request, response=message)
         return message
@@ -183,8 +188,21 @@ class BmcApi(BmcServiceServicer):
             await self._registry.desire(connection, endpoint, desired_on)
 
 
-def _refuse_impossible(endpoint: Endpoint, given: Action) -> None:
-    lacking = endpoint.lacks(needs(given))
+def _order(request: pb.CreateCommandRequest) -> Order:
+    persistent, mode = boot_options(request)
+    return Order(
+        machine=parse_uuid(request.machine, field="machine"),
+        action=action(request.action),
+        allocation=parse_uuid(request.allocation, field="allocation") if request.allocation else "",
+        boot_persistent=persistent,
+        boot_mode=mode,
+        hard_after=request.hard_after.ToTimedelta() if request.HasField("hard_after") else None,
+        timeout=request.timeout.ToTimedelta() if request.HasField("timeout") else None,
+    )
+
+
+def _refuse_impossible(endpoint: Endpoint, order: Order) -> None:
+    lacking = endpoint.lacks(needs(order.action, order.boot_persistent, order.boot_mode))
     if lacking:
         names = ", ".join(each.name for each in lacking)
         raise Unimplemented("BMC_CANNOT", f"the machine's BMC cannot do that: it lacks {names}", field="action")

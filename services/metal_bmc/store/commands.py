@@ -8,17 +8,23 @@ import asyncpg
 from metal_kit.controller import StaleSnapshot
 from metal_kit.db import Connection
 
-from metal_bmc.command import Action, Command, Finish, State
+from metal_bmc.command import Command, Finish, State
+from metal_bmc.drivers.interface import BootMode
+from metal_bmc.order import Order
+from metal_bmc.plan import Action
 
 _COLUMNS = """id::text, machine::text, partition, action, state, step, tries, step_at, sent_at, reason, error,
-    coalesce(allocation::text, '') AS allocation, requester, deadline, created_at, started_at, ended_at, version"""
+    coalesce(allocation::text, '') AS allocation, requester, deadline, created_at, started_at, ended_at, version,
+    boot_persistent, boot_mode, hard_after"""
 _LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _OPEN = "state IN ('pending', 'running')"
 
 
 def _from_row(row: asyncpg.Record) -> Command:
     values = dict(row)
-    return Command(**{**values, "action": Action(values["action"]), "state": State(values["state"])})
+    mode = None if values["boot_mode"] is None else BootMode(values["boot_mode"])
+    kinds = {"action": Action(values["action"]), "state": State(values["state"]), "boot_mode": mode}
+    return Command(**{**values, **kinds})
 
 
 class CommandStore:
@@ -32,26 +38,28 @@ class CommandStore:
     async def insert(
         self,
         connection: Connection,
+        order: Order,
         *,
         command_id: str,
-        machine: str,
         partition: str,
-        action: Action,
-        allocation: str,
         requester: str,
         timeout: timedelta,
     ) -> Command:
         """Add a pending command, whose deadline is `timeout` from now by the database's clock."""
         row = await connection.fetchrow(
-            f"""INSERT INTO command (id, machine, partition, action, state, allocation, requester, deadline)
-            VALUES ($1, $2, $3, $4, 'pending', $5, $6, now() + $7::interval) RETURNING {_COLUMNS}""",
+            f"""INSERT INTO command (id, machine, partition, action, state, allocation, requester, deadline,
+                boot_persistent, boot_mode, hard_after)
+            VALUES ($1, $2, $3, $4, 'pending', $5, $6, now() + $7::interval, $8, $9, $10) RETURNING {_COLUMNS}""",
             command_id,
-            machine,
+            order.machine,
             partition,
-            action,
-            allocation or None,
+            order.action,
+            order.allocation or None,
             requester,
             timeout,
+            order.boot_persistent,
+            order.boot_mode,
+            order.hard_after,
         )
         assert row is not None
         return _from_row(row)

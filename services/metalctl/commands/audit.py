@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,11 +23,9 @@ from metalctl.failure import REFUSED, USAGE, fail
 from metalctl.output import Format, as_json, show_many, write
 from metalctl.session import run
 from metalctl.table import render
-from metalctl.values import instant, now
+from metalctl.values import instant, now, span
 
 ATTEMPTS = 3
-_AGE = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 TIME_HELP = "an age such as 90s, 30m, 2h or 7d, or a time such as 2026-03-01T12:00Z (UTC, unless it says otherwise)"
 
 
@@ -225,8 +222,8 @@ def _chosen(peers: Peers, services: Sequence[ServiceName] | None) -> list[str]:
 
 def _moment(option: str, text: str) -> Timestamp:
     stamp = Timestamp()
-    if age := _AGE.fullmatch(text):
-        stamp.FromDatetime(now() - timedelta(**{_UNITS[age[2]]: int(age[1])}))
+    if (age := span(text)) is not None:
+        stamp.FromDatetime(now() - age)
         return stamp
     try:
         stamp.FromDatetime(datetime.fromisoformat(text))

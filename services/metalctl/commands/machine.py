@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -16,10 +17,10 @@ from metalplane.inventory.v1 import machine_pb2 as pb
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
 
 from metalctl import command, naming
-from metalctl.failure import fail
+from metalctl.failure import USAGE, fail
 from metalctl.output import show_many, show_one
 from metalctl.session import run
-from metalctl.values import enum, instant
+from metalctl.values import enum, instant, span
 
 POLL = 0.3
 RUNNING = frozenset({bmc_pb2.CommandState.COMMAND_STATE_PENDING, bmc_pb2.CommandState.COMMAND_STATE_RUNNING})
@@ -37,6 +38,15 @@ class Power(StrEnum):
     BIOS = "bios"
     IDENTIFY_ON = "identify-on"
     IDENTIFY_OFF = "identify-off"
+    SOFT_OFF = "soft-off"
+    NMI = "nmi"
+
+
+class BootMode(StrEnum):
+    """How the machine boots."""
+
+    UEFI = "uefi"
+    BIOS = "bios"
 
 
 ACTIONS = {
@@ -49,6 +59,8 @@ ACTIONS = {
     Power.BIOS: "BOOT_BIOS",
     Power.IDENTIFY_ON: "IDENTIFY_ON",
     Power.IDENTIFY_OFF: "IDENTIFY_OFF",
+    Power.SOFT_OFF: "SOFT_OFF",
+    Power.NMI: "NMI",
 }
 
 
@@ -73,11 +85,27 @@ def power(
     ctx: typer.Context,
     machine: Annotated[str, typer.Argument(help="UUID of the machine")],
     action: Annotated[Power, typer.Argument(help="what to do; identify is the LED, pxe, disk and bios the next boot")],
+    once: Annotated[
+        bool | None, typer.Option("--once/--persistent", help="how long a boot device holds; else as usual for it")
+    ] = None,
+    mode: Annotated[BootMode | None, typer.Option(help="how a boot device is booted; else UEFI where it goes")] = None,
+    hard_after: Annotated[
+        str, typer.Option(help="soft-off: switch off hard after this time (30s, 5m, 1h); else never")
+    ] = "",
+    timeout: Annotated[str, typer.Option(help="how long it may take (30s, 5m, 24h); else as usual for it")] = "",
 ) -> None:
     """Give the BMC a command and wait for its result."""
     request = bmc_pb2.CreateCommandRequest(
         request_id=uuid7(), machine=machine, action=bmc_pb2.CommandAction.Value(f"COMMAND_ACTION_{ACTIONS[action]}")
     )
+    if once is not None:
+        request.boot_lasting = bmc_pb2.BOOT_LASTING_ONCE if once else bmc_pb2.BOOT_LASTING_PERSISTENT
+    if mode is not None:
+        request.boot_mode = bmc_pb2.BootMode.Value(f"BOOT_MODE_{mode.name}")
+    if hard_after:
+        request.hard_after.FromTimedelta(_span("--hard-after", hard_after))
+    if timeout:
+        request.timeout.FromTimedelta(_span("--timeout", timeout))
 
     async def body(peers: Peers) -> bmc_pb2.Command:
         stub = peers.stub(BmcServiceStub, "bmc")
@@ -91,6 +119,13 @@ def power(
     show_one(given, ctx.obj.output)
     if given.state != bmc_pb2.CommandState.COMMAND_STATE_SUCCEEDED:
         fail(f"{action} {enum(bmc_pb2.CommandState, given.state)}: {given.error} [{given.reason}]")
+
+
+def _span(option: str, text: str) -> timedelta:
+    found = span(text)
+    if found is None:
+        fail(f"{option} {text}: write a length of time such as 30s, 5m or 24h", USAGE)
+    return found
 
 
 def state(

@@ -78,6 +78,51 @@ async def test_boot_and_identify_are_read_back(plane: Any, bmc: SimulatedBmc) ->
     assert bmc.chassis.identify_state() == 0
 
 
+async def test_a_boot_device_is_for_once_and_by_bios_when_the_caller_says_so(plane: Any, bmc: SimulatedBmc) -> None:
+    once = {"boot_lasting": pb.BOOT_LASTING_ONCE, "boot_mode": pb.BOOT_MODE_BIOS}
+    command = await plane.command(bmc, "BOOT_DISK", **once)
+    assert outcome(command) == ("SUCCEEDED", "")
+    assert (command.boot_lasting, command.boot_mode) == (pb.BOOT_LASTING_ONCE, pb.BOOT_MODE_BIOS)
+    assert bmc.chassis.boot_override() == BootOverride(BootDevice.DISK, persistent=False, uefi=False)
+
+
+async def test_a_system_that_is_asked_to_shut_down_does(plane: Any, bmc: SimulatedBmc, eventually: Eventually) -> None:
+    await plane.register(bmc, desired_power=pb.POWER_ON)
+    bmc.chassis.on_power = lambda _action: None
+    given = await plane.stub("").CreateCommand(
+        pb.CreateCommandRequest(machine=bmc.machine, action=pb.COMMAND_ACTION_SOFT_OFF)
+    )
+    await eventually(lambda: bmc.chassis.history == [PowerAction.SOFT_OFF])
+    shown = await plane.stub("").GetBmc(pb.GetBmcRequest(machine=bmc.machine))
+    assert shown.desired_power == pb.POWER_ON
+    bmc.chassis.machine_powered_off()
+    assert outcome(await plane.ended(given.id)) == ("SUCCEEDED", "")
+    shown = await plane.stub("").GetBmc(pb.GetBmcRequest(machine=bmc.machine))
+    assert (shown.desired_power, shown.reported_power) == (pb.POWER_OFF, pb.POWER_OFF)
+    assert outcome(await plane.command(bmc, "SOFT_OFF")) == ("SUCCEEDED", "")
+    assert bmc.chassis.history == [PowerAction.SOFT_OFF]
+
+
+@pytest.mark.parametrize("hard", [True, False])
+async def test_a_system_that_does_not_shut_down_is_switched_off_only_if_that_was_asked_for(
+    plane: Any, bmc: SimulatedBmc, hard: bool
+) -> None:
+    bmc.chassis.on_power = lambda _action: None
+    more = {"hard_after": seconds(1)} if hard else {"timeout": seconds(3)}
+    command = await plane.command(bmc, "SOFT_OFF", **more)
+    assert outcome(command) == (("SUCCEEDED", "") if hard else ("FAILED", "NOT_REACHED"))
+    assert bmc.chassis.history == [PowerAction.SOFT_OFF, *([PowerAction.OFF] if hard else [])]
+    assert bmc.chassis.powered is not hard
+
+
+async def test_an_interrupt_is_sent_once(plane: Any, bmc: SimulatedBmc) -> None:
+    assert outcome(await plane.command(bmc, "NMI")) == ("SUCCEEDED", "")
+    assert bmc.chassis.history == [PowerAction.NMI]
+    assert bmc.seen[CHASSIS_CONTROL] == 1
+    bmc.chassis.machine_powered_off()
+    assert outcome(await plane.command(bmc, "NMI")) == ("FAILED", "POWERED_OFF")
+
+
 async def test_a_reset_without_power_fails_with_the_reason(plane: Any, bmc: SimulatedBmc) -> None:
     bmc.chassis.machine_powered_off()
     assert outcome(await plane.command(bmc, "RESET")) == ("FAILED", "POWERED_OFF")
@@ -300,6 +345,10 @@ async def test_bad_commands_are_refused_with_the_field_named(plane: Any, bmc: Si
         ("action", pb.CreateCommandRequest(machine=bmc.machine)),
         ("action", pb.CreateCommandRequest(**{**good, "action": 99})),
         ("timeout", pb.CreateCommandRequest(**good, timeout=seconds(7200))),
+        ("timeout", pb.CreateCommandRequest(**good, timeout=seconds(90000))),
+        ("boot_lasting", pb.CreateCommandRequest(**good, boot_lasting=pb.BOOT_LASTING_ONCE)),
+        ("boot_mode", pb.CreateCommandRequest(**good, boot_mode=9)),
+        ("hard_after", pb.CreateCommandRequest(**good, hard_after=seconds(5))),
         ("allocation", pb.CreateCommandRequest(**good, allocation="x")),
     ):
         with pytest.raises(InvalidArgument) as caught:

@@ -7,23 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metal_bmc.command import (
-    PLANS,
-    Action,
     Advance,
     Again,
     Command,
     Finish,
     Patience,
     State,
-    Step,
     announce_within,
-    desired_after,
     done,
     expired,
     judge_error,
     judge_power,
     judge_setting,
-    reboots,
+    judge_soft_off,
 )
 from metal_bmc.drivers.errors import (
     BmcAuthFailed,
@@ -38,6 +34,11 @@ from metal_bmc.drivers.errors import (
     LoginBlocked,
     NoCredentials,
 )
+from metal_bmc.drivers.interface import BootMode, BootSetting, BootTarget, BootWish, Capability
+from metal_bmc.drivers.quirks import PLAIN, Quirks
+from metal_bmc.order import Order
+from metal_bmc.plan import PLANS, Action, Step, desired_after, desired_at_end, holds, needs, reboots
+from metal_kit.errors import InvalidArgument
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PATIENCE = Patience()
@@ -81,7 +82,7 @@ def command(action: Action = Action.CYCLE, step: Step | None = None, **changes: 
 
 def test_every_action_has_a_plan_that_ends_in_proof() -> None:
     assert set(PLANS) == set(Action)
-    proof = {Step.CONFIRM_ON, Step.CONFIRM_OFF, Step.SET_BOOT, Step.SET_IDENTIFY, Step.RESET}
+    proof = {Step.CONFIRM_ON, Step.CONFIRM_OFF, Step.SET_BOOT, Step.SET_IDENTIFY, Step.RESET, Step.INTERRUPT}
     for action, plan in PLANS.items():
         assert plan[-1] in proof, action
 
@@ -123,10 +124,10 @@ def test_a_reset_that_was_not_sent_is_tried_again() -> None:
 
 def test_power_is_never_taken_before_the_reboot_is_announced() -> None:
     for action, plan in PLANS.items():
-        takes_power = [number for number, step in enumerate(plan) if step in (Step.TURN_OFF, Step.RESET)]
+        takes_power = [step in (Step.TURN_OFF, Step.RESET, Step.INTERRUPT, Step.ASK_OFF) for step in plan]
         announced = [number for number, step in enumerate(plan) if step is Step.ANNOUNCE]
-        assert len(announced) == len(takes_power) <= 1, action
-        assert all(before < after for before, after in zip(announced, takes_power, strict=True)), action
+        assert len(announced) == (1 if any(takes_power) else 0), action
+        assert all(number < takes_power.index(True) for number in announced), action
 
 
 @pytest.mark.parametrize("action", [action for action, plan in PLANS.items() if Step.ANNOUNCE in plan])
@@ -203,3 +204,103 @@ def test_a_wish_follows_power_commands_and_is_never_made_up(action: Action, desi
         assert after is True
     else:
         assert after is desired
+
+
+def test_a_wish_follows_a_soft_off_only_once_the_machine_is_off() -> None:
+    assert desired_after(Action.SOFT_OFF, True) is True
+    assert [desired_at_end(Action.SOFT_OFF, wish) for wish in (True, False, None)] == [False, False, None]
+    assert [desired_at_end(Action.POWER_OFF, wish) for wish in (True, False, None)] == [True, False, None]
+
+
+def test_a_soft_off_ends_when_the_machine_is_off_and_goes_the_hard_way_only_when_it_may() -> None:
+    later = NOW + timedelta(seconds=20)
+    hard = command(Action.SOFT_OFF, Step.AWAIT_OFF, hard_after=timedelta(seconds=20))
+    never = command(Action.SOFT_OFF, Step.AWAIT_OFF)
+    assert judge_soft_off(hard, False, NOW) == judge_soft_off(never, False, later) == Finish(State.SUCCEEDED)
+    assert isinstance(judge_soft_off(hard, True, NOW), Again)
+    assert judge_soft_off(hard, True, later) == Advance()
+    end = judge_soft_off(never, True, NOW + timedelta(seconds=58))
+    assert isinstance(end, Finish)
+    assert (end.state, end.reason) == (State.FAILED, "NOT_REACHED")
+
+
+@given(st.timedeltas(timedelta(0), timedelta(seconds=59)), st.none() | st.timedeltas(timedelta(seconds=1)))
+def test_a_soft_off_is_looked_after_in_time(waited: timedelta, hard_after: timedelta | None) -> None:
+    soft = command(Action.SOFT_OFF, Step.AWAIT_OFF, hard_after=hard_after)
+    verdict = judge_soft_off(soft, True, NOW + waited)
+    if isinstance(verdict, Again):
+        assert timedelta(0) < verdict.after
+        assert waited + verdict.after <= (soft.deadline - NOW if hard_after is None else hard_after)
+    elif isinstance(verdict, Advance):
+        assert hard_after is not None
+        assert waited >= hard_after
+    else:
+        assert hard_after is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "setting", "kept"),
+    [
+        (BootWish(BootTarget.PXE), BootSetting(BootTarget.PXE, True, BootMode.UEFI), True),
+        (BootWish(BootTarget.PXE), BootSetting(BootTarget.PXE, True, BootMode.BIOS), True),
+        (BootWish(BootTarget.PXE), BootSetting(BootTarget.PXE, False, BootMode.UEFI), False),
+        (BootWish(BootTarget.PXE), BootSetting(BootTarget.DISK, True, BootMode.UEFI), False),
+        (BootWish(BootTarget.PXE), BootSetting(None, True, BootMode.UEFI), False),
+        (BootWish(BootTarget.PXE, False), BootSetting(BootTarget.PXE, True, BootMode.UEFI), False),
+        (BootWish(BootTarget.PXE, True, BootMode.BIOS), BootSetting(BootTarget.PXE, True, BootMode.UEFI), False),
+        (BootWish(BootTarget.PXE, True, BootMode.UEFI), BootSetting(BootTarget.PXE, True, BootMode.UEFI), True),
+    ],
+)
+def test_what_reads_back_is_held_against_what_was_asked_for(wish: BootWish, setting: BootSetting, kept: bool) -> None:
+    assert holds(wish, setting, PLAIN) == kept
+
+
+def test_a_board_that_calls_once_persistent_is_believed() -> None:
+    wish, setting = BootWish(BootTarget.PXE, False), BootSetting(BootTarget.PXE, True, BootMode.UEFI)
+    assert holds(wish, setting, Quirks(once_reads_persistent=True))
+
+
+@pytest.mark.parametrize("action", Action)
+def test_every_action_needs_something_of_the_bmc(action: Action) -> None:
+    assert needs(action)
+    by_default = Capability.BOOT_ONCE if action is Action.BOOT_BIOS else Capability.BOOT_PERSISTENT
+    assert (by_default in needs(action)) == (Step.SET_BOOT in PLANS[action])
+
+
+def test_boot_options_are_needs_of_their_own() -> None:
+    assert needs(Action.BOOT_PXE, False, BootMode.BIOS) == (Capability.BOOT_ONCE, Capability.BOOT_BIOS)
+    assert needs(Action.BOOT_BIOS) == (Capability.BOOT_ONCE, Capability.BOOT_UEFI)
+
+
+@pytest.mark.parametrize(
+    ("order", "by_hand", "field"),
+    [
+        (Order("m", Action.CYCLE, boot_persistent=False), False, "boot_lasting"),
+        (Order("m", Action.POWER_ON, boot_mode=BootMode.BIOS), False, "boot_mode"),
+        (Order("m", Action.POWER_OFF, hard_after=timedelta(seconds=1)), False, "hard_after"),
+        (
+            Order("m", Action.SOFT_OFF, hard_after=timedelta(minutes=1), timeout=timedelta(minutes=1)),
+            False,
+            "hard_after",
+        ),
+        (Order("m", Action.CYCLE, timeout=timedelta(minutes=61)), False, "timeout"),
+        (Order("m", Action.CYCLE, timeout=timedelta(hours=25)), True, "timeout"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_by_name(order: Order, by_hand: bool, field: str) -> None:
+    def give() -> None:
+        order.check()
+        order.time(by_hand=by_hand)
+
+    with pytest.raises(InvalidArgument) as caught:
+        give()
+    assert caught.value.field == field
+
+
+def test_an_order_gets_the_time_that_its_action_needs() -> None:
+    soft = Order("m", Action.SOFT_OFF)
+    assert Order("m", Action.CYCLE).time(by_hand=False) == timedelta(minutes=1)
+    assert Order("m", Action.CYCLE).time(by_hand=True) == timedelta(hours=24)
+    assert soft.time(by_hand=False) == timedelta(minutes=10)
+    assert replace(soft, hard_after=timedelta(minutes=5)).time(by_hand=False) == timedelta(minutes=6)
+    assert Order("m", Action.CYCLE, timeout=timedelta(hours=20)).time(by_hand=True) == timedelta(hours=20)

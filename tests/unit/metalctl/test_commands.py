@@ -323,6 +323,23 @@ def test_a_power_command_that_failed_ends_with_1_and_says_why(call: Any, plane: 
     assert "BMC_TIMEOUT" in outcome.out
 
 
+def test_a_power_command_takes_how_long_and_how(call: Any, plane: Any) -> None:
+    done = bmc_pb2.Command(id=OTHER, machine=UUID, state=bmc_pb2.COMMAND_STATE_SUCCEEDED)
+    plane.answers["CreateCommand"] = done
+    assert call("machine", "power", UUID, "disk", "--once", "--mode", "bios").code == 0
+    assert call("machine", "power", UUID, "pxe", "--persistent").code == 0
+    assert call("machine", "power", UUID, "soft-off", "--hard-after", "5m", "--timeout", "1h").code == 0
+    disk, pxe, soft = plane.requests("CreateCommand")
+    assert (disk.boot_lasting, disk.boot_mode) == (bmc_pb2.BOOT_LASTING_ONCE, bmc_pb2.BOOT_MODE_BIOS)
+    assert (pxe.boot_lasting, pxe.boot_mode) == (bmc_pb2.BOOT_LASTING_PERSISTENT, bmc_pb2.BOOT_MODE_UNSPECIFIED)
+    assert (soft.action, soft.hard_after.seconds, soft.timeout.seconds) == (bmc_pb2.COMMAND_ACTION_SOFT_OFF, 300, 3600)
+    outcome = call("machine", "power", UUID, "soft-off", "--hard-after", "soon")
+    assert (outcome.code, outcome.err) == (
+        2, "metalctl: --hard-after soon: write a length of time such as 30s, 5m or 24h\n"
+    )  # fmt: skip
+    assert len(plane.requests("CreateCommand")) == 3
+
+
 def test_a_machines_state_is_set_with_its_reason(call: Any, plane: Any) -> None:
     plane.answers["SetMachineState"] = machine_pb2.Machine(id=UUID)
     assert call("machine", "state", UUID, "locked", "--reason", "broken fan").code == 0

@@ -195,9 +195,9 @@ class _CommandActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Command
     COMMAND_ACTION_CYCLE: _CommandAction.ValueType  # 4
     """Off, seen off, on, seen on; a machine that was off is switched on."""
     COMMAND_ACTION_BOOT_PXE: _CommandAction.ValueType  # 5
-    """Next and later boots from the network; read back."""
+    """Next and later boots from the network, unless `boot_lasting` says otherwise; read back."""
     COMMAND_ACTION_BOOT_DISK: _CommandAction.ValueType  # 6
-    """Next and later boots from disk; read back."""
+    """Next and later boots from disk, unless `boot_lasting` says otherwise; read back."""
     COMMAND_ACTION_BOOT_BIOS: _CommandAction.ValueType  # 7
     """Next boot into the firmware's setup; read back."""
     COMMAND_ACTION_IDENTIFY_ON: _CommandAction.ValueType  # 8
@@ -206,6 +206,12 @@ class _CommandActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Command
     """Identify LED off."""
     COMMAND_ACTION_PXE_CYCLE: _CommandAction.ValueType  # 10
     """Boots from the network now: boot device PXE, read back, then COMMAND_ACTION_CYCLE."""
+    COMMAND_ACTION_SOFT_OFF: _CommandAction.ValueType  # 11
+    """Asks the operating system to shut down, and waits until the BMC reads back off; `hard_after` says whether and when it
+    is switched off hard. FAILED with NOT_REACHED when the system runs on. A desired power follows when the machine is off.
+    """
+    COMMAND_ACTION_NMI: _CommandAction.ValueType  # 12
+    """Non-maskable interrupt, at which a running system writes its crash dump. Sent at most once, as RESET is."""
 
 class CommandAction(_CommandAction, metaclass=_CommandActionEnumTypeWrapper):
     """What a command does."""
@@ -223,9 +229,9 @@ OUTCOME_UNKNOWN when the answer was lost.
 COMMAND_ACTION_CYCLE: CommandAction.ValueType  # 4
 """Off, seen off, on, seen on; a machine that was off is switched on."""
 COMMAND_ACTION_BOOT_PXE: CommandAction.ValueType  # 5
-"""Next and later boots from the network; read back."""
+"""Next and later boots from the network, unless `boot_lasting` says otherwise; read back."""
 COMMAND_ACTION_BOOT_DISK: CommandAction.ValueType  # 6
-"""Next and later boots from disk; read back."""
+"""Next and later boots from disk, unless `boot_lasting` says otherwise; read back."""
 COMMAND_ACTION_BOOT_BIOS: CommandAction.ValueType  # 7
 """Next boot into the firmware's setup; read back."""
 COMMAND_ACTION_IDENTIFY_ON: CommandAction.ValueType  # 8
@@ -234,7 +240,61 @@ COMMAND_ACTION_IDENTIFY_OFF: CommandAction.ValueType  # 9
 """Identify LED off."""
 COMMAND_ACTION_PXE_CYCLE: CommandAction.ValueType  # 10
 """Boots from the network now: boot device PXE, read back, then COMMAND_ACTION_CYCLE."""
+COMMAND_ACTION_SOFT_OFF: CommandAction.ValueType  # 11
+"""Asks the operating system to shut down, and waits until the BMC reads back off; `hard_after` says whether and when it
+is switched off hard. FAILED with NOT_REACHED when the system runs on. A desired power follows when the machine is off.
+"""
+COMMAND_ACTION_NMI: CommandAction.ValueType  # 12
+"""Non-maskable interrupt, at which a running system writes its crash dump. Sent at most once, as RESET is."""
 Global___CommandAction: _TypeAlias = CommandAction  # noqa: Y015
+
+class _BootLasting:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BootLastingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BootLasting.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BOOT_LASTING_UNSPECIFIED: _BootLasting.ValueType  # 0
+    """Not set: as the action says."""
+    BOOT_LASTING_ONCE: _BootLasting.ValueType  # 1
+    """For the next boot only."""
+    BOOT_LASTING_PERSISTENT: _BootLasting.ValueType  # 2
+    """Until it is changed."""
+
+class BootLasting(_BootLasting, metaclass=_BootLastingEnumTypeWrapper):
+    """How long a boot device holds."""
+
+BOOT_LASTING_UNSPECIFIED: BootLasting.ValueType  # 0
+"""Not set: as the action says."""
+BOOT_LASTING_ONCE: BootLasting.ValueType  # 1
+"""For the next boot only."""
+BOOT_LASTING_PERSISTENT: BootLasting.ValueType  # 2
+"""Until it is changed."""
+Global___BootLasting: _TypeAlias = BootLasting  # noqa: Y015
+
+class _BootMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BootModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BootMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BOOT_MODE_UNSPECIFIED: _BootMode.ValueType  # 0
+    """Not set: UEFI is asked for, and not insisted on."""
+    BOOT_MODE_UEFI: _BootMode.ValueType  # 1
+    """UEFI; read back."""
+    BOOT_MODE_BIOS: _BootMode.ValueType  # 2
+    """As a PC BIOS does ("legacy"); read back."""
+
+class BootMode(_BootMode, metaclass=_BootModeEnumTypeWrapper):
+    """How the firmware boots."""
+
+BOOT_MODE_UNSPECIFIED: BootMode.ValueType  # 0
+"""Not set: UEFI is asked for, and not insisted on."""
+BOOT_MODE_UEFI: BootMode.ValueType  # 1
+"""UEFI; read back."""
+BOOT_MODE_BIOS: BootMode.ValueType  # 2
+"""As a PC BIOS does ("legacy"); read back."""
+Global___BootMode: _TypeAlias = BootMode  # noqa: Y015
 
 class _CommandState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -394,6 +454,9 @@ class Command(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    BOOT_LASTING_FIELD_NUMBER: _builtins.int
+    BOOT_MODE_FIELD_NUMBER: _builtins.int
+    HARD_AFTER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     machine: _builtins.str
@@ -412,6 +475,10 @@ class Command(_message.Message):
     """Allocation that it was given for; may be empty."""
     requester: _builtins.str
     """Who gave it."""
+    boot_lasting: Global___BootLasting.ValueType
+    """How long the boot device shall hold, where the caller said so."""
+    boot_mode: Global___BootMode.ValueType
+    """How the machine shall boot, where the caller said so."""
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When it expires."""
@@ -428,6 +495,10 @@ class Command(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended; not set before."""
 
+    @_builtins.property
+    def hard_after(self) -> _duration_pb2.Duration:
+        """SOFT_OFF: what the system has until it is switched off hard; not set: it never is."""
+
     def __init__(
         self,
         *,
@@ -443,10 +514,13 @@ class Command(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        boot_lasting: Global___BootLasting.ValueType = ...,
+        boot_mode: Global___BootMode.ValueType = ...,
+        hard_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "hard_after", b"hard_after", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "allocation", b"allocation", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "machine", b"machine", "reason", b"reason", "requester", b"requester", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "allocation", b"allocation", "boot_lasting", b"boot_lasting", "boot_mode", b"boot_mode", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "hard_after", b"hard_after", "id", b"id", "machine", b"machine", "reason", b"reason", "requester", b"requester", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -733,6 +807,9 @@ class CreateCommandRequest(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     ALLOCATION_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    BOOT_LASTING_FIELD_NUMBER: _builtins.int
+    BOOT_MODE_FIELD_NUMBER: _builtins.int
+    HARD_AFTER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe: the same id returns the same command. Empty, or a UUID."""
     machine: _builtins.str
@@ -741,9 +818,19 @@ class CreateCommandRequest(_message.Message):
     """What to do."""
     allocation: _builtins.str
     """Allocation that it is given for; may be empty."""
+    boot_lasting: Global___BootLasting.ValueType
+    """How long the boot device shall hold; for actions that set one."""
+    boot_mode: Global___BootMode.ValueType
+    """How the machine shall boot; for actions that set a boot device."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long it may take: up to an hour; not set means one minute."""
+        """How long it may take: up to an hour, for machines without a BMC up to 24. Not set means one minute; SOFT_OFF ten, or
+        one more than `hard_after`; machines without a BMC 24 hours.
+        """
+
+    @_builtins.property
+    def hard_after(self) -> _duration_pb2.Duration:
+        """SOFT_OFF: what the system has until it is switched off hard, shorter than `timeout`. Not set: it never is."""
 
     def __init__(
         self,
@@ -753,10 +840,13 @@ class CreateCommandRequest(_message.Message):
         action: Global___CommandAction.ValueType = ...,
         allocation: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        boot_lasting: Global___BootLasting.ValueType = ...,
+        boot_mode: Global___BootMode.ValueType = ...,
+        hard_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hard_after", b"hard_after", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "allocation", b"allocation", "machine", b"machine", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "allocation", b"allocation", "boot_lasting", b"boot_lasting", "boot_mode", b"boot_mode", "hard_after", b"hard_after", "machine", b"machine", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

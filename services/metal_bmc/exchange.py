@@ -23,7 +23,6 @@ from metal_bmc.credentials import CredentialError, KeyRing
 from metal_bmc.drivers.errors import (
     BmcAuthFailed,
     BmcError,
-    BmcSessionsFull,
     DriverBusy,
     LoginBlocked,
     NoCredentials,
@@ -207,7 +206,7 @@ class BmcExchange:
                 await self._endpoints.count_refusal(connection, endpoint)
         else:
             # No answer to the login says nothing about it; any other failure came after it went well.
-            silent = isinstance(error, BmcSessionsFull) or error.outcome_unknown
+            silent = error.before_login or error.outcome_unknown
             await self._settle(endpoint, endpoint.refused_logins if silent else 0)
 
     async def _settle(self, endpoint: Endpoint, refused: int) -> None:

@@ -28,9 +28,11 @@ from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.pool import WorkerPool
 from metal_bmc.drivers.pyghmi import PyghmiFru
+from metal_bmc.drivers.redfish import RedfishDriver
 from metal_bmc.drivers.router import DriverSet
 from metal_bmc.exchange import BmcExchange
 from metal_bmc.poller import Poller, PollPlan
+from metal_bmc.redfish.client import RedfishClient, SessionLife
 from metal_bmc.registry import Registry
 from metal_bmc.reporter import Reporter
 from metal_bmc.resealing import Resealing
@@ -137,7 +139,8 @@ async def compose(rt: Runtime) -> Parts:
     db, ring, partition = rt.require_db(), _key_ring(settings), settings.partition
     client = RmcpClient(Keeping(most=settings.sessions, unused=settings.session_seconds))
     ipmi = IpmiDriver(client, PyghmiFru(WorkerPool(size=settings.driver_processes)))
-    driver = DriverSet({DriverKind.IPMI: ipmi})
+    redfish = RedfishDriver(RedfishClient(SessionLife(most=settings.sessions, unused=settings.session_seconds)))
+    driver = DriverSet({DriverKind.IPMI: ipmi, DriverKind.REDFISH: redfish})
     exchange = BmcExchange(db, driver, ring, rt.clock)
     registry = Registry(ring, partition=partition, kinds=driver.kinds)
     plan = PollPlan(

@@ -16,6 +16,8 @@ class BmcError(Exception):
     retryable: ClassVar[bool] = True
     # Whether an order that was sent may have been carried out all the same.
     outcome_unknown: ClassVar[bool] = False
+    # Whether it may have come before user and password were looked at, so that it says nothing about them.
+    before_login: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -39,6 +41,26 @@ class BmcSessionsFull(BmcError):
     """All session slots are taken. Wait for some to expire (60 s on most BMCs)."""
 
     reason = "SESSIONS_FULL"
+    before_login = True
+
+
+class BmcBusy(BmcError):
+    """The BMC cannot do it now, and did nothing. `retry_after` are the seconds that it asks for, 0 for none."""
+
+    reason = "BUSY"
+    before_login = True
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BmcUntrusted(BmcError):
+    """Who answers shows another certificate than the one on record. Nothing was told to it; a person has to look."""
+
+    reason = "UNTRUSTED"
+    retryable = False
+    before_login = True
 
 
 class BmcUnsupported(BmcError):

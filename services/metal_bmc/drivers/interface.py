@@ -86,15 +86,18 @@ class Target:
     password: str = field(repr=False)
     driver: DriverKind = DriverKind.IPMI
     quirks: Quirks = PLAIN
+    # SHA-256 of the TLS certificate that the BMC has to show (Redfish); empty: any is taken.
+    fingerprint: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class BootSetting:
-    """The boot override as read back. `target` is None when there is none, or one that we have no name for."""
+    """The boot override as read back. `target` is None when there is none, or one that we have no name for; `mode` is
+    None when the BMC keeps it to itself."""
 
     target: BootTarget | None
     persistent: bool
-    mode: BootMode
+    mode: BootMode | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ class DeviceInfo:
 
     `guid` is the system GUID, 16 bytes as the BMC sent them, or empty; `machine` its reading as an SMBIOS UUID, or
     empty. `fru` holds the strings of FRU 0 by the names of pyghmi's parser ("Manufacturer", "Model", "Board serial
-    number", …), which a driver without FRU uses too. `mac` is the BMC's own address where it tells.
+    number", …), which a driver without FRU uses too. `mac` is the BMC's own address where it tells, `fingerprint` the
+    SHA-256 of the TLS certificate that it showed, empty where there is none.
     """
 
     machine: str
@@ -115,6 +119,7 @@ class DeviceInfo:
     guid: bytes = b""
     mac: str = ""
     capabilities: frozenset[Capability] = frozenset()
+    fingerprint: bytes = b""
 
 
 class BmcDriver(Protocol):

@@ -16,6 +16,8 @@ from metal_bmc.drivers.interface import Target
 from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.pool import WorkerPool
 from metal_bmc.drivers.pyghmi import PyghmiFru
+from metal_bmc.drivers.redfish import RedfishDriver
+from metal_bmc.redfish.client import RedfishClient
 from metal_bmc.rmcp.client import RmcpClient
 from metal_bmc.service import SPEC
 from metal_kit import identity
@@ -24,6 +26,7 @@ from metal_kit.errors import Unauthenticated, Unavailable
 from metal_kit.identity import current_caller
 from metal_kit.runtime import RunningService, start
 from metal_sim.bmc import SimulatedBmc
+from metal_sim.redfish import PERSONALITIES, SimulatedRedfish
 from metalplane.bmc.v1 import bmc_pb2 as pb
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
 from metalplane.common.v1.access_pb2 import PlaneRole
@@ -45,6 +48,7 @@ NewIdentity = Callable[..., Any]
 NewDatabase = Callable[..., Awaitable[str]]
 StartPeer = Callable[..., Awaitable[str]]
 NewBmc = Callable[..., Awaitable[SimulatedBmc]]
+NewRedfish = Callable[..., Awaitable[SimulatedRedfish]]
 
 
 @pytest.fixture
@@ -97,6 +101,37 @@ def target() -> Callable[..., Target]:
         return Target(bmc.address[0], bmc.address[1], user, password)
 
     return of
+
+
+@pytest.fixture
+async def new_redfish() -> AsyncIterator[NewRedfish]:
+    """Starts a simulated BMC at each call."""
+    bmcs: list[SimulatedRedfish] = []
+
+    async def start(make: str = "plain", **options: Any) -> SimulatedRedfish:
+        machine = options.pop("machine", str(uuid.uuid4()))
+        options = {"password": PASSWORD, "personality": PERSONALITIES[make], **options}
+        bmc = SimulatedRedfish(machine, **options)
+        await bmc.start()
+        bmcs.append(bmc)
+        return bmc
+
+    yield start
+    for bmc in bmcs:
+        await bmc.stop()
+
+
+@pytest.fixture
+async def redfish_client() -> AsyncIterator[RedfishClient]:
+    """Logs out of everything at the end."""
+    made = RedfishClient()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def redfish(redfish_client: RedfishClient) -> RedfishDriver:
+    return RedfishDriver(redfish_client)
 
 
 class Inventory(MachineServiceServicer):

@@ -9,6 +9,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -67,6 +68,8 @@ class SimulatedRedfish:
             serial=f"S{uuid.UUID(machine).hex[-12:].upper()}",
         )
         self.listeners = Listeners()
+        self.before_patch: Callable[[str], None] | None = None
+        """Called with the path before each PATCH is looked at: somebody else may change the machine there."""
         self.address = ("", 0)
         self._identity = identity or self_signed(self.machine)
         self._web: web.Server | None = None
@@ -165,6 +168,8 @@ class SimulatedRedfish:
         if request.method == "DELETE":
             return self._delete(path)
         if request.method == "PATCH":
+            if self.before_patch is not None:
+                self.before_patch(path)
             refused = self._precondition(request, path)
             return refused or changes.patch(self.state, path, body)
         if request.method == "POST":

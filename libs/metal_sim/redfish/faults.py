@@ -75,6 +75,8 @@ class RedfishFaults:
 
     _active: dict[RedfishFault, float] = field(default_factory=dict)
     _only: dict[RedfishFault, str] = field(default_factory=dict)
+    huge_sent: int = 0
+    """Bytes of HUGE and HUGE_ANNOUNCED that somebody took."""
 
     def switch_on(self, name: str, value: float | None = None, *, only: str = "") -> None:
         """Begin to misbehave. Raises ValueError for an unknown name or a value below 0.

@@ -79,7 +79,7 @@ async def _spoilt(
     if has(RedfishFault.TRUNCATED):
         return await _truncated(request, answer.status, json_type, body)
     if has(RedfishFault.HUGE) or has(RedfishFault.HUGE_ANNOUNCED):
-        return await _huge(request, answer.status, json_type, announced=has(RedfishFault.HUGE_ANNOUNCED))
+        return await _huge(request, answer.status, json_type, faults, announced=has(RedfishFault.HUGE_ANNOUNCED))
     return None
 
 
@@ -91,7 +91,7 @@ async def _truncated(request: web.BaseRequest, status: int, headers: dict[str, s
 
 
 async def _huge(
-    request: web.BaseRequest, status: int, headers: dict[str, str], *, announced: bool
+    request: web.BaseRequest, status: int, headers: dict[str, str], faults: RedfishFaults, *, announced: bool
 ) -> web.StreamResponse:
     size = {"Content-Length": str(HUGE_BYTES)} if announced else {}
     response = web.StreamResponse(status=status, headers={**headers, **size})
@@ -101,6 +101,7 @@ async def _huge(
         # Ends with the connection, which a client closes that has had enough.
         await response.write(_CHUNK[:left])
         left -= len(_CHUNK)
+        faults.huge_sent += len(_CHUNK)
     return response
 
 

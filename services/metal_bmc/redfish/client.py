@@ -150,11 +150,11 @@ class RedfishClient:
 
     async def _ask(self, kept: _Kept, question: Question, give_up: float) -> Reply:
         """A reply whatever its status, but never 401: a session that is over is opened again, one time."""
-        fresh = kept.session is None
         try:
             reply = await self._send(kept, question, give_up)
-            if reply.status == 401 and not fresh and kept.session is not None and kept.session.token:
-                # The session has run out, or the BMC has started again. Nothing was carried out.
+            session = kept.session
+            if reply.status == 401 and session is not None and session.token and session.proven:
+                # It has run out, or the BMC has started again. Nothing was carried out.
                 self._forget(kept)
                 reply = await self._send(kept, question, give_up)
         except WrongCertificate:
@@ -163,6 +163,8 @@ class RedfishClient:
             kept.place = _place(kept.login)
             raise
         if reply.status != 401:
+            if kept.session is not None:
+                kept.session.proven = True
             return reply
         basic = kept.session is not None and not kept.session.token
         await self._drop(kept)

@@ -45,12 +45,14 @@ class Login:
 
 @dataclass(slots=True)
 class Session:
-    """One that is open. Without `token` it is basic authentication, and there is nothing to close."""
+    """One that is open. Without `token` it is basic authentication, and there is nothing to close. `proven` is whether
+    anything was answered in it yet."""
 
     root: Document
     opened: float
     token: str = field(default="", repr=False)
     location: str = ""
+    proven: bool = False
 
 
 async def open_session(wire: Wire, place: Place, login: Login, *, now: float, give_up: float) -> Session:

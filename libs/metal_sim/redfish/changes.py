@@ -20,7 +20,7 @@ _CONTROLS = {
     "GracefulShutdown": ChassisControl.SOFT_OFF,
     "Nmi": ChassisControl.NMI,
 }
-_LOOKS_UNTIL_DONE = 3
+_LOOKS_UNTIL_DONE = 8
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def task(update: Update) -> Document:
         "Name": "Update",
         "TaskState": update.state,
         "TaskStatus": "Critical" if update.state == "Exception" else "OK",
-        "PercentComplete": 100 if finished else max(0, 100 - 25 * update.left),
+        "PercentComplete": 100 if finished else max(0, 100 - 10 * update.left),
         "TaskMonitor": f"{MONITORS}/{update.id}",
         "Messages": [],
     }

@@ -131,13 +131,13 @@ class SimulatedRedfish:
         faults = self.faults
         if faults.has(RedfishFault.HANG):
             await self._released.wait()
-            raise wire.cut(request)
+            return wire.cut(request)
         if (
             faults.has(RedfishFault.RESETS_ITSELF)
             and self._asked % max(1, int(faults.value(RedfishFault.RESETS_ITSELF))) == 0
         ):
             self.forget_sessions()
-            raise wire.cut(request)
+            return wire.cut(request)
         await asyncio.sleep(faults.value(RedfishFault.SLOW))
         answer = await self._answer(request, path)
         if isinstance(answer, web.StreamResponse):
@@ -145,7 +145,7 @@ class SimulatedRedfish:
         # Logins are spared unless they are named: nobody could close the session.
         loses = path != documents.SESSIONS or not faults.everywhere(RedfishFault.LOSES_ANSWERS)
         if request.method != "GET" and loses and faults.spoils(RedfishFault.LOSES_ANSWERS, request.method, path):
-            raise wire.cut(request)
+            return wire.cut(request)
         return await wire.send(request, answer, faults, self.state.personality)
 
     async def _answer(self, request: web.BaseRequest, path: str) -> Answer | web.StreamResponse:
@@ -189,7 +189,7 @@ class SimulatedRedfish:
                 # The task is gone with the old firmware, and so are the sessions.
                 self.forget_sessions()
                 self.state.updates.clear()
-                raise wire.cut(request)
+                return wire.cut(request)
             return answer
         skip = request.query.get("$skip", "0")
         document = documents.find(self.state, path, int(skip) if skip.isdigit() else 0)

@@ -8,8 +8,6 @@ import threading
 import time
 import uuid
 
-from metal_kit.errors import InvalidArgument
-
 _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _NANOSECONDS_A_MILLISECOND = 1_000_000
 _lock = threading.Lock()
@@ -48,6 +46,8 @@ def parse_uuid(text: str, *, field: str) -> str:
     """
     canonical = text.lower()
     if not _FORM.fullmatch(canonical):
+        from metal_kit.errors import InvalidArgument  # noqa: PLC0415 - with it comes gRPC, and agents start without
+
         raise InvalidArgument(
             "INVALID_UUID", "must be a UUID such as 4c4c4544-0051-3510-8052-b4c04f4e3132", field=field
         )

@@ -7,13 +7,15 @@ secrets come from the environment that the deployment controls.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from metal_kit.endpoint import parse_endpoint
-from metal_kit.limits import Allowances, Kind, read_allowance
+
+if TYPE_CHECKING:
+    from metal_kit.limits import Allowances, Kind
 
 MEBIBYTE = 1 << 20
 MAX_MESSAGE_BYTES = 4 * MEBIBYTE
@@ -31,6 +33,8 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 
 def _limit(kind: Kind) -> AfterValidator:
     def check(text: str) -> str:
+        from metal_kit.limits import read_allowance  # noqa: PLC0415 - with it comes gRPC, and agents start without
+
         read_allowance(text, kind)
         return text
 
@@ -109,6 +113,8 @@ class ServiceSettings(AgentSettings):
     @property
     def allowances(self) -> Allowances:
         """What each kind of caller may."""
+        from metal_kit.limits import read_allowance  # noqa: PLC0415 - as in `_limit`
+
         return {
             "user": read_allowance(self.limit_users, "user"),
             "agent": read_allowance(self.limit_agents, "agent"),

@@ -1,29 +1,21 @@
-"""How the agent and its leaf are, for the page that monitoring reads: metrics, and whether the leaf is in order.
-
-Labels are bounded: phases, groups and states are known beforehand, ports and VRFs are no labels. Each agent has a
-registry of its own, since several may run in one process.
-"""
+"""How the agent and its leaf are, and whether the leaf is in order; `page` shows it to monitoring."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-
-from metal_kit import metrics
-from metal_kit.metrics import MetricsPage
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from typing import TYPE_CHECKING
 
 from metal_core.bgp_state import Session
 from metal_core.outcome import Outcome
 
-PHASES = ("prepare", "apply", "verify", "commit", "rollback")
-GROUPS = ("FABRIC", "FIREWALL", "MACHINE")
-OTHER = "other"
-# A session that reaches its limit is ended by FRR.
-_NEAR_TENTHS = 9
+if TYPE_CHECKING:
+    from metal_kit.metrics import MetricsPage
+
+# The peer group of the uplinks.
+FABRIC = "FABRIC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +29,9 @@ class Progress:
 
 
 @dataclass(slots=True)
-class _Seen:
+class Seen:
+    """What was seen last."""
+
     uplinks: frozenset[str] = frozenset()
     states: Mapping[str, str] = field(default_factory=dict)
     neighbours: int = 0
@@ -52,45 +46,30 @@ class Condition:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._seen = _Seen()
+        self.seen = Seen()
         self.progress: Callable[[], Progress] = Progress
-        self.registry = CollectorRegistry()
-        self._phases = Histogram(
-            "metalplane_core_phase_seconds",
-            "Time of each phase of a run that brings the leaf to its desired state.",
-            ["phase"],
-            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-            registry=self.registry,
-        )
-        self._runs = Counter(
-            "metalplane_core_runs", "Runs, by whether the leaf had its state after them.", ["result"],
-            registry=self.registry,
-        )  # fmt: skip
-        self._size = Gauge("metalplane_core_last_delta", "What the last run changed.", ["kind"], registry=self.registry)
-        self.registry.register(self)
+        # Who counts runs, where there is a page.
+        self._count: Callable[[Outcome], None] | None = None
 
     def ran(self, outcome: Outcome) -> None:
         """A run has ended."""
-        for phase, seconds in outcome.durations.items():
-            self._phases.labels(phase if phase in PHASES else OTHER).observe(seconds)
-        self._runs.labels("applied" if outcome.applied else "failed").inc()
-        self._size.labels("rows").set(outcome.changed)
-        self._size.labels("frr_commands").set(outcome.frr_commands)
-        self._seen.error = outcome.error
+        if self._count is not None:
+            self._count(outcome)
+        self.seen.error = outcome.error
         if outcome.applied:
-            self._seen.succeeded_at = self._clock()
+            self.seen.succeeded_at = self._clock()
 
     def ports(self, uplinks: frozenset[str], states: Mapping[str, str], *, neighbours: int) -> None:
         """Ports were looked at."""
-        self._seen.uplinks, self._seen.states, self._seen.neighbours = uplinks, dict(states), neighbours
+        self.seen.uplinks, self.seen.states, self.seen.neighbours = uplinks, dict(states), neighbours
 
     def sessions(self, sessions: Collection[Session] | None) -> None:
         """BGP sessions were looked at; None when FRR did not answer."""
-        self._seen.sessions = sessions
+        self.seen.sessions = sessions
 
     def problems(self) -> list[str]:
         """Why the leaf is not in order; empty when it has what is wanted and its uplinks work."""
-        seen, progress = self._seen, self.progress()
+        seen, progress = self.seen, self.progress()
         problems = []
         if progress.desired == 0:
             problems.append("no desired state is known yet")
@@ -104,64 +83,21 @@ class Condition:
             problems.append(f"uplinks that are down: {', '.join(down)}")
         if seen.sessions is None:
             problems.append("FRR does not answer")
-        elif down := sorted(
-            each.port for each in seen.sessions if each.peer_group == GROUPS[0] and not each.established
-        ):
+        elif down := sorted(each.port for each in seen.sessions if each.peer_group == FABRIC and not each.established):
             problems.append(f"uplinks without a BGP session: {', '.join(down)}")
         return problems
 
     def listen(self, endpoint: str) -> MetricsPage:
         """Serve `/metrics` and `/health` on `host:port`. Raises OSError when the address cannot be had."""
-        return metrics.listen(endpoint, self.registry, {"/health": self._health})
+        from metal_kit import metrics  # noqa: PLC0415 - it takes its time, and agents without a page do without
 
-    def collect(self) -> Iterator[Metric]:
-        """What is read when somebody looks, for the registry."""
-        seen, progress = self._seen, self.progress()
-        generations = GaugeMetricFamily("metalplane_core_generation", "Generations of the leaf.", labels=["what"])
-        generations.add_metric(["desired"], progress.desired)
-        generations.add_metric(["applied"], progress.applied)
-        yield generations
-        yield GaugeMetricFamily(
-            "metalplane_core_drift", "Differences made by others that are still there.", value=progress.drifted
-        )
-        yield GaugeMetricFamily(
-            "metalplane_core_report_age_seconds", "How long the oldest report waits to be acknowledged.",
-            value=progress.waiting,
-        )  # fmt: skip
-        yield GaugeMetricFamily(
-            "metalplane_core_last_success_timestamp_seconds", "When the leaf was last seen to have its state.",
-            value=seen.succeeded_at,
-        )  # fmt: skip
-        yield GaugeMetricFamily(
-            "metalplane_core_lldp_neighbours", "Ports with an LLDP neighbour.", value=seen.neighbours
-        )
-        uplinks = GaugeMetricFamily("metalplane_core_uplinks", "Uplinks, by their state.", labels=["state"])
-        up = sum(seen.states.get(port) == "up" for port in seen.uplinks)
-        uplinks.add_metric(["up"], up)
-        uplinks.add_metric(["down"], len(seen.uplinks) - up)
-        yield uplinks
-        yield from _session_metrics(seen.sessions or ())
+        from metal_core.page import Page  # noqa: PLC0415
+
+        page = Page(self)
+        served = metrics.listen(endpoint, page.registry, {"/health": self._health})
+        self._count = page.ran
+        return served
 
     def _health(self) -> tuple[int, str]:
         problems = self.problems()
         return (503 if problems else 200), json.dumps({"healthy": not problems, "problems": problems}) + "\n"
-
-
-def _session_metrics(sessions: Collection[Session]) -> Iterator[Metric]:
-    counted = {(group, state): 0 for group in (*GROUPS, OTHER) for state in ("established", "down")}
-    near = 0
-    for each in sessions:
-        group = each.peer_group if each.peer_group in GROUPS else OTHER
-        counted[group, "established" if each.established else "down"] += 1
-        near += sum(
-            1 for _, family in each.families if family.limit and family.accepted * 10 >= family.limit * _NEAR_TENTHS
-        )
-    metric = GaugeMetricFamily("metalplane_core_bgp_sessions", "BGP sessions.", labels=["group", "state"])
-    for labels, number in counted.items():
-        metric.add_metric(labels, number)
-    yield metric
-    yield GaugeMetricFamily(
-        "metalplane_core_prefix_limits_near",
-        "Sessions near the prefixes that they may announce, by family.",
-        value=near,
-    )

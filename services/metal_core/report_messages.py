@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from metalplane.fabric.v1.agent_pb2 import ApplyReport, Observations, ObservedPort, PhoneHome
+from metalplane.fabric.v1.agent_pb2 import ApplyReport, ConnectRequest, Observations, ObservedPort, PhoneHome
 from metalplane.fabric.v1.observation_pb2 import (
     BgpFamily,
     BgpSession,
@@ -19,8 +19,8 @@ from metalplane.fabric.v1.observation_pb2 import DriftState as WireDriftState
 from metal_core.bgp_state import Session
 from metal_core.compare import Differences
 from metal_core.drift import Drift, DriftState
-from metal_core.observe import Announcement, Neighbour
-from metal_core.outcome import Outcome
+from metal_core.observe import Neighbour
+from metal_core.reports import Batch, RunEnded
 from metal_core.wire import state_of
 
 # Limits of the contract, so that a long complaint or a chatty machine does not cost the whole stream.
@@ -45,12 +45,19 @@ _DRIFT_STATES: Mapping[DriftState, WireDriftState.ValueType] = {
 }
 
 
-def apply_report_of(report_id: str, generation: int, digest: str, outcome: Outcome, ended: float) -> ApplyReport:
-    """How a run ended; `ended` is in seconds since the epoch."""
+def request_of(report_id: str, content: RunEnded | Batch) -> ConnectRequest:
+    """What is to be sent of `content`."""
+    if isinstance(content, RunEnded):
+        return ConnectRequest(apply_report=_apply_report_of(report_id, content))
+    return ConnectRequest(observations=_observations_of(report_id, content))
+
+
+def _apply_report_of(report_id: str, ended: RunEnded) -> ApplyReport:
+    outcome = ended.outcome
     report = ApplyReport(
         id=report_id,
-        generation=generation,
-        hash=digest,
+        generation=ended.generation,
+        hash=ended.digest,
         applied=outcome.applied,
         error=_text(outcome.error)[:_ERROR],
         notes=[_text(note) for note in outcome.notes[:_NOTES]],
@@ -58,29 +65,33 @@ def apply_report_of(report_id: str, generation: int, digest: str, outcome: Outco
         quarantine=_text(outcome.quarantined)[:_ERROR],
     )
     if outcome.differences:
-        report.differences.CopyFrom(differences_of(outcome.differences))
+        report.differences.CopyFrom(_differences_of(outcome.differences))
     if outcome.is_at is not None:
         report.standing_generation, report.standing_hash = outcome.is_at.generation, outcome.is_at.digest
     for phase, seconds in outcome.durations.items():
         report.durations[phase].FromNanoseconds(int(seconds * 1e9))
-    report.time.FromNanoseconds(int(ended * 1e9))
+    report.time.FromNanoseconds(int(ended.time * 1e9))
     return report
 
 
-def observations_of(report_id: str, states: Mapping[str, str], announcements: Iterable[Announcement]) -> Observations:
-    """Changed port states and installed systems that announced themselves."""
+def _observations_of(report_id: str, batch: Batch) -> Observations:
     observations = Observations(
-        id=report_id, ports=[ObservedPort(name=name, state=state_of(state)) for name, state in states.items()]
+        id=report_id, ports=[ObservedPort(name=name, state=state_of(state)) for name, state in batch.states.items()]
     )
-    for seen in announcements:
+    for seen in batch.announcements:
         home = PhoneHome(port=seen.port, machine=seen.machine, message=_text(seen.description)[:_MESSAGE])
         home.time.FromNanoseconds(int(seen.time * 1e9))
         observations.phone_homes.append(home)
+    if (looked := batch.neighbours) is not None:
+        observations.lldp.CopyFrom(_neighbours_message(looked.neighbours or (), looked.time))
+    if (looked := batch.sessions) is not None:
+        observations.bgp.CopyFrom(_sessions_message(looked.sessions or (), looked.time))
+    if batch.drift is not None:
+        observations.drift.CopyFrom(_drift_message(batch.drift))
     return observations
 
 
-def neighbours_message(neighbours: Iterable[Neighbour], at: float) -> LldpNeighbours:
-    """All LLDP neighbours; `at` is in seconds since the epoch."""
+def _neighbours_message(neighbours: Iterable[Neighbour], at: float) -> LldpNeighbours:
     message = LldpNeighbours()
     message.time.FromNanoseconds(int(at * 1e9))
     for each in list(neighbours)[:MOST]:
@@ -94,25 +105,22 @@ def neighbours_message(neighbours: Iterable[Neighbour], at: float) -> LldpNeighb
     return message
 
 
-def sessions_message(sessions: Iterable[Session], at: float) -> BgpSessions:
-    """All BGP sessions; `at` is in seconds since the epoch."""
+def _sessions_message(sessions: Iterable[Session], at: float) -> BgpSessions:
     message = BgpSessions()
     message.time.FromNanoseconds(int(at * 1e9))
     message.sessions.extend(_session_message(each) for each in list(sessions)[:MOST])
     return message
 
 
-def drift_message(drift: Drift) -> WireDrift:
-    """What others have changed."""
+def _drift_message(drift: Drift) -> WireDrift:
     message = WireDrift(
-        state=_DRIFT_STATES[drift.state], generation=drift.generation, differences=differences_of(drift.differences)
+        state=_DRIFT_STATES[drift.state], generation=drift.generation, differences=_differences_of(drift.differences)
     )
     message.time.FromNanoseconds(int(drift.time * 1e9))
     return message
 
 
-def differences_of(differences: Differences) -> LeafDifferences:
-    """What differs, cut to what a report can carry."""
+def _differences_of(differences: Differences) -> LeafDifferences:
     message = LeafDifferences(
         frr_lines=[_text(line)[:_LINE] for line in differences.lines[:_DIFFERENCES]],
         row_count=len(differences.rows),

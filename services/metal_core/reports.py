@@ -2,7 +2,7 @@
 
 Of apply reports only the newest counts, and of neighbours, sessions and drift as well. Other observations are collected
 by port and by machine while one batch is on its way, so a leaf that is cut off for a day has at most one entry a port
-and machine to deliver.
+and machine to deliver. What waits are the agent's own values: the contract is loaded when there is a plane to tell.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from metal_kit import logs
 from metal_kit.ids import uuid7
-from metalplane.fabric.v1.agent_pb2 import ConnectRequest, Observations
 
 from metal_core.drift import Drift
 from metal_core.observe import Announcement, Seen
 from metal_core.outcome import Outcome
-from metal_core.report_messages import (
-    apply_report_of,
-    drift_message,
-    neighbours_message,
-    observations_of,
-    sessions_message,
-)
+
+if TYPE_CHECKING:
+    from metalplane.fabric.v1.agent_pb2 import ConnectRequest
 
 # The contract's limit for one message.
 BATCH = 1024
@@ -34,11 +30,41 @@ RESEND = 15.0
 _log = logs.get_logger("metal_core.reports")
 
 
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """How the run for a generation ended; `time` is in seconds since the epoch."""
+
+    generation: int
+    digest: str
+    outcome: Outcome
+    time: float
+
+
+@dataclass(slots=True)
+class Batch:
+    """What was observed: states of ports, announcements, and the newest of what is always told as a whole."""
+
+    states: dict[str, str] = field(default_factory=dict)
+    announcements: list[Announcement] = field(default_factory=list)
+    neighbours: Seen | None = None
+    sessions: Seen | None = None
+    drift: Drift | None = None
+
+
 @dataclass(slots=True)
 class _Waiting:
-    request: ConnectRequest
+    content: RunEnded | Batch
+    request: ConnectRequest | None = None
     sent_at: float | None = None
     first_sent: float | None = None
+
+    def message(self, report_id: str) -> ConnectRequest:
+        """The same one each time."""
+        if self.request is None:
+            from metal_core import report_messages  # noqa: PLC0415 - see above
+
+            self.request = report_messages.request_of(report_id, self.content)
+        return self.request
 
 
 class Reports:
@@ -50,14 +76,12 @@ class Reports:
         self._batch: tuple[str, _Waiting] | None = None
         self._states: dict[str, str] = {}
         self._announcements: dict[tuple[str, str], Announcement] = {}
-        self._pictures = Observations()
+        self._pictures = Batch()
         self.wake = asyncio.Event()
 
     def ended(self, generation: int, digest: str, outcome: Outcome) -> None:
         """A run has ended; its report replaces an older one that was not delivered."""
-        report_id = uuid7()
-        report = apply_report_of(report_id, generation, digest, outcome, time.time())
-        self._apply = (report_id, _Waiting(ConnectRequest(apply_report=report)))
+        self._apply = (uuid7(), _Waiting(RunEnded(generation, digest, outcome, time.time())))
         self.wake.set()
 
     def seen(self, seen: Seen) -> None:
@@ -69,15 +93,15 @@ class Reports:
             dropped = self._announcements.pop(next(iter(self._announcements)))
             _log.warning("reports.dropped", port=dropped.port, machine=dropped.machine)
         if seen.neighbours is not None:
-            self._pictures.lldp.CopyFrom(neighbours_message(seen.neighbours, seen.time))
+            self._pictures.neighbours = seen
         if seen.sessions is not None:
-            self._pictures.bgp.CopyFrom(sessions_message(seen.sessions, seen.time))
+            self._pictures.sessions = seen
         if self._anything:
             self.wake.set()
 
     def drifted(self, drift: Drift) -> None:
         """Others have changed something; what becomes of it replaces what was not yet delivered."""
-        self._pictures.drift.CopyFrom(drift_message(drift))
+        self._pictures.drift = drift
         self.wake.set()
 
     @property
@@ -91,7 +115,8 @@ class Reports:
         """The plane has stored the report. The generation, when it told how the last run ended; else 0."""
         generation = 0
         if self._apply is not None and self._apply[0] == report_id:
-            generation, self._apply = self._apply[1].request.apply_report.generation, None
+            content, self._apply = self._apply[1].content, None
+            generation = content.generation if isinstance(content, RunEnded) else 0
         if self._batch is not None and self._batch[0] == report_id:
             self._batch = None
             self.wake.set()
@@ -115,18 +140,15 @@ class Reports:
                 entry[1].sent_at = now
                 if entry[1].first_sent is None:
                     entry[1].first_sent = now
-                requests.append(entry[1].request)
+                requests.append(entry[1].message(entry[0]))
         return requests
 
     @property
     def _anything(self) -> bool:
-        return bool(self._states or self._announcements or self._pictures.ListFields())
+        return bool(self._states or self._announcements) or self._pictures != Batch()
 
     def _new_batch(self) -> tuple[str, _Waiting]:
-        report_id = uuid7()
-        states = {port: self._states.pop(port) for port in list(self._states)[:BATCH]}
-        homes = [self._announcements.pop(key) for key in list(self._announcements)[:BATCH]]
-        observations = observations_of(report_id, states, homes)
-        observations.MergeFrom(self._pictures)
-        self._pictures = Observations()
-        return report_id, _Waiting(ConnectRequest(observations=observations))
+        batch, self._pictures = self._pictures, Batch()
+        batch.states = {port: self._states.pop(port) for port in list(self._states)[:BATCH]}
+        batch.announcements = [self._announcements.pop(key) for key in list(self._announcements)[:BATCH]]
+        return uuid7(), _Waiting(batch)

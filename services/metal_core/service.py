@@ -1,4 +1,9 @@
-"""Composition of the agent: settings, the parts, and the loops that run until it is told to stop."""
+"""Composition of the agent: settings, the parts, and the loops that run until it is told to stop.
+
+What speaks to the plane is loaded after the leaf has got back what it had: it is a good part of what a start takes, and
+the leaf's tenants wait for the rest. For the same reason an agent whose certificate is of no use restores before it
+ends.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from metal_kit import agent as frame
 from metal_kit import logs
@@ -14,7 +19,6 @@ from metal_kit.agent import Agent
 from metal_kit.backoff import pause
 from metal_kit.process import StartError
 from metal_kit.settings import Endpoint
-from metalplane.fabric.v1.agent_pb2 import Hello
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
@@ -26,12 +30,13 @@ from metal_core.identity import IdentityError, LeafIdentity, Told
 from metal_core.leaf import LeafSettings, open_leaf
 from metal_core.lock import LockHeld
 from metal_core.outcome import Outcome
-from metal_core.plane import PlaneStream
 from metal_core.quarantine import Quarantine
 from metal_core.reports import Reports
 from metal_core.sonic import SonicUnavailable
 from metal_core.watching import Watching
-from metal_core.wire import hello_of
+
+if TYPE_CHECKING:
+    from metalplane.fabric.v1.agent_pb2 import Hello
 
 NAME = "metal-core"
 # Seconds between two looks whether the switch has its ports: one key of Redis, and the leaf's tenants wait for it.
@@ -74,7 +79,7 @@ class Core:
 
     def __init__(self, agent: Agent[CoreSettings]) -> None:
         settings = agent.settings
-        self._settings, self._stopping, self._peers = settings, agent.stopping, agent.peers
+        self._agent, self._settings, self._stopping = agent, settings, agent.stopping
         self._leaf = open_leaf(settings, trial_seconds=settings.confirm_seconds)
         self._sonic, self._trials = self._leaf.sonic, self._leaf.trials
         self._quarantine = Quarantine(settings.state_directory)
@@ -126,7 +131,9 @@ class Core:
 
     async def _run(self, following: Following, watching: Watching) -> None:
         await self._restore(following)
-        stream = PlaneStream(self._peers, lambda: self._introduce(following, watching), following, self._reports)
+        from metal_core.plane import PlaneStream  # noqa: PLC0415 - see above
+
+        stream = PlaneStream(self._agent.peers, lambda: self._introduce(following, watching), following, self._reports)
         async with asyncio.TaskGroup() as group:
             group.create_task(following.run(self._stopping), name="following")
             group.create_task(stream.run(self._stopping), name="plane")
@@ -199,6 +206,8 @@ class Core:
         states = await self._sonic.oper_states(leaf.ports)
         # A port that is up for this moment only would stay so for the plane: between two looks it has not changed.
         watching.forget()
+        from metal_core.wire import hello_of  # noqa: PLC0415 - see above
+
         return hello_of(leaf, states, following.introduce())
 
     async def _restore(self, following: Following) -> None:

@@ -170,14 +170,14 @@ class Rack:
         """Start the agent within this process, as its own would."""
         settings = CoreSettings(**self.settings(**more))
         self.stopping = asyncio.Event()
-        peers = Peers(settings.peers, identity_of(settings))
-        agent = Agent("metal-core", settings, peers, self.stopping, logs.get_logger("test"))
+        log = logs.get_logger("test")
+        agent = Agent("metal-core", settings, lambda: Peers(settings.peers, identity_of(settings)), self.stopping, log)
 
         async def run() -> None:
             try:
                 await service.run(agent)
             finally:
-                await peers.close()
+                await agent.close()
 
         self.agent = asyncio.create_task(run())
 

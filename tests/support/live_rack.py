@@ -82,14 +82,15 @@ class LiveRack:
             }
         )
         stopping = asyncio.Event()
-        peers = Peers(wanted.peers, identity_of(wanted))
-        body = core.run(Agent("metal-core", wanted, peers, stopping, logs.get_logger(name)))
+        agent = Agent(
+            "metal-core", wanted, lambda: Peers(wanted.peers, identity_of(wanted)), stopping, logs.get_logger(name)
+        )
 
         async def run() -> None:
             try:
-                await body
+                await core.run(agent)
             finally:
-                await peers.close()
+                await agent.close()
 
         self.agents[name] = stopping, asyncio.create_task(run(), name=name)
 

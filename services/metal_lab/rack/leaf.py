@@ -113,13 +113,15 @@ class LabLeaf:
     async def _run_core(self) -> None:
         """What systemd does on a switch: start the agent, and again when it ends."""
         while not self._stopping.is_set():
-            peers = Peers({"fabric": self._fabric}, self._identity)
-            agent = Agent(NAME, self._settings, peers, self._stopping, log)
+            agent = Agent(NAME, self._settings, self._connect, self._stopping, log)
             try:
                 await run_core(agent)
             except Exception:
                 self._crashes += 1
                 log.exception("leaf.core_failed", leaf=self.placed.leaf.name)
             finally:
-                await peers.close()
+                await agent.close()
             await asyncio.sleep(RESTART)
+
+    def _connect(self) -> Peers:
+        return Peers({"fabric": self._fabric}, self._identity)

@@ -18,6 +18,7 @@ from metal_core.drift import LEFT, Drift, DriftState, LookingAfter
 from metal_core.known_good import KnownGood
 from metal_core.observe import REFRESH, Observer, Seen
 from metal_core.outcome import Outcome
+from metal_core.page import Page
 from metal_core.reports import Reports
 from metal_core.sonic import SonicUnavailable
 from metal_kit import validation
@@ -253,13 +254,15 @@ def test_the_leaf_is_in_order_when_it_has_what_is_wanted_and_its_uplinks_work() 
     condition = Condition(clock=lambda: 50.0)
     assert condition.problems() == ["no desired state is known yet"]
     condition.progress = lambda: Progress(5, 5)
-    condition.ran(Outcome(True, changed=3, durations={"apply": 0.2, "invented": 1.0}))
+    page, outcome = Page(condition), Outcome(True, changed=3, durations={"apply": 0.2, "invented": 1.0})
+    condition.ran(outcome)
+    page.ran(outcome)
     condition.ports(frozenset({"Ethernet120"}), {"Ethernet120": "up", "Ethernet0": "down"}, neighbours=1)
     condition.sessions((SPINE, Session("Vrf20", "Ethernet0", "Idle", peer_group="MACHINE")))
     assert condition.problems() == []
     values = {
         (sample.name, *sample.labels.values()): sample.value
-        for metric in condition.registry.collect()
+        for metric in page.registry.collect()
         for sample in metric.samples
     }
     assert values["metalplane_core_generation", "applied"] == 5

@@ -19,8 +19,10 @@ from metal_core import databases
 from metal_core.apply import Applier
 from metal_core.confirm import Trials
 from metal_core.desired import FIRST_VLAN, Desired, Port, PortRole, Vrf
+from metal_core.frr.render import render
 from metal_core.known_good import KnownGood, KnownGoodFile
 from metal_core.sonic import Sonic
+from metal_core.vtysh import Vtysh
 from metal_kit.tls import Identity
 from metal_lab.servers import Redis
 from metal_sim.leaf import LeafSpec, SimLeaf
@@ -29,6 +31,14 @@ PARTITION = "mini"
 UPLINKS = ("Ethernet4000", "Ethernet4004")
 FIRST_VNI = 104_000
 _END_SECONDS = 20.0
+# The agent without what a development machine has and a leaf does not (`metalplane[leaf]`); structlog loads rich where
+# it is there, which takes as long as the rest of it.
+_AS_ON_A_LEAF = """
+import sys
+sys.modules.update(dict.fromkeys(("rich", "uvloop")))
+from metal_core.__main__ import main
+main()
+"""
 
 
 def machine_ports(count: int) -> tuple[str, ...]:
@@ -109,8 +119,13 @@ class Leaf:
         return Applier(self.sonic, self.frr.client, Trials(self.known_good), self.frr_conf)
 
     async def remember(self, state: Desired) -> None:
-        """Have the agent's memory say that this was applied and proven."""
+        """Leave what an agent leaves that has applied and proven this: its memory, and what FRR has accepted."""
         await self.known_good.store(KnownGood(state, time.time()))
+        client, text = Vtysh(self.frr.vtysh, self.known_good.path.parent), render(state).text()
+        await client.running()
+        await client.check(text)
+        await client.keep(text)
+        await client.close()
 
     @asynccontextmanager
     async def agent(self, identity: Identity, fabric: str) -> AsyncIterator[AgentLog]:
@@ -124,7 +139,7 @@ class Leaf:
         }  # fmt: skip
         environment = {f"METALPLANE_{name}": value for name, value in settings.items()}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "metal_core", env=byte_code(self.directory.parent) | environment,
+            sys.executable, "-c", _AS_ON_A_LEAF, env=byte_code(self.directory.parent) | environment,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         assert process.stdout is not None

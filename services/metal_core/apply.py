@@ -114,7 +114,7 @@ class Applier:
         execution.knows(prepared.running, prepared.commands, prepared.read_at)
         try:
             with clock.phase("apply"):
-                await execution.run(prepared.steps)
+                await execution.run(prepared.steps, side_by_side=prepared.frr_is_new)
             with clock.phase("verify"):
                 await self._verify(prepared, execution)
                 await self._sessions_back(prepared, sessions)
@@ -174,6 +174,7 @@ class Applier:
             # The run is taken back, and FRR must not boot with what it had brought.
             await asyncio.to_thread(_put_back, self._frr_conf, before)
             raise
+        await self._frr.keep(prepared.text)
 
     async def _failed(self, prepared: Prepared, error: Exception, clock: _Stopwatch, notes: tuple[str, ...]) -> Outcome:
         """Take back what the run has done, after a look at how far it came."""

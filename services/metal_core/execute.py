@@ -54,10 +54,20 @@ class Execution:
         neither has to be found again while it is fresh."""
         self._known, self._converging = (running, read_at), commands
 
-    async def run(self, steps: Iterable[Step]) -> None:
-        """All steps in order. Raises StepFailed, SonicUnavailable or FrrError at the first that fails."""
-        for step in steps:
-            await self._run(step)
+    async def run(self, steps: Iterable[Step], *, side_by_side: bool = False) -> None:
+        """All steps in order. Raises StepFailed, SonicUnavailable or FrrError at the first that fails.
+
+        With `side_by_side` FRR is brought to its configuration while the rows are written, as when it boots with its
+        file; when one of the two fails the other is brought to an end, or to a failure of its own.
+        """
+        if not side_by_side:
+            for step in steps:
+                await self._run(step)
+            return
+        rows = [step for step in steps if step != FrrConverge()]
+        for ended in await asyncio.gather(self.run(rows), self._run(FrrConverge()), return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
 
     async def _run(self, step: Step) -> None:
         match step:

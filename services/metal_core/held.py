@@ -45,22 +45,25 @@ class HeldVtysh:
         self._turn = asyncio.Lock()
         self._asked = self._failures = 0
         self._again_at = 0.0
+        self._closed = False
 
     async def ask(self, question: str, limit: float) -> Answer | None:
-        """The answer, or None when nobody could be asked. Raises TimeoutError after `limit` seconds.
+        """The answer, or None when nobody could be asked. Raises TimeoutError after `limit` seconds, the turn included.
 
-        Whose turn does not come within `limit` gets no answer, and leaves the process to those who are before.
-        Daemons are looked at after the answer: vtysh notices that one has gone when it sends something there.
+        Whose turn does not come within half of `limit` gets no answer then, so that who asks can still ask otherwise,
+        and leaves the process to those who are before. Daemons are looked at after the answer: vtysh notices that one
+        has gone when it sends something there.
         """
+        end = asyncio.get_running_loop().time() + limit
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout_at(end - limit / 2):
                 await self._turn.acquire()
         except TimeoutError:
             return None
         try:
             answered = False
             try:
-                async with asyncio.timeout(limit):
+                async with asyncio.timeout_at(end):
                     answer = await self._ask(question)
                 answered = answer is not None
             finally:
@@ -72,16 +75,22 @@ class HeldVtysh:
             self._turn.release()
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process at once, also while it is asked; whoever asks then or later gets no answer."""
+        self._closed = True
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
         async with self._turn:
             await self._end()
 
     async def _ask(self, question: str) -> Answer | None:
         now = asyncio.get_running_loop().time()
-        if self._process is None and now < self._again_at:
+        if self._closed or (self._process is None and now < self._again_at):
             return None
         try:
             process = await self._running()
+            if self._closed:
+                # It was being started when it was to be ended.
+                return None
             self._asked += 1
             said = await _said(process, question)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):

@@ -18,11 +18,11 @@ from metal_core.desired import Desired, PortRole
 from metal_core.execute import commands_of
 from metal_core.frr.delta import converge
 from metal_core.frr.dialect import VrfBackend
-from metal_core.frr.managed import differences, dispensable_vrfs
+from metal_core.frr.managed import differences, dispensable_vrfs, routers
 from metal_core.frr.model import Configuration
 from metal_core.frr.render import render as render_frr
 from metal_core.outcome import Failure
-from metal_core.plan import FrrConverge, Step, plan
+from metal_core.plan import FrrConverge, SetRows, Step, Wait, plan
 from metal_core.sonic import Sonic
 from metal_core.vtysh import Frr, FrrError, FrrUnavailable
 
@@ -73,6 +73,11 @@ class Prepared:
     def nothing_differs(self) -> bool:
         """Whether rows and FRR are as they shall be."""
         return self.steps == (FrrConverge(),) and not self.lines
+
+    @property
+    def frr_is_new(self) -> bool:
+        """Whether FRR has no session that rows could hurt, and the rows take nothing away: a leaf that has booted."""
+        return not routers(self.running) and all(isinstance(step, SetRows | Wait | FrrConverge) for step in self.steps)
 
     @property
     def differences(self) -> Differences:
@@ -144,18 +149,14 @@ class Preparation:
     async def facts(self) -> LeafFacts:
         """The leaf as it is. Raises SonicUnavailable or FrrUnavailable."""
         rows = await self._sonic.config()
-        return LeafFacts(rows, await self._frr.running() if self._frr.present else None, self._frr.backend)
+        return LeafFacts(rows, (await self._running())[0], self._frr.backend)
 
     async def prepare(self, desired: Desired, back: Former | None = None) -> Prepared:
         """Read the leaf and plan the way; `back` as in `Prepared`. Touches nothing.
 
         Raises Refused, SonicUnavailable or FrrUnavailable.
         """
-        state = self._render(desired)
-        if not await self._sonic.port_init_done():
-            raise Refused(NO_PORTS, Failure.OUTAGE)
-        facts = await self.facts()
-        read_at = asyncio.get_running_loop().time()
+        facts, state, read_at = await self._seen(desired)
         found = way(desired, facts, back)
         _refuse(found.findings, Failure.OBSTACLE)
         lines = self._lines(facts.running, state) if facts.running is not None else ()
@@ -182,6 +183,26 @@ class Preparation:
             back or {},
             read_at,
         )
+
+    async def _seen(self, desired: Desired) -> tuple[LeafFacts, Rendered, float]:
+        """The leaf, what `desired` is for it, and when FRR was read. FRR answers while the rest is found out."""
+        asked = asyncio.create_task(self._running())
+        try:
+            # Here the question gets out as well, before the rendering holds everything up.
+            if not await self._sonic.port_init_done():
+                raise Refused(NO_PORTS, Failure.OUTAGE)
+            state, rows = self._render(desired), await self._sonic.config()
+            running, read_at = await asked
+        finally:
+            # Where something else failed first. A failure of its own then says nothing new.
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+        return LeafFacts(rows, running, self._frr.backend), state, read_at
+
+    async def _running(self) -> tuple[Configuration | None, float]:
+        """What FRR runs, None without one, and when that was read, by the loop's clock."""
+        running = await self._frr.running() if self._frr.present else None
+        return running, asyncio.get_running_loop().time()
 
     async def _check(self, text: str, failure: Failure) -> None:
         try:

@@ -17,6 +17,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from metal_kit import logs
+
 from metal_core import bgp_state
 from metal_core.bgp_state import Session
 from metal_core.checked import Checked
@@ -34,11 +36,14 @@ LINE_LIMIT = 0.02
 _SHOWN = 2000
 # Whole texts that vtysh accepted, for runs that find nothing to do: they need not even look for what is new.
 _REMEMBERED = 8
+# The file that says what it was that vtysh accepted last.
+_ACCEPTED = "accepted-by-frr"
 _EMPTY = Configuration()
 _DAEMONS = frozenset({"zebra", "bgpd"})
 # What vtysh says when it is not the commands that are wrong.
 _REJECTED = "% Configuration failed"
 _AWAY = ("is not running", "failed to connect to any daemons", "Failure to communicate", "Connection refused")
+_log = logs.get_logger("metal_core.vtysh")
 
 
 class FrrError(Exception):
@@ -78,6 +83,10 @@ class Frr(Protocol):
         """Raise FrrError when FRR would not accept `text`; changes nothing."""
         ...
 
+    async def keep(self, text: str) -> None:
+        """Remember beyond this process that `text` was accepted, if it was. Never raises."""
+        ...
+
     async def load(self, commands: str) -> None:
         """Run `commands` in one batch. Raises FrrError when one of them was refused; the others were still run."""
         ...
@@ -112,6 +121,9 @@ class NoFrr:
     async def check(self, text: str) -> None:
         """Nobody is there who could refuse."""
 
+    async def keep(self, text: str) -> None:
+        """Nobody has accepted it."""
+
     async def load(self, commands: str) -> None:
         """Nobody is there who could run them."""
 
@@ -139,6 +151,9 @@ class Vtysh:
         self._accepted: deque[str] = deque(maxlen=_REMEMBERED)
         self._checked = Checked()
         self._version = ""
+        self._closed = False
+        # Digests of whole texts that vtysh accepted before this process began; None until they have been read.
+        self._on_disk: frozenset[str] | None = None
 
     async def running(self) -> Configuration:
         """The running configuration of all daemons, of which none that is needed is away. Read anew each time."""
@@ -176,13 +191,39 @@ class Vtysh:
 
         The answer depends on nothing but the text and FRR's version; a whole configuration costs vtysh 0.1 s.
         """
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        digest = self._digest(text)
         if digest in self._accepted:
             return
         if new := self._checked.unseen(text):
-            await self._run("-C", "-f", await self._file("check.conf", new))
+            if not await self._accepted_before(digest):
+                await self._run("-C", "-f", await self._file("check.conf", new))
             self._checked.accept(new)
         self._accepted.append(digest)
+
+    async def keep(self, text: str) -> None:
+        """One digest is kept, that of what the leaf was last brought to: a start begins with the same text."""
+        digest = self._digest(text)
+        if digest not in self._accepted or await self._accepted_before(digest):
+            return
+        try:
+            await self._file(_ACCEPTED, f"{digest}\n")
+        except OSError as error:
+            # It only spares the next start a check.
+            _log.warning("vtysh.not_kept", error=repr(error))
+        else:
+            self._on_disk = frozenset({digest})
+
+    def _digest(self, text: str) -> str:
+        return hashlib.sha256(f"{self._version}\n{text}".encode()).hexdigest()
+
+    async def _accepted_before(self, digest: str) -> bool:
+        if self._on_disk is None:
+            try:
+                said = await asyncio.to_thread((self._directory / _ACCEPTED).read_text, errors="replace")
+            except OSError:
+                said = ""
+            self._on_disk = frozenset(said.split())
+        return bool(self._version) and digest in self._on_disk
 
     async def load(self, commands: str) -> None:
         """`vtysh -f`: one process for the whole delta.
@@ -214,7 +255,8 @@ class Vtysh:
                     await self.forget_vrfs((name,))
 
     async def close(self) -> None:
-        """End the vtysh that answers questions."""
+        """End the vtysh that answers questions; whoever still waits for an answer gets FrrUnavailable."""
+        self._closed = True
         await self._held.close()
 
     async def _ask(self, command: str) -> str:
@@ -222,14 +264,18 @@ class Vtysh:
 
         That one tells both who is there and the answer; its first line is the former.
         """
+        end = asyncio.get_running_loop().time() + CALL_LIMIT
         try:
             held = await self._held.ask(command, CALL_LIMIT)
         except TimeoutError as error:
             raise FrrUnavailable(f"vtysh did not answer within {CALL_LIMIT:g} s: {command}") from error
         if held is not None and held.daemons >= _DAEMONS and not held.text.startswith("%"):
             return held.text
+        if self._closed:
+            raise FrrUnavailable(f"vtysh was ended before it could be asked: {command}")
+        left = end - asyncio.get_running_loop().time()
         try:
-            daemons, _, answer = (await self._run("-c", "show daemons", "-c", command)).partition("\n")
+            daemons, _, answer = (await self._run("-c", "show daemons", "-c", command, limit=left)).partition("\n")
         except FrrUnavailable:
             raise
         except FrrError as error:

@@ -114,6 +114,9 @@ class RecordingFrr:
         if self.refuse and self.refuse in text:
             raise FrrError("line 1: Unknown command")
 
+    async def keep(self, text: str) -> None:
+        pass
+
     async def load(self, commands: str) -> None:
         self.loaded.append(commands)
         self.rows_at_load.append(set(await self.sonic.config()))
@@ -155,6 +158,9 @@ class Frr:
         return tuple(Session("default", name, state) for name, state in sorted(states.items()))
 
     async def check(self, text: str) -> None:
+        pass
+
+    async def keep(self, text: str) -> None:
         pass
 
     async def load(self, commands: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -212,6 +214,39 @@ async def test_a_refused_delta_takes_rows_and_frr_back(bench: Any) -> None:
     assert await bench.sonic.config(ALL) == before
     ports = {port.name for port in ONE.ports}
     assert differences(await frr.running(), configuration, ports) == []
+    assert bench.leaf.violations == []
+
+
+async def test_an_empty_frr_is_filled_while_the_switch_takes_its_rows(
+    bench: Any, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    """After a boot neither can hurt the other, and the tenants wait for both."""
+    frr = Frr()
+    bench.leaf.faults.dead = True
+    run = asyncio.create_task(bench.applier(frr=frr).apply(ONE))
+    await eventually(lambda: len(frr.deltas) == 1)
+    assert "INTERFACE|Ethernet0" not in await bench.sonic.config()
+    bench.leaf.faults.dead = False
+    assert (await run).applied
+    assert len(frr.deltas) == 1
+    assert differences(await frr.running(), render_frr(ONE), {port.name for port in ONE.ports}) == []
+    assert await is_at(bench, ONE)
+    assert bench.leaf.violations == []
+
+
+@pytest.mark.parametrize("part", ["switch", "FRR"])
+async def test_when_one_half_of_a_boot_fails_the_other_is_taken_back_as_well(bench: Any, part: str) -> None:
+    frr = Frr()
+    bench.leaf.faults.dead = part == "switch"
+    if part == "FRR":
+        _refuse_once(frr.sim, "Vrf2000")
+    outcome = await bench.applier(frr=frr, wait_limit=0.3).apply(ONE)
+    assert not outcome.applied
+    assert ("did not follow" if part == "switch" else "not today: Vrf2000; taken back") in outcome.error
+    assert frr.sim.sessions() == []
+    assert "INTERFACE|Ethernet0" not in await bench.sonic.config()
+    bench.leaf.faults.dead = False
+    assert (await bench.applier(frr=frr).apply(ONE)).applied
     assert bench.leaf.violations == []
 
 

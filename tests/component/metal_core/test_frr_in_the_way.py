@@ -17,7 +17,7 @@ from metal_core.held import HeldVtysh
 from metal_core.outcome import Failure
 from metal_core.plan import FrrConverge
 from metal_core.prepare import Preparation, Refused
-from metal_core.vtysh import FrrError, NoFrr, Vtysh
+from metal_core.vtysh import FrrError, FrrUnavailable, NoFrr, Vtysh
 
 BY_HAND = "no advertise ipv4 unicast route-map X"
 
@@ -79,6 +79,29 @@ async def test_a_question_waits_for_its_turn_no_longer_than_its_limit(tmp_path: 
     await held.close()
 
 
+async def test_a_question_behind_one_that_hangs_takes_no_longer_than_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vtysh, "CALL_LIMIT", 2.0)
+    frr = Vtysh(hanging(tmp_path), tmp_path)
+    async with asyncio.timeout(3.5):
+        both = await asyncio.gather(frr.running(), frr.sessions(), return_exceptions=True)
+    assert [type(each) for each in both] == [FrrUnavailable, FrrUnavailable]
+    await frr.close()
+
+
+async def test_a_vtysh_that_hangs_is_ended_at_once_when_the_agent_ends(tmp_path: Path) -> None:
+    frr = Vtysh(hanging(tmp_path), tmp_path)
+    asking = [asyncio.create_task(frr.running()) for _ in range(2)]
+    while not (tmp_path / "starts").exists():  # noqa: ASYNC110 - a program says that it runs by a file
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        await frr.close()
+        both = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(each) for each in both] == [FrrUnavailable, FrrUnavailable]
+    assert len((tmp_path / "starts").read_text().splitlines()) == 1
+
+
 async def test_what_one_version_of_frr_has_accepted_is_asked_of_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +121,36 @@ async def test_what_one_version_of_frr_has_accepted_is_asked_of_the_next(
         await frr.running()
         await frr.check("hostname leaf02\n")
         assert len(checks) == asked
+
+
+async def test_what_the_leaf_was_brought_to_is_not_checked_again_by_the_next_agent(tmp_path: Path) -> None:
+    program = tmp_path / "vtysh"
+    program.write_text(
+        f"#!/bin/sh\ncase $1 in -C) echo x >>{tmp_path}/checks;; "
+        f"*) echo ' zebra bgpd'; echo frr version $(cat {tmp_path}/version);; esac\n"
+    )
+    program.chmod(0o755)
+
+    async def agent(text: str, version: str = "10.3") -> int:
+        """The checks of one agent's life."""
+        (tmp_path / "version").write_text(version)
+        (tmp_path / "checks").write_text("")
+        frr = Vtysh((str(program),), tmp_path)
+        await frr.running()
+        await frr.check(text)
+        # A part of what has been accepted.
+        await frr.check("vrf Vrf1\n vni 1\nexit-vrf\n")
+        await frr.keep(text)
+        await frr.close()
+        return len((tmp_path / "checks").read_text().splitlines())
+
+    text = "vrf Vrf1\n vni 1\nexit-vrf\nvrf Vrf2\n vni 2\nexit-vrf\n"
+    assert [await agent(text) for _ in range(3)] == [1, 0, 0]
+    assert await agent(f"{text}hostname leaf01\n") == 1, "something else was never accepted"
+    assert await agent(text) == 1, "what the leaf had last is what counts"
+    assert await agent(text, version="10.4") == 1
+    (tmp_path / "accepted-by-frr").write_bytes(b"\xff\x00 garbage")
+    assert await agent(text, version="10.4") == 1
 
 
 async def test_what_was_read_before_a_slow_check_is_not_taken_for_what_frr_runs_now(bench: Any) -> None:

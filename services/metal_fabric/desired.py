@@ -7,7 +7,9 @@ in it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from metal_fabric.filters import TENANT_ROLES, UNPROVISIONED, PortRole, Wish
 from metal_fabric.ports import Fec, LinkState, sort_key
@@ -19,8 +21,7 @@ UNDERLAY_MTU = 9216
 ACCESS_MTU = 9000
 
 
-@dataclass(frozen=True)
-class DesiredPort:
+class DesiredPort(NamedTuple):
     """A port as it shall be; `vrf` is empty for the default VRF and for ports that are not routed. An MTU of 0 leaves
     the port's own alone, and so does a speed of 0 Mbit/s."""
 
@@ -35,8 +36,7 @@ class DesiredPort:
     fec: Fec = Fec.UNSET
 
 
-@dataclass(frozen=True)
-class DesiredVrf:
+class DesiredVrf(NamedTuple):
     """A tenant VRF as it shall be."""
 
     name: str
@@ -64,6 +64,7 @@ class DesiredState:
     confirm_seconds: int = 0
 
 
+@lru_cache(maxsize=1 << 12)
 def vrf_name(vni: int) -> str:
     """Name of the VRF with number `vni`; SONiC demands the capital letter. Empty for 0."""
     return f"Vrf{vni}" if vni else ""
@@ -112,7 +113,7 @@ def desired_state(
         role = role_of(port, wish, occupied=port.name in occupied, additional=additional)
         desired = _port(port, wish, role)
         own = shapes.get(port.name)
-        shaped.append(replace(desired, speed=own.speed, fec=own.fec) if own else desired)
+        shaped.append(desired._replace(speed=own.speed, fec=own.fec) if own else desired)
     vnis = vnis_needed({port.name: wishes[port.name] for port in ports if port.name in wishes and not port.uplink})
     return DesiredState(
         switch_id=switch.id,
@@ -140,11 +141,11 @@ def _port(port: Port, wish: Wish, role: PortRole) -> DesiredPort:
             return DesiredPort(port.name, role, port.admin.wish, 0)
         case _:
             return DesiredPort(
-                name=port.name,
-                role=role,
-                admin=port.admin.wish,
-                mtu=UNDERLAY_MTU if role is PortRole.FIREWALL else ACCESS_MTU,
-                vrf=vrf_name(wish.vrf),
-                allowed_prefixes=wish.allowed_prefixes,
-                vnis=wish.vnis,
+                port.name,
+                role,
+                port.admin.wish,
+                UNDERLAY_MTU if role is PortRole.FIREWALL else ACCESS_MTU,
+                vrf_name(wish.vrf),
+                wish.allowed_prefixes,
+                wish.vnis,
             )

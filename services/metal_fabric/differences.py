@@ -46,15 +46,19 @@ def _objects(
 
 
 def _fields(thing: str, before: Any, after: Any) -> Iterator[Difference]:
-    for each in fields(before):
-        old, new = getattr(before, each.name), getattr(after, each.name)
-        if each.name not in _LISTS and old != new:
-            yield Difference(thing, each.name, _text(old), _text(new))
+    for name in _names(before):
+        old, new = getattr(before, name), getattr(after, name)
+        if name not in _LISTS and old != new:
+            yield Difference(thing, name, _text(old), _text(new))
 
 
 def _summary(thing: DesiredPort | DesiredVrf) -> str:
-    values = ((each.name, _text(getattr(thing, each.name))) for each in fields(thing) if each.name != "name")
+    values = ((name, _text(getattr(thing, name))) for name in _names(thing) if name != "name")
     return ", ".join(f"{name} {value}" for name, value in values if value)
+
+
+def _names(thing: DesiredState | DesiredPort | DesiredVrf) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(thing)) if isinstance(thing, DesiredState) else thing._fields
 
 
 def _text(value: object) -> str:

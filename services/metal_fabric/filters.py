@@ -28,6 +28,9 @@ class PortRole(Enum):
     UNUSED = "unused"
     ADDITIONAL = "additional"
 
+    # As of the other values of ports: Enum's own is a call in Python.
+    __hash__ = object.__hash__
+
 
 # Roles that give whoever is behind the port a part in a tenant's network.
 TENANT_ROLES = frozenset({PortRole.MACHINE, PortRole.FIREWALL})

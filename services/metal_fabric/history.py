@@ -125,7 +125,7 @@ class History:
         if rollback_to:
             old = await self._state(conn, switch_id, rollback_to)
             pin = (rollback_to, old.SerializeToString())
-        draft = await self._planner.draft(conn, switch_id, number=newest.number + 1, applied=newest.applied, pin=pin)
+        draft = await self._planner.draft(conn, switch_id, number=newest.number + 1, pin=pin)
         if rollback_to:
             numbers = {vni: vlan.id for vni, vlan in draft.vlans.items()}
             check_return(desired_of(old), draft.live, numbers)

@@ -140,9 +140,8 @@ class SwitchLife:
         # Its own from before are confirmed to be gone. First all away: a VNI may have had another number.
         await self._generations.put_vlans(conn, new.id, ())
         await self._generations.put_vlans(conn, new.id, carried)
-        wanted = await self._planner.plan(conn, new.id)
-        await self._attachments.move_leaf(conn, old.id, new.id, wanted.number)
-        await self._planner.plan(conn, old.id)
+        planned = await self._planner.plan_all(conn, [old.id, new.id])
+        await self._attachments.move_leaf(conn, old.id, new.id, planned[new.id].number)
 
     async def _locked(self, conn: Connection, *ids: str) -> dict[str, Switch]:
         found = await self._switches.lock(conn, ids)

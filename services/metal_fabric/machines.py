@@ -88,8 +88,7 @@ class Machines:
             await self._switch_on(conn, ports)
             await self._cables.put(conn, machine, ())
             await self._attachments.delete(conn, machine)
-            for switch_id in sorted(involved):
-                await self._planner.plan(conn, switch_id)
+            await self._planner.plan_all(conn, involved)
 
     async def attach(
         self, machine: str, allocation: str, wish: Wish, networks: Mapping[int, str] = NOT_SAID
@@ -154,12 +153,11 @@ class Machines:
         if current.owner:
             await self._move(conn, replace(current, announced=False), involved)
             return
-        for switch_id in sorted(involved):
-            await self._planner.plan(conn, switch_id)
+        await self._planner.plan_all(conn, involved)
 
     async def _move(self, conn: Connection, after: Attachment, involved: Collection[str]) -> None:
         await self._attachments.put(conn, after)
-        planned = {switch_id: await self._planner.plan(conn, switch_id) for switch_id in sorted(involved)}
+        planned = await self._planner.plan_all(conn, involved)
         wanted = {leaf.switch_id: planned[leaf.switch_id].containing(leaf.ports) for leaf in after.leaves}
         await self._attachments.put_leaves(conn, after.machine, wanted)
         # The leaves may have applied it already, when it makes no difference to them.

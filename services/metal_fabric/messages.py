@@ -159,11 +159,13 @@ def desired_of(message: DesiredState) -> desired.DesiredState:
 def digest_of(message: DesiredState) -> str:
     """SHA-256, hexadecimal, over a desired state without generation and hash. There is no map in it, so equal states
     have equal bytes."""
-    bare = DesiredState()
-    bare.CopyFrom(message)
-    bare.ClearField("generation")
-    bare.ClearField("hash")
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+    if message.generation or message.hash:
+        bare = DesiredState()
+        bare.CopyFrom(message)
+        bare.ClearField("generation")
+        bare.ClearField("hash")
+        message = bare
+    return hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
 
 
 def cable_message(cable: Cable) -> cabling_pb2.Cable:

@@ -6,8 +6,8 @@ Both happen in the caller's transaction. The planner decides nothing by itself: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from metal_kit.db import Connection
 from metal_kit.outbox import emit
@@ -28,8 +28,9 @@ from metal_fabric.pinning import held, lacking
 from metal_fabric.store import (
     AttachmentStore,
     GenerationStore,
-    PinStore,
-    SettingsStore,
+    Made,
+    Source,
+    SourceStore,
     SwitchStore,
     SwitchView,
     ViewStore,
@@ -65,61 +66,58 @@ class Planner:
     """Makes generations, and tells of what has become true."""
 
     def __init__(self) -> None:
+        self._sources = SourceStore()
         self._switches = SwitchStore()
         self._generations = GenerationStore()
         self._attachments = AttachmentStore()
-        self._pins = PinStore()
-        self._settings = SettingsStore()
         self._views = ViewStore()
 
     async def plan(self, conn: Connection, switch_id: str, *, beyond: int = 0) -> Planned:
-        """Bring the desired state of a switch up to date. The switch must be locked, and be a leaf.
+        """As `plan_all`, for one switch."""
+        return (await self.plan_all(conn, [switch_id], beyond=beyond))[switch_id]
+
+    async def plan_all(self, conn: Connection, switch_ids: Collection[str], *, beyond: int = 0) -> dict[str, Planned]:
+        """Bring the desired states of switches up to date, by id. They must be locked, and be leaves.
 
         A new generation is made only when the state differs from the newest one, or when that is not above `beyond`:
         a leaf ignores what is older than what it has.
 
-        Raises Exhausted when the leaf has no VLAN left.
+        Raises Exhausted when a leaf has no VLAN left.
         """
-        newest = await self._generations.newest(conn, switch_id)
-        if newest is None:
-            raise RuntimeError(f"switch {switch_id} vanished under its lock")
-        number = max(newest.number, beyond) + 1
-        draft = await self.draft(conn, switch_id, number=number, applied=newest.applied)
-        message = desired_message(draft.state)
-        digest = digest_of(message)
-        if digest == newest.hash and newest.number > beyond:
-            number = newest.number
-        else:
-            message.generation, message.hash = number, digest
-            await self._generations.put_vlans(conn, switch_id, draft.vlans.values())
-            await self._generations.add(
-                conn, switch_id, number, digest, message.SerializeToString(), pinned_to=draft.pinned_to
-            )
-        planned = Planned(number, lacking(draft.state, draft.live))
-        if planned.lacking:
-            await self._attachments.postpone(conn, switch_id, planned.lacking, number + 1)
+        sources = await self._sources.of(conn, switch_ids)
+        planned: dict[str, Planned] = {}
+        made: list[Made] = []
+        for switch_id in sorted(switch_ids):
+            source = sources.get(switch_id)
+            if source is None:
+                raise RuntimeError(f"switch {switch_id} vanished under its lock")
+            number = max(source.desired, beyond) + 1
+            found = draft(source, number=number)
+            message = desired_message(found.state)
+            digest = digest_of(message)
+            if digest == source.digest and source.desired > beyond:
+                number = source.desired
+            else:
+                message.generation, message.hash = number, digest
+                made.append(_made(source, found, number, digest, message.SerializeToString()))
+            planned[switch_id] = Planned(number, lacking(found.state, found.live) if found.pinned_to else frozenset())
+        if made:
+            await self._generations.add(conn, made)
+        for switch_id, each in planned.items():
+            if each.lacking:
+                await self._attachments.postpone(conn, switch_id, each.lacking, each.number + 1)
         return planned
 
     async def draft(
-        self, conn: Connection, switch_id: str, *, number: int, applied: int, pin: tuple[int, bytes] | None = None
+        self, conn: Connection, switch_id: str, *, number: int, pin: tuple[int, bytes] | None = None
     ) -> Draft:
-        """What the switch shall have, as things are, in a generation with this number; `applied` is the one that its
-        leaf has. `pin` is a generation and content to hold it at instead of the pin that it has. Writes nothing.
+        """What the switch shall have, as things are, in a generation with this number. `pin` is a generation and
+        content to hold it at instead of the pin that it has. Writes nothing.
 
         Raises Exhausted when the leaf has no VLAN left.
         """
-        switch = (await self._switches.load(conn, [switch_id]))[switch_id]
-        wishes = await self._attachments.wishes(conn, switch_id)
-        pin = pin or await self._pins.state(conn, switch_id)
-        old = desired_of(DesiredState.FromString(pin[1])) if pin else None
-        known = await self._generations.vlans(conn, switch_id)
-        needed = vnis_needed(wishes)
-        assigned = vlans.assign(known, needed, generation=number, applied=applied)
-        numbers = vlans.in_use(assigned)
-        settings = await self._settings.of_switch(conn, switch_id)
-        live = desired_state(switch, wishes, numbers, occupied=wishes, settings=settings)
-        state = held(old, live, numbers) if old else live
-        return Draft(state, live, assigned, pin[0] if pin else 0)
+        source = (await self._sources.of(conn, [switch_id]))[switch_id]
+        return draft(replace(source, pin=pin or source.pin), number=number)
 
     async def announce(self, conn: Connection, switch_id: str, applied: int) -> list[str]:
         """Publish the attachments that are confirmed now that a switch has applied a generation; gives the machines."""
@@ -208,3 +206,28 @@ class Planner:
             partition=partition,
             payload=MachineSeen(switch_id=switch_id, partition=partition, phone_home=phone_home),
         )
+
+
+def draft(source: Source, *, number: int) -> Draft:
+    """What a switch shall have in a generation with this number. Pure. Raises Exhausted when it has no VLAN left."""
+    wishes = source.wishes
+    assigned = vlans.assign(source.vlans, vnis_needed(wishes), generation=number, applied=source.applied)
+    numbers = vlans.in_use(assigned)
+    live = desired_state(source.switch, wishes, numbers, occupied=wishes, settings=source.settings)
+    if source.pin is None:
+        return Draft(live, live, assigned, 0)
+    generation, content = source.pin
+    return Draft(held(desired_of(DesiredState.FromString(content)), live, numbers), live, assigned, generation)
+
+
+def _made(source: Source, found: Draft, number: int, digest: str, state: bytes) -> Made:
+    known = {vlan.vni: vlan for vlan in source.vlans}
+    return Made(
+        switch_id=source.switch.id,
+        number=number,
+        hash=digest,
+        state=state,
+        pinned_to=found.pinned_to,
+        carried=tuple(vlan for vni, vlan in found.vlans.items() if known.get(vni) != vlan),
+        dropped=tuple(sorted(known.keys() - found.vlans.keys())),
+    )

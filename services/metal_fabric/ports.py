@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ class SwitchOs(Enum):
     CUMULUS = "cumulus"
     OTHER = "other"
 
+    __hash__ = object.__hash__
+
 
 class Fec(Enum):
     """Forward error correction of a port, as SONiC's PORT.fec names it; `UNSET` leaves it alone."""
@@ -40,6 +43,8 @@ class Fec(Enum):
     FC = "fc"
     AUTO = "auto"
 
+    __hash__ = object.__hash__
+
 
 class LinkState(Enum):
     """State of a port. Only `UP` and `DOWN` may be wanted; `UNKNOWN` is what nobody has reported yet."""
@@ -47,6 +52,9 @@ class LinkState(Enum):
     UNKNOWN = "unknown"
     UP = "up"
     DOWN = "down"
+
+    # Enum's own is a call in Python, and states are computed for tens of thousands of ports. There is one of each.
+    __hash__ = object.__hash__
 
 
 class Place(NamedTuple):
@@ -117,6 +125,7 @@ def _places_by_number(matches: Mapping[str, re.Match[str]]) -> dict[str, Place]:
     return places
 
 
+@lru_cache(maxsize=1 << 12)
 def sort_key(name: str, os: SwitchOs) -> tuple[int, str]:
     """Order of ports for people: by number and part, names outside the scheme last and by name."""
     if os is SwitchOs.SONIC and (match := _SONIC.fullmatch(name)):

@@ -11,7 +11,7 @@ SONiC's orchagent does not survive a VLAN that is deleted and added again in one
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from metal_fabric.problems import Exhausted
 
@@ -20,8 +20,7 @@ FIRST_VLAN = 1001
 LAST_VLAN = 2000
 
 
-@dataclass(frozen=True)
-class Vlan:
+class Vlan(NamedTuple):
     """VLAN `id` carries `vni`; `released` is the generation that no longer needs it, 0 while it is in use."""
 
     vni: int
@@ -37,9 +36,9 @@ def assign(known: Iterable[Vlan], vnis: Collection[int], *, generation: int, app
     assigned: dict[int, Vlan] = {}
     for vlan in known:
         if vlan.vni in vnis:
-            assigned[vlan.vni] = replace(vlan, released=0)
+            assigned[vlan.vni] = vlan._replace(released=0)
         else:
-            assigned[vlan.vni] = vlan if vlan.released else replace(vlan, released=generation)
+            assigned[vlan.vni] = vlan if vlan.released else vlan._replace(released=generation)
     used = {vlan.id for vlan in assigned.values()}
     free = (number for number in range(FIRST_VLAN, LAST_VLAN + 1) if number not in used)
     for vni in sorted(set(vnis) - assigned.keys()):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from metal_fabric.store.attachments import AttachmentStore
 from metal_fabric.store.cables import CableStore
-from metal_fabric.store.generations import Generation, GenerationStore, Kept
+from metal_fabric.store.generations import Generation, GenerationStore, Kept, Made
 from metal_fabric.store.pins import Pin, PinStore
 from metal_fabric.store.reports import FindingStore, ReportStore, Told
 from metal_fabric.store.settings import PartitionSettings, SettingsStore
+from metal_fabric.store.sources import Source, SourceStore
 from metal_fabric.store.switches import SwitchStore
 from metal_fabric.store.syncs import Sync, SyncStore
 from metal_fabric.store.views import PortUse, SwitchView, ViewStore
@@ -20,12 +21,15 @@ __all__ = [
     "Generation",
     "GenerationStore",
     "Kept",
+    "Made",
     "PartitionSettings",
     "Pin",
     "PinStore",
     "PortUse",
     "ReportStore",
     "SettingsStore",
+    "Source",
+    "SourceStore",
     "SwitchStore",
     "SwitchView",
     "Sync",

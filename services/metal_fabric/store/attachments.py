@@ -8,7 +8,7 @@ import asyncpg
 from metal_kit.db import Connection
 
 from metal_fabric.attachment import Attachment, Leaf
-from metal_fabric.filters import UNPROVISIONED, PortRole, Wish
+from metal_fabric.filters import PortRole, Wish
 from metal_fabric.store.syncs import CONNECTED
 
 _GET = "SELECT * FROM attachment WHERE machine = $1"
@@ -35,11 +35,6 @@ _PUT_LEAVES = """
     INSERT INTO attachment_leaf (machine, switch_id, wanted_generation)
     SELECT $1, * FROM unnest($2::text[], $3::bigint[])
     ON CONFLICT (machine, switch_id) DO UPDATE SET wanted_generation = excluded.wanted_generation
-"""
-_WISHES = """
-    SELECT c.port, a.role, a.vrf, a.allowed_prefixes, a.vnis
-    FROM cable c LEFT JOIN attachment a USING (machine)
-    WHERE c.switch_id = $1
 """
 # Locked in the order in which leaves' reports lock them.
 _POSTPONE = """
@@ -127,11 +122,6 @@ class AttachmentStore:
         """Record for the machine's leaves, by switch id, since which generation they contain what is wanted."""
         await conn.execute(_DROP_LEAVES, machine, list(wanted))
         await conn.execute(_PUT_LEAVES, machine, list(wanted), list(wanted.values()))
-
-    async def wishes(self, conn: Connection, switch_id: str) -> dict[str, Wish]:
-        """What the ports of a switch are wanted to be, for those that a machine hangs on."""
-        rows = await conn.fetch(_WISHES, switch_id)
-        return {row["port"]: _wish(row) if row["role"] else UNPROVISIONED for row in rows}
 
     async def postpone(self, conn: Connection, switch_id: str, ports: Collection[str], generation: int) -> None:
         """Have the machines on these ports wait for a generation of this switch that has not been made yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +13,7 @@ from metal_fabric.vlans import Vlan
 
 # A report about an older one cannot be checked any more; the leaf gets the newest anyway.
 KEPT = 32
+_TOPIC = "leaf/"
 
 _NEWEST = """
     SELECT s.desired_generation, g.hash, g.state, y.applied_generation
@@ -21,17 +22,29 @@ _NEWEST = """
     LEFT JOIN leaf_sync y ON y.switch_id = s.id
     WHERE s.id = $1
 """
-# One statement: a change of all switches makes hundreds of them.
+# One statement for all switches of a change, however many: hundreds of them change at once.
 _INSERT = """
-    WITH newest AS (UPDATE switch SET desired_generation = $2 WHERE id = $1),
-    pruned AS (
-        DELETE FROM switch_generation WHERE switch_id = $1 AND generation <= (
-            SELECT generation FROM switch_generation WHERE switch_id = $1 ORDER BY generation DESC OFFSET $6 LIMIT 1
+    WITH made AS (
+        SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[], $5::bigint[])
+            AS m (switch_id, generation, hash, state, pinned_to)
+    ), newest AS (
+        UPDATE switch SET desired_generation = m.generation FROM made m WHERE switch.id = m.switch_id
+    ), pruned AS (
+        DELETE FROM switch_generation g USING made m
+        WHERE g.switch_id = m.switch_id AND g.generation <= (
+            SELECT o.generation FROM switch_generation o WHERE o.switch_id = m.switch_id
+            ORDER BY o.generation DESC OFFSET $6 LIMIT 1
         )
-    ), made AS (
-        INSERT INTO switch_generation (switch_id, generation, hash, state, pinned_to) VALUES ($1, $2, $3, $4, $5)
+    ), carried AS (
+        INSERT INTO vlan (switch_id, vni, vlan, released)
+        SELECT ($1::text[])[v.place], v.vni, v.vlan, v.released
+        FROM unnest($7::text::int[], $8::text::int[], $9::text::int[], $10::text::bigint[])
+            AS v (place, vni, vlan, released)
+        ON CONFLICT (switch_id, vni) DO UPDATE SET released = excluded.released
+    ), added AS (
+        INSERT INTO switch_generation (switch_id, generation, hash, state, pinned_to) SELECT * FROM made
     )
-    SELECT pg_notify('metalplane_' || current_schema(), $7)
+    SELECT pg_notify('metalplane_' || current_schema(), $11 || m.switch_id) FROM made m
 """
 _PAGE = """
     SELECT g.*, s.desired_generation, y.applied_generation, y.applied_hash
@@ -45,6 +58,7 @@ _MADE = """
     SELECT hash, extract(epoch FROM clock_timestamp() - create_time)::float8 AS age
     FROM switch_generation WHERE switch_id = $1 AND generation = $2
 """
+_TAKE_VLANS = "DELETE FROM vlan WHERE switch_id = $1 AND vni = ANY ($2::int[])"
 _DROP_VLANS = "DELETE FROM vlan WHERE switch_id = $1 AND vni <> ALL ($2::int[])"
 _PUT_VLANS = """
     INSERT INTO vlan (switch_id, vni, vlan, released)
@@ -61,6 +75,21 @@ class Generation:
     hash: str = ""
     state: bytes = b""
     applied: int = 0
+
+
+@dataclass(frozen=True)
+class Made:
+    """A generation that is new: `state` is a DesiredState with its number and hash, `pinned_to` the generation that it
+    was rolled back to (0 for none). `carried` are the VLANs that are new or other than they were, `dropped` the VNIs of
+    those whose number another one has now."""
+
+    switch_id: str
+    number: int
+    hash: str
+    state: bytes
+    pinned_to: int = 0
+    carried: tuple[Vlan, ...] = ()
+    dropped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,15 +134,29 @@ class GenerationStore:
         content: bytes | None = await conn.fetchval(query, switch_id, generation)
         return content
 
-    async def add(
-        self, conn: Connection, switch_id: str, generation: int, digest: str, state: bytes, *, pinned_to: int = 0
-    ) -> None:
-        """Make `state` the newest generation. Its leaf's stream, on whichever replica, looks once this is committed.
-
-        `pinned_to` is the generation that it was rolled back to, 0 for none.
-        """
-        place = (switch_id, generation, digest, state, pinned_to)
-        await conn.execute(_INSERT, *place, KEPT - 1, topic_of(switch_id))
+    async def add(self, conn: Connection, made: Sequence[Made]) -> None:
+        """Make these the newest generations of their switches, of each at most one. The leaves' streams, on whichever
+        replica, look once this is committed."""
+        for each in made:
+            if each.dropped:
+                # Before their numbers go to others: one statement does not say in which order it does its parts.
+                await conn.execute(_TAKE_VLANS, each.switch_id, list(each.dropped))
+        # With each the place of its switch in the lists, which count from 1.
+        carried = [(place, vlan) for place, each in enumerate(made, 1) for vlan in each.carried]
+        await conn.execute(
+            _INSERT,
+            [each.switch_id for each in made],
+            [each.number for each in made],
+            [each.hash for each in made],
+            [each.state for each in made],
+            [each.pinned_to for each in made],
+            KEPT - 1,
+            _array(place for place, _ in carried),
+            _array(vlan.vni for _, vlan in carried),
+            _array(vlan.id for _, vlan in carried),
+            _array(vlan.released for _, vlan in carried),
+            _TOPIC,
+        )
 
     async def wake(self, conn: Connection, switch_id: str) -> None:
         """Have the streams of this leaf look at the database once this is committed."""
@@ -147,4 +190,9 @@ def _kept(row: asyncpg.Record) -> Kept:
 
 def topic_of(switch_id: str) -> str:
     """Topic on which the streams of a leaf are woken."""
-    return f"leaf/{switch_id}"
+    return _TOPIC + switch_id
+
+
+def _array(numbers: Iterable[int]) -> str:
+    # As text: asyncpg looks at each element of a list several times before it writes it.
+    return "{" + ",".join(map(str, numbers)) + "}"

@@ -59,10 +59,6 @@ class PartitionSettings:
 class SettingsStore:
     """Settings, by partition and by switch."""
 
-    async def of_switch(self, conn: Connection, switch_id: str) -> Settings:
-        """The settings that have reached a switch."""
-        return of_stored(await conn.fetchval("SELECT settings FROM switch WHERE id = $1", switch_id))
-
     async def get(self, conn: Connection, partition: str, *, lock: bool = False) -> PartitionSettings:
         """The newest settings of a partition. With `lock`, nobody else changes them until the transaction ends."""
         if lock:

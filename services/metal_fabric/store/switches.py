@@ -149,10 +149,11 @@ class SwitchStore:
         ports: dict[str, dict[str, Port]] = {row["id"]: {} for row in rows}
         for row in await conn.fetch(_PORTS, list(ports)):
             ports[row["switch_id"]][row["name"]] = port_of(row)
-        return {row["id"]: _switch(row, ports[row["id"]]) for row in rows}
+        return {row["id"]: switch_of(row, ports[row["id"]]) for row in rows}
 
 
-def _switch(row: asyncpg.Record, ports: dict[str, Port]) -> Switch:
+def switch_of(row: asyncpg.Record, ports: dict[str, Port]) -> Switch:
+    """The switch in a row of `switch`, with these ports by name."""
     kind, mode = SwitchKind(row["kind"]), SwitchMode(row["mode"])
     return Switch(row["id"], facts_of(row), ports, row["description"], kind, mode)
 

@@ -20,10 +20,12 @@ from metal_fabric.store import (
     CableStore,
     FindingStore,
     GenerationStore,
+    Made,
     PartitionSettings,
     PinStore,
     ReportStore,
     SettingsStore,
+    SourceStore,
     SwitchStore,
     SyncStore,
     ViewStore,
@@ -35,7 +37,7 @@ from plans import Call, Plans, measured
 
 SWITCHES, CABLES, ATTACHMENTS, SYNCS = SwitchStore(), CableStore(), AttachmentStore(), SyncStore()
 GENERATIONS, VIEWS, PINS, SETTINGS = GenerationStore(), ViewStore(), PinStore(), SettingsStore()
-REPORTS, FINDINGS, VNIS = ReportStore(), FindingStore(), VniStore()
+REPORTS, FINDINGS, VNIS, SOURCES = ReportStore(), FindingStore(), VniStore(), SourceStore()
 # 20,000 leaves, of which the first half has 4 ports each, and three machines on them that are attached.
 FILL = (
     """
@@ -125,19 +127,21 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "put attachment": partial(ATTACHMENTS.put, attachment=attachment),
             "put leaves": partial(ATTACHMENTS.put_leaves, machine=MACHINE, wanted={}),
             "delete attachment": partial(ATTACHMENTS.delete, machine=MACHINE),
-            "wishes": partial(ATTACHMENTS.wishes, switch_id=LEAF),
+            "sources": partial(SOURCES.of, switch_ids=[LEAF, "leaf00043"]),
             "unannounced": partial(ATTACHMENTS.lock_unannounced, switch_id=LEAF, applied=30),
             "ended": partial(ATTACHMENTS.ended, machine=MACHINE, allocation=MACHINE),
             "newest": partial(GENERATIONS.newest, switch_id=LEAF),
             "made": partial(GENERATIONS.made, switch_id=LEAF, generation=29, digest="h"),
-            "add": partial(GENERATIONS.add, switch_id=LEAF, generation=31, digest="h", state=b""),
+            "add": partial(
+                GENERATIONS.add,
+                made=[Made(LEAF, 31, "h", b"", 0, (Vlan(7, 1007),), (2,)), Made("leaf00043", 31, "h", b"")],
+            ),
             "content": partial(GENERATIONS.state, switch_id=LEAF, generation=29),
             "first page of generations": partial(GENERATIONS.page, switch_id=LEAF, before=1 << 60, limit=51),
             "later page of generations": partial(GENERATIONS.page, switch_id=LEAF, before=28, limit=3),
             "pin": partial(PINS.state, switch_id=LEAF),
             "put pin": partial(PINS.put, switch_id=LEAF, generation=3, state=b"", reason=""),
             "unpin": partial(PINS.delete, switch_id=LEAF),
-            "settings of a switch": partial(SETTINGS.of_switch, switch_id=LEAF),
             "postpone": partial(ATTACHMENTS.postpone, switch_id=LEAF, ports=["Ethernet1"], generation=31),
             "vlans": partial(GENERATIONS.vlans, switch_id=LEAF),
             "put vlans": partial(GENERATIONS.put_vlans, switch_id=LEAF, vlans=vlans),

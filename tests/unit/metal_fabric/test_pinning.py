@@ -77,7 +77,7 @@ def test_settings_are_held_and_the_leafs_own_facts_are_not() -> None:
 
 def test_ports_that_have_come_since_follow_the_plane_and_those_that_are_gone_are_gone() -> None:
     live = state({"Ethernet4": MACHINE})
-    old = replace(live, ports=(replace(live.ports[0], name="Ethernet99"), live.ports[3]), vrfs=())
+    old = replace(live, ports=(live.ports[0]._replace(name="Ethernet99"), live.ports[3]), vrfs=())
     assert held(old, live, VLANS) == live
 
 

@@ -24,6 +24,9 @@ class Leaf:
 
     `wanted` is the generation that contains the wish, `applied` the one that the leaf has. `connected` tells whether
     its stream is open, `seen` when it was last heard of, `error` why its last attempt failed.
+
+    A `former` leaf is one that the machine hung on before: the wish is that its port there is out of every tenant's
+    network. A leaf that is silent may still forward; so only its word counts, or that an operator has deleted it.
     """
 
     switch_id: str
@@ -33,11 +36,22 @@ class Leaf:
     connected: bool = False
     seen: datetime | None = None
     error: str = ""
+    former: bool = False
 
     @property
     def confirmed(self) -> bool:
         """Whether the leaf has applied a generation that contains the wish."""
         return self.applied >= self.wanted
+
+
+@dataclass(frozen=True)
+class HeldPorts:
+    """Ports that a leaf has yet to let go of: `machine`, which hung there, hangs on another leaf by now; `wanted` is
+    the generation in which they are out of its network."""
+
+    machine: str
+    ports: tuple[str, ...]
+    wanted: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,12 @@ class Attachment:
     @property
     def confirmed(self) -> bool:
         """Whether every leaf involved has applied the wish; a machine without cabling has none that could."""
-        return bool(self.leaves) and all(leaf.confirmed for leaf in self.leaves)
+        return bool(self.present) and all(leaf.confirmed for leaf in self.leaves)
+
+    @property
+    def present(self) -> tuple[Leaf, ...]:
+        """The leaves that the machine hangs on."""
+        return tuple(leaf for leaf in self.leaves if not leaf.former)
 
     @property
     def outstanding(self) -> tuple[Leaf, ...]:
@@ -79,7 +98,7 @@ def attach(current: Attachment, allocation: str, wish: Wish, *, ended: Collectio
     """
     if allocation in ended:
         raise Refused("ALLOCATION_ENDED", f"allocation {allocation} has detached machine {current.machine} for good")
-    if not current.leaves:
+    if not current.present:
         raise Refused("MACHINE_NOT_CABLED", f"machine {current.machine} hangs on no leaf; it has to register first")
     if current.owner != allocation:
         if current.owner and not current.leaving:

@@ -14,6 +14,7 @@ from metal_fabric.replace import check_migration, translated
 from metal_fabric.store import (
     AttachmentStore,
     CableStore,
+    FormerPlace,
     GenerationStore,
     PinStore,
     SwitchStore,
@@ -84,9 +85,10 @@ class SwitchLife:
             switches = await self._locked(conn, old_id, new_id)
             old, new = switches[old_id], switches[new_id]
             # With both locked nobody recables or attaches a machine of the old leaf. Reports wait: see Machines.
-            involved = {old_id, new_id} | await self._cables.neighbours(conn, old_id)
-            await self._syncs.hold(conn, involved)
             cables = await self._cables.of_switches(conn, [old_id, new_id])
+            involved = {old_id, new_id} | await self._cables.neighbours(conn, old_id)
+            involved |= await self._attachments.former_leaves(conn, {cable.machine for cable in cables})
+            await self._syncs.hold(conn, involved)
             newest = await self._generations.newest(conn, new_id)
             check_migration(
                 old,
@@ -96,6 +98,7 @@ class SwitchLife:
                 new_applied=newest.applied if newest else 0,
                 pinned=[each for each in (old_id, new_id) if await self._pins.state(conn, each)],
                 leaving=await self._attachments.unconfirmed_leavers(conn, old_id),
+                held=(await self._attachments.held(conn, [new_id])).get(new_id, ()),
             )
             names = translated(old, new, {cable.port for cable in cables}, field="target")
             await self._take_over(conn, old, new, names, cables)
@@ -103,7 +106,8 @@ class SwitchLife:
             return await self._planner.switch_changed(conn, new_id)
 
     async def forget(self, switch_id: str) -> None:
-        """Forget a switch; a leaf that is still there registers again.
+        """Forget a switch; a leaf that is still there registers again. Nobody waits any more for what it has to let go
+        of: whoever deletes it says that it is gone.
 
         Raises NotFound, Refused `SWITCH_IN_USE` while machines hang on it, `SWITCH_BEHIND` while it is connected and
         has not applied what is wanted of it: only then has everybody left it who ever hung on it.
@@ -122,13 +126,19 @@ class SwitchLife:
                     f"{switch_id} has applied generation {view.sync.applied} of {view.sync.desired}; wait for it, or "
                     "switch it off",
                 )
+            # Its reports are kept out before the attachments are locked, as everywhere.
+            await self._syncs.hold(conn, [switch_id])
+            hung = await self._attachments.lock_of_leaf(conn, switch_id)
             version = await self._switches.delete(conn, switch_id)
+            for machine in hung:
+                await self._planner.announce_attachment(conn, machine)
             await self._generations.wake(conn, switch_id)
             await self._planner.switch_deleted(conn, view, version)
 
     async def _take_over(
         self, conn: Connection, old: Switch, new: Switch, names: dict[str, str], cables: list[Cable]
     ) -> None:
+        hung = [cable for cable in cables if cable.switch_id == old.id]
         await self._cables.put_of_switch(conn, old.id, ())
         await self._cables.put_of_switch(
             conn, new.id, [replace(cable, switch_id=new.id, port=names[cable.port]) for cable in cables]
@@ -141,7 +151,9 @@ class SwitchLife:
         await self._generations.put_vlans(conn, new.id, ())
         await self._generations.put_vlans(conn, new.id, carried)
         planned = await self._planner.plan_all(conn, [old.id, new.id])
-        await self._attachments.move_leaf(conn, old.id, new.id, planned[new.id].number)
+        place = FormerPlace(old.id, [(each.machine, each.port) for each in hung], planned[old.id].number)
+        lost = await self._attachments.move_leaf(conn, place, new.id, planned[new.id].number)
+        await self._planner.retracted(conn, lost, new.id)
 
     async def _locked(self, conn: Connection, *ids: str) -> dict[str, Switch]:
         found = await self._switches.lock(conn, ids)

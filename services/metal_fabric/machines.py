@@ -19,7 +19,7 @@ from metal_fabric.cabling import Cable, Cabling, Neighbour, survey
 from metal_fabric.filters import Wish
 from metal_fabric.planner import Planner
 from metal_fabric.problems import Refused
-from metal_fabric.store import AttachmentStore, CableStore, SettingsStore, SwitchStore, SyncStore, VniStore
+from metal_fabric.store import AttachmentStore, CableStore, FormerLeaf, SettingsStore, SwitchStore, SyncStore, VniStore
 
 # Nobody says whose the VNIs are.
 NOT_SAID: Mapping[int, str] = MappingProxyType({})
@@ -68,7 +68,7 @@ class Machines:
                     (each.switch_id, each.port) for each in cabling.cables
                 }
                 await self._switch_on(conn, freed)
-                await self._replan(conn, machine, involved)
+                await self._replan(conn, machine, involved, before)
         return cabling
 
     async def disconnect(self, machine: str) -> None:
@@ -143,23 +143,42 @@ class Machines:
         if {cable.switch_id for cable in await self._cables.of_machine(conn, machine)} != involved:
             raise _recabled(machine)
         # Otherwise a report that is on its way and this change could each miss that the other completes it.
-        await self._syncs.hold(conn, involved)
+        await self._hold(conn, machine, involved)
         return involved
 
-    async def _replan(self, conn: Connection, machine: str, involved: Collection[str]) -> None:
-        """Carry the machine's attachment, if it has one, over to its new cables."""
-        await self._syncs.hold(conn, involved)
+    async def _hold(self, conn: Connection, machine: str, involved: Collection[str]) -> None:
+        await self._syncs.hold(conn, {*involved, *await self._attachments.former_leaves(conn, [machine])})
+
+    async def _replan(
+        self, conn: Connection, machine: str, involved: Collection[str], before: Collection[Cable]
+    ) -> None:
+        """Carry the machine's attachment, if it has one, over to its new cables. A leaf that it hung on and that may
+        have it in a tenant's network still has to let go."""
+        await self._hold(conn, machine, involved)
         current = await self._attachments.get(conn, machine, lock=True)
         if current.owner:
-            await self._move(conn, replace(current, announced=False), involved)
+            if current.leaving:
+                # Of those that have confirmed that it left nobody waits for more.
+                waiting = await self._attachments.unconfirmed_leaves(conn, machine)
+                before = [cable for cable in before if cable.switch_id in waiting]
+            await self._move(conn, replace(current, announced=False), involved, before)
+            if current.announced:
+                await self._planner.moved(conn, machine)
             return
         await self._planner.plan_all(conn, involved)
 
-    async def _move(self, conn: Connection, after: Attachment, involved: Collection[str]) -> None:
+    async def _move(
+        self, conn: Connection, after: Attachment, involved: Collection[str], before: Collection[Cable] = ()
+    ) -> None:
         await self._attachments.put(conn, after)
         planned = await self._planner.plan_all(conn, involved)
-        wanted = {leaf.switch_id: planned[leaf.switch_id].containing(leaf.ports) for leaf in after.leaves}
-        await self._attachments.put_leaves(conn, after.machine, wanted)
+        wanted = {leaf.switch_id: planned[leaf.switch_id].containing(leaf.ports) for leaf in after.present}
+        ports: dict[str, list[str]] = {}
+        for cable in before:
+            if cable.switch_id not in wanted:
+                ports.setdefault(cable.switch_id, []).append(cable.port)
+        left = [FormerLeaf(each, ports[each], planned[each].number) for each in sorted(ports)]
+        await self._attachments.put_leaves(conn, after.machine, wanted, left=left)
         # The leaves may have applied it already, when it makes no difference to them.
         await self._planner.announce_attachment(conn, after.machine)
 
@@ -175,6 +194,6 @@ def _recabled(machine: str) -> Aborted:
 
 
 def _hanging(attachment: Attachment) -> Attachment:
-    if not attachment.leaves:
+    if not attachment.present:
         raise NotFound("MACHINE_NOT_CABLED", f"machine {attachment.machine} hangs on no leaf")
     return attachment

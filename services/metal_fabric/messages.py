@@ -195,6 +195,7 @@ def attachment_message(attachment: Attachment) -> switch_pb2.Attachment:
                 connected=leaf.connected,
                 seen_time=to_timestamp(leaf.seen),
                 error=leaf.error,
+                former=leaf.former,
             )
     return message
 
@@ -217,6 +218,11 @@ def switch_message(view: SwitchView) -> switch_pb2.Switch:
         kind=KINDS[view.kind],
         mode=MODES[view.mode],
         settings_wait_for=view.settings_wait_for,
+        held_ports=[
+            switch_pb2.HeldPort(port=port, machine=each.machine, wanted_generation=each.wanted)
+            for each in view.held
+            for port in each.ports
+        ],
         etag=str(view.version),
         create_time=to_timestamp(view.create_time),
         update_time=to_timestamp(view.update_time),

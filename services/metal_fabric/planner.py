@@ -105,7 +105,8 @@ class Planner:
             await self._generations.add(conn, made)
         for switch_id, each in planned.items():
             if each.lacking:
-                await self._attachments.postpone(conn, switch_id, each.lacking, each.number + 1)
+                lost = await self._attachments.postpone(conn, switch_id, each.lacking, each.number + 1)
+                await self.retracted(conn, lost, switch_id)
         return planned
 
     async def draft(
@@ -144,6 +145,18 @@ class Planner:
         """Publish the attachments that are confirmed no more now that a switch has gone back to a generation; gives the
         machines."""
         lost = await self._attachments.retract(conn, switch_id, applied)
+        await self.retracted(conn, lost, switch_id)
+        return list(lost)
+
+    async def moved(self, conn: Connection, machine: str) -> None:
+        """Publish that an attachment that was confirmed is not, if so: its machine hangs on other ports now."""
+        attachment = await self._attachments.get(conn, machine)
+        if not attachment.confirmed:
+            version = await self._attachments.version(conn, machine)
+            await self.retracted(conn, {machine: version}, attachment.outstanding[0].switch_id)
+
+    async def retracted(self, conn: Connection, lost: Mapping[str, int], switch_id: str) -> None:
+        """Publish attachments that are confirmed no more because of this leaf, by machine with their versions."""
         for machine, version in lost.items():
             attachment = await self._attachments.get(conn, machine)
             await emit(
@@ -156,7 +169,6 @@ class Planner:
                     attachment=attachment_message(attachment), allocation=attachment.owner, switch_id=switch_id
                 ),
             )
-        return list(lost)
 
     async def switch_changed(self, conn: Connection, switch_id: str) -> SwitchView:
         """Publish a switch that has changed; gives it as it is now."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+from metal_fabric.attachment import HeldPorts
 from metal_fabric.cabling import Cable
 from metal_fabric.ports import counterparts
 from metal_fabric.problems import Refused
@@ -73,13 +74,15 @@ def check_migration(
     new_applied: int,
     pinned: Collection[str],
     leaving: Collection[str],
+    held: Collection[HeldPorts],
 ) -> None:
     """Raise Refused unless `new` may take over from `old`.
 
     `cables` are those of both, `new_vlans` and `new_applied` the VLANs of the new leaf and the generation that it has,
     `pinned` those of the two that are held at an old content, `leaving` machines whose departure the old leaf has not
-    confirmed: `SWITCH_IS_NO_LEAF`, `MIGRATION_TO_ITSELF`, `SWITCH_IN_OTHER_PARTITION`, `SWITCH_IN_OTHER_RACK`,
-    `MIGRATION_TARGET_IN_USE`, `MIGRATION_TARGET_BEHIND`, `SWITCH_PINNED`, `DETACHMENT_UNCONFIRMED`.
+    confirmed, `held` ports that the new one has to let go of: `SWITCH_IS_NO_LEAF`, `MIGRATION_TO_ITSELF`,
+    `SWITCH_IN_OTHER_PARTITION`, `SWITCH_IN_OTHER_RACK`, `MIGRATION_TARGET_IN_USE`, `MIGRATION_TARGET_BEHIND`,
+    `SWITCH_PINNED`, `DETACHMENT_UNCONFIRMED`.
     """
     _check_place(old, new)
     taken = sorted(cable.port for cable in cables if cable.switch_id == new.id)
@@ -93,6 +96,14 @@ def check_migration(
         raise Refused(
             "MIGRATION_TARGET_BEHIND",
             f"{new.id} has not yet confirmed that VRFs which it had are gone; wait for its newest generation",
+            field="target",
+        )
+    if held:
+        names = ", ".join(sorted(port for each in held for port in each.ports)[:_SHOWN])
+        raise Refused(
+            "MIGRATION_TARGET_BEHIND",
+            f"{new.id} has not yet let go of {names}, which others have taken over; wait for its generation "
+            f"{max(each.wanted for each in held)}",
             field="target",
         )
     if pinned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metal_fabric.store.attachments import AttachmentStore
+from metal_fabric.store.attachments import AttachmentStore, FormerLeaf, FormerPlace
 from metal_fabric.store.cables import CableStore
 from metal_fabric.store.generations import Generation, GenerationStore, Kept, Made
 from metal_fabric.store.pins import Pin, PinStore
@@ -18,6 +18,8 @@ __all__ = [
     "AttachmentStore",
     "CableStore",
     "FindingStore",
+    "FormerLeaf",
+    "FormerPlace",
     "Generation",
     "GenerationStore",
     "Kept",

@@ -9,10 +9,12 @@ from datetime import datetime
 import asyncpg
 from metal_kit.db import Connection
 
+from metal_fabric.attachment import HeldPorts
 from metal_fabric.desired import role_of
 from metal_fabric.filters import PortRole, Wish
 from metal_fabric.health import Facts
 from metal_fabric.settings import NOTHING_SET, Settings, of_stored
+from metal_fabric.store.attachments import AttachmentStore
 from metal_fabric.store.pins import Pin
 from metal_fabric.store.reports import FindingStore, ReportStore, Told
 from metal_fabric.store.switches import facts_of, port_of
@@ -81,12 +83,14 @@ class SwitchView:
     health: Facts | None = None
     """What its health is told from; None where that was not asked, or nothing ever registered."""
     told: Told = field(default_factory=Told)
+    held: list[HeldPorts] = field(default_factory=list)
 
 
 class ViewStore:
     """Reads only."""
 
     def __init__(self) -> None:
+        self._attachments = AttachmentStore()
         self._reports = ReportStore()
         self._findings = FindingStore()
 
@@ -128,6 +132,8 @@ class ViewStore:
                     nic_mac=row["nic_mac"] or "",
                 )
             )
+        for switch_id, held in (await self._attachments.held(conn, list(views))).items():
+            views[switch_id].held.extend(held)
         return list(views.values())
 
 

@@ -12,11 +12,13 @@ from metalplane.fabric.v1 import switch_pb2 as pb
 from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 
 from metalctl import command
-from metalctl.output import show_many, show_row
+from metalctl.output import note, show_many, show_row
 from metalctl.session import run
 from metalctl.values import enum
 
 Switch = Annotated[str, typer.Argument(help="host name of the switch")]
+# Of what can be many, how many are named.
+_SHOWN = 5
 PortName = Annotated[str, typer.Argument(metavar="PORT", help="name of the port")]
 
 
@@ -97,6 +99,7 @@ def migrate(
     """Move everything to another leaf."""
     request = pb.MigrateSwitchRequest(id=switch, target=target)
     show_row(call(ctx, lambda stub: stub.MigrateSwitch(request)), ROW, ctx.obj.output)
+    _tell_held(call(ctx, lambda stub: stub.GetSwitch(pb.GetSwitchRequest(id=switch))))
 
 
 def record(
@@ -127,6 +130,21 @@ def record(
 def delete(ctx: typer.Context, switch: Switch) -> None:
     """Forget a switch."""
     call(ctx, lambda stub: stub.DeleteSwitch(pb.DeleteSwitchRequest(id=switch)))
+
+
+def _tell_held(old: pb.Switch) -> None:
+    """Say what a leaf that was relieved has yet to let go of; the machines' attachments wait for that."""
+    if not old.held_ports:
+        note(f"{old.id} has nothing to let go of")
+        return
+    ports = ", ".join(f"{each.port} (machine {each.machine})" for each in old.held_ports[:_SHOWN])
+    more = f" and {len(old.held_ports) - _SHOWN} more" if len(old.held_ports) > _SHOWN else ""
+    generation = max(each.wanted_generation for each in old.held_ports)
+    way_out = "" if old.sync.connected else f"; it is not connected: if it is gone, `metalctl switch delete {old.id}`"
+    note(
+        f"{old.id} has to let go of {ports}{more} by applying generation {generation}, and their attachments are "
+        f"confirmed only then; `metalctl switch describe {old.id}` shows what is left{way_out}"
+    )
 
 
 def _want(ctx: typer.Context, switch: str, port: str, state: pb.PortState.ValueType) -> None:

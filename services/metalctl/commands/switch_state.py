@@ -49,6 +49,7 @@ def text_of(switch: pb.Switch) -> str:
     parts = [
         render_pairs(list(_overview(switch))),
         _table("reasons", ("HEALTH", "CODE", "SINCE", "MESSAGE"), [_reason(each) for each in sync.health_reasons]),
+        _table("ports to let go of", ("PORT", "MACHINE", "BY GENERATION"), [_held(each) for each in switch.held_ports]),
         _table("differences of the last attempt", ("WHERE", "WANTED", "FOUND"), list(_differences(sync.differences))),
         _drift(sync.drift),
         _table(f"BGP sessions, {_when(sync.bgp)}", _SESSION, [_session(each) for each in sync.bgp.sessions]),
@@ -80,6 +81,10 @@ def _overview(switch: pb.Switch) -> Iterator[tuple[str, str]]:
         yield "quarantine", sync.quarantine
     for text in sync.notes:
         yield "note", text
+
+
+def _held(held: pb.HeldPort) -> Sequence[str]:
+    return (held.port, held.machine, str(held.wanted_generation))
 
 
 def _reason(reason: pb.HealthReason) -> Sequence[str]:

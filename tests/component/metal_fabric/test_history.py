@@ -132,7 +132,7 @@ async def test_a_switch_is_held_at_an_old_content_until_it_is_unpinned(
 
 
 async def test_a_tenant_that_the_old_content_lacks_is_confirmed_only_after_the_pin(
-    fabric: Any, pair: Any, attached: Any, eventually: Any
+    fabric: Any, pair: Any, attached: Any, events: Any, eventually: Any
 ) -> None:
     machine, _ = attached
     assert await confirmed(fabric, machine)
@@ -140,6 +140,7 @@ async def test_a_tenant_that_the_old_content_lacks_is_confirmed_only_after_the_p
     await follow(pair[:1], eventually, 3)
     assert pair[0].port("Ethernet0").role == WAITING
     assert not await confirmed(fabric, machine)
+    await eventually(lambda: len(events.of("metalplane.fabric.attachment.retracted", machine)) == 1)
     newcomer = await fabric.machine("Ethernet4")
     await fabric.switches().AttachMachine(fabric.attaching(newcomer, uuid7(), vrf=30))
     await follow(pair[1:], eventually, 3)
@@ -150,6 +151,7 @@ async def test_a_tenant_that_the_old_content_lacks_is_confirmed_only_after_the_p
     assert (pair[0].port("Ethernet0").vrf, pair[0].port("Ethernet4").vrf) == ("Vrf20", "Vrf30")
     assert await confirmed(fabric, machine)
     assert await confirmed(fabric, newcomer)
+    assert not events.of("metalplane.fabric.attachment.retracted", newcomer), "it has never been confirmed before"
 
 
 async def test_another_return_under_a_pin_confirms_nobody_either(

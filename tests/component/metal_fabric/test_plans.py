@@ -19,6 +19,8 @@ from metal_fabric.store import (
     AttachmentStore,
     CableStore,
     FindingStore,
+    FormerLeaf,
+    FormerPlace,
     GenerationStore,
     Made,
     PartitionSettings,
@@ -62,6 +64,8 @@ FILL = (
     "FROM cable GROUP BY machine",
     "UPDATE attachment SET role = 'firewall', vrf = 0, vnis = ARRAY[vrf] WHERE vrf % 20 = 0",
     "INSERT INTO attachment_leaf SELECT machine, switch_id, 20 FROM cable",
+    "INSERT INTO attachment_leaf SELECT DISTINCT ON (machine) machine, 'leaf' || 10000 + right(switch_id, 5)::int, 20, "
+    "'{Ethernet1}'::text[] FROM cable ORDER BY machine",
     "INSERT INTO vni_network SELECT v, 'net' || v FROM generate_series(1, 20000) AS v",
     "INSERT INTO ended_allocation SELECT gen_random_uuid(), machine FROM attachment",
     "INSERT INTO leaf_report (switch_id, generation, apply, bgp, lldp) SELECT id, 30, 'a', 'b', 'l' FROM switch",
@@ -100,6 +104,7 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
     cables = [Cable(LEAF, "Ethernet4", MACHINE, "mac")]
     attachment = Attachment(MACHINE, str(uuid4()), Wish(PortRole.MACHINE, 7))
     vlans = [Vlan(7, 1007, 0)]
+    place, left = FormerPlace(LEAF, [(MACHINE, "Ethernet1")], 31), FormerLeaf("leaf00043", ["Ethernet1"], 31)
     await plans.check(
         {
             "load": partial(SWITCHES.load, ids=[LEAF, "leaf00043"]),
@@ -113,7 +118,12 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "cable neighbours": partial(CABLES.neighbours, switch_id=LEAF),
             "put cables of a switch": partial(CABLES.put_of_switch, switch_id=LEAF, cables=[]),
             "leavers": partial(ATTACHMENTS.unconfirmed_leavers, switch_id=LEAF),
-            "move leaf": partial(ATTACHMENTS.move_leaf, old_id=LEAF, new_id="leaf15000", generation=9),
+            "move leaf": partial(ATTACHMENTS.move_leaf, old=place, new_id="leaf15000", generation=9),
+            "machines of a leaf": partial(ATTACHMENTS.lock_of_leaf, switch_id=LEAF),
+            "held ports": partial(ATTACHMENTS.held, switch_ids=[LEAF, "leaf00043"]),
+            "former leaves": partial(ATTACHMENTS.former_leaves, machines=[MACHINE]),
+            "unconfirmed leaves": partial(ATTACHMENTS.unconfirmed_leaves, machine=MACHINE),
+            "version": partial(ATTACHMENTS.version, machine=MACHINE),
             "inherit": partial(SETTINGS.inherit, switch_id=LEAF, partition="mini"),
             "settings": partial(SETTINGS.get, partition="mini", lock=True),
             "put settings": partial(SETTINGS.put, partition="mini", settings=Settings(pxe_vlan=7)),
@@ -125,7 +135,7 @@ async def test_one_leaf_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "put cables": partial(CABLES.put, machine=MACHINE, cables=cables),
             "attachment": partial(ATTACHMENTS.get, machine=MACHINE, lock=True),
             "put attachment": partial(ATTACHMENTS.put, attachment=attachment),
-            "put leaves": partial(ATTACHMENTS.put_leaves, machine=MACHINE, wanted={}),
+            "put leaves": partial(ATTACHMENTS.put_leaves, machine=MACHINE, wanted={LEAF: 30}, left=[left]),
             "delete attachment": partial(ATTACHMENTS.delete, machine=MACHINE),
             "sources": partial(SOURCES.of, switch_ids=[LEAF, "leaf00043"]),
             "unannounced": partial(ATTACHMENTS.lock_unannounced, switch_id=LEAF, applied=30),

@@ -9,7 +9,7 @@ import pytest
 from metal_kit.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from metal_kit.ids import uuid7
 from metalplane.fabric.v1 import agent_pb2, switch_pb2
-from metalplane.fabric.v1.cabling_pb2 import ConnectMachineRequest
+from metalplane.fabric.v1.cabling_pb2 import ConnectMachineRequest, DisconnectMachineRequest
 from metalplane.fabric.v1.generation_pb2 import GetDesiredStateRequest
 from metalplane.fabric.v1.switch_pb2 import (
     DeleteSwitchRequest,
@@ -168,15 +168,26 @@ async def test_another_leaf_of_the_rack_takes_over_everything_at_once(
     assert (third.port("swp2").vrf, third.port("swp4").admin_state) == ("Vrf20", switch_pb2.PORT_STATE_DOWN)
     assert [(vrf.vni, vrf.vlan) for vrf in third.states[-1].vrfs] == [(20, 1500)]
     waiting = await attachment(fabric, machine)
-    assert [(leaf.switch_id, leaf.port, leaf.confirmed) for leaf in waiting.leaves] == [
-        ("leaf02", "Ethernet4", True), ("leaf03", "swp2", False),
+    assert [(leaf.switch_id, leaf.port, leaf.confirmed, leaf.former) for leaf in waiting.leaves] == [
+        ("leaf02", "Ethernet4", True, False), ("leaf03", "swp2", False, False), ("leaf01", "Ethernet4", False, True),
     ]  # fmt: skip
+    await eventually(lambda: events.of("metalplane.fabric.attachment.retracted", machine))
+    assert not events.of("metalplane.fabric.attachment.retracted", other), "nothing of it was ever confirmed"
     confirmed = len(events.of("metalplane.fabric.attachment.confirmed", machine))
     await follow(third, eventually, 2)
-    assert (await attachment(fabric, machine)).confirmed
-    await eventually(lambda: len(events.of("metalplane.fabric.attachment.confirmed", machine)) > confirmed)
     await eventually(lambda: pair[0].port("Ethernet4").role == switch_pb2.PORT_ROLE_UNPROVISIONED)
     assert not pair[0].states[-1].vrfs
+    waiting = await attachment(fabric, machine)
+    assert not waiting.confirmed, "the leaf that was relieved may have it in its network yet"
+    held = (await operator.GetSwitch(GetSwitchRequest(id="leaf01"))).held_ports
+    assert [(each.port, each.machine, each.wanted_generation) for each in held] == [
+        ("Ethernet4", machine, pair[0].generation)
+    ]
+    await follow(pair[0], eventually, pair[0].generation)
+    after = await attachment(fabric, machine)
+    assert (after.confirmed, [leaf.switch_id for leaf in after.leaves]) == (True, ["leaf02", "leaf03"])
+    assert not (await operator.GetSwitch(GetSwitchRequest(id="leaf01"))).held_ports
+    await eventually(lambda: len(events.of("metalplane.fabric.attachment.confirmed", machine)) > confirmed)
     assert pair[1].generation == 2, "the other leaf of the pair has nothing to change"
 
 
@@ -197,10 +208,11 @@ async def test_machines_that_are_attached_in_the_midst_of_a_migration_end_up_on_
 
     move = fabric.switches(token="operator").MigrateSwitch(MigrateSwitchRequest(id="leaf01", target="leaf03"))
     await asyncio.gather(*(attach(machine, number) for number, machine in enumerate(machines)), move)
-    rows = await fabric.rows("SELECT machine, switch_id FROM attachment_leaf ORDER BY machine, switch_id")
-    assert [(str(row["machine"]), row["switch_id"]) for row in rows] == [
+    rows = await fabric.rows("SELECT machine, switch_id, former_ports FROM attachment_leaf ORDER BY machine, switch_id")
+    assert [(str(row["machine"]), row["switch_id"]) for row in rows if row["former_ports"] is None] == [
         (machine, leaf) for machine in sorted(machines) for leaf in ("leaf02", "leaf03")
     ]
+    assert {row["switch_id"] for row in rows if row["former_ports"]} <= {"leaf01"}
     newest = await fabric.generations().GetDesiredState(GetDesiredStateRequest(switch_id="leaf03"))
     assert [port.vrf for port in newest.ports if port.vrf] == [f"Vrf{20 + number}" for number in range(6)]
     left = await fabric.generations().GetDesiredState(GetDesiredStateRequest(switch_id="leaf01"))
@@ -219,6 +231,80 @@ async def test_a_leaf_that_was_relieved_is_forgotten_once_it_has_let_go(
     await operator.DeleteSwitch(DeleteSwitchRequest(id="leaf01"))
     with pytest.raises(NotFound):
         await operator.GetSwitch(GetSwitchRequest(id="leaf01"))
+
+
+async def test_a_relieved_leaf_that_is_dead_is_not_waited_for_once_an_operator_has_said_so(
+    fabric: Any, pair: Any, attached: Any, third: Any, events: Any, eventually: Any
+) -> None:
+    operator, (machine, allocation) = fabric.switches(token="operator"), attached
+    await pair[0].close()
+    await operator.MigrateSwitch(MigrateSwitchRequest(id="leaf01", target="leaf03"))
+    await follow(third, eventually, 2)
+    waiting = await attachment(fabric, machine)
+    assert (waiting.confirmed, waiting.allocation) == (False, allocation)
+    assert [leaf.switch_id for leaf in waiting.leaves if not leaf.confirmed] == ["leaf01"]
+    leaving = await fabric.switches().DetachMachine(DetachMachineRequest(machine=machine, allocation=allocation))
+    for leaf in (third, pair[1]):
+        await follow(leaf, eventually, 3)
+    leaving = await attachment(fabric, machine)
+    assert (leaving.confirmed, leaving.allocation) == (False, allocation), "nobody else gets it meanwhile"
+    with pytest.raises(FailedPrecondition) as caught:
+        await fabric.switches().AttachMachine(fabric.attaching(machine, uuid7(), vrf=30))
+    assert caught.value.reason == "DETACHMENT_UNCONFIRMED"
+    before = len(events.of("metalplane.fabric.attachment.confirmed", machine))
+
+    async def deleted() -> bool:
+        try:
+            await operator.DeleteSwitch(DeleteSwitchRequest(id="leaf01"))
+        except FailedPrecondition as refused:
+            # Its stream has just ended, and the end of it is on its way.
+            assert refused.reason == "SWITCH_BEHIND"
+            return False
+        return True
+
+    await eventually(deleted)
+    after = await attachment(fabric, machine)
+    assert (after.confirmed, after.allocation) == (True, "")
+    await eventually(lambda: len(events.of("metalplane.fabric.attachment.confirmed", machine)) > before)
+    assert (await fabric.switches().AttachMachine(fabric.attaching(machine, uuid7(), vrf=30))).vrf == 30
+
+
+async def test_a_relieved_leaf_that_takes_back_an_older_state_takes_the_confirmation_with_it(
+    fabric: Any, pair: Any, attached: Any, third: Any, events: Any, eventually: Any
+) -> None:
+    operator, (machine, _) = fabric.switches(token="operator"), attached
+    old = pair[0].states[-1]
+    await operator.MigrateSwitch(MigrateSwitchRequest(id="leaf01", target="leaf03"))
+    await follow(third, eventually, 2)
+    await follow(pair[0], eventually, 3)
+    assert (await attachment(fabric, machine)).confirmed
+    newest = pair[0].states[-1]
+    report = agent_pb2.ApplyReport(id=uuid7(), generation=3, hash=newest.hash, error="the plane was not reached")
+    report.standing_generation, report.standing_hash = old.generation, old.hash
+    before = len(events.of("metalplane.fabric.attachment.retracted", machine))
+    await pair[0].send(apply_report=report)
+    await eventually(lambda: len(events.of("metalplane.fabric.attachment.retracted", machine)) > before)
+    shown = await attachment(fabric, machine)
+    assert [(leaf.switch_id, leaf.former) for leaf in shown.leaves if not leaf.confirmed] == [("leaf01", True)]
+
+
+async def test_a_machine_that_moves_to_other_leaves_while_it_is_attached_is_let_go_of_by_those_before(
+    fabric: Any, pair: Any, attached: Any, third: Any, eventually: Any
+) -> None:
+    machine, _ = attached
+    neighbours = fabric.cables(machine, "Ethernet4")
+    neighbours.neighbours[0].system_name, neighbours.neighbours[0].port_id = "leaf03", "swp2"
+    await fabric.cabling().ConnectMachine(neighbours)
+    await follow(third, eventually, 2)
+    waiting = await attachment(fabric, machine)
+    assert [(leaf.switch_id, leaf.port, leaf.former) for leaf in waiting.leaves if not leaf.confirmed] == [
+        ("leaf01", "Ethernet4", True)
+    ]
+    await follow(pair[0], eventually, 3)
+    assert (await attachment(fabric, machine)).confirmed
+    with pytest.raises(FailedPrecondition) as refused:
+        await fabric.cabling().DisconnectMachine(DisconnectMachineRequest(machine=machine))
+    assert refused.value.reason == "MACHINE_ATTACHED"
 
 
 async def test_a_machine_that_is_leaving_holds_a_migration_up_and_one_that_has_left_does_not(

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from metal_fabric.attachment import HeldPorts
 from metal_fabric.cabling import Cable
 from metal_fabric.ports import AdminState, LinkState, SwitchOs
 from metal_fabric.problems import Refused
@@ -74,6 +75,7 @@ GOOD: dict[str, Any] = {
     "new_applied": 3,
     "pinned": [],
     "leaving": [],
+    "held": [],
 }
 
 
@@ -87,6 +89,7 @@ GOOD: dict[str, Any] = {
         (NEW, {"cables": [Cable("leaf03", "Ethernet0", "m", "mac")]}, "MIGRATION_TARGET_IN_USE"),
         (NEW, {"new_vlans": [Vlan(20, 1001)]}, "MIGRATION_TARGET_BEHIND"),
         (NEW, {"new_applied": 2}, "MIGRATION_TARGET_BEHIND"),
+        (NEW, {"held": [HeldPorts("m", ("Ethernet0",), 4)]}, "MIGRATION_TARGET_BEHIND"),
         (NEW, {"pinned": ["leaf01"]}, "SWITCH_PINNED"),
         (NEW, {"leaving": ["m"]}, "DETACHMENT_UNCONFIRMED"),
     ],

@@ -43,6 +43,7 @@ def leaf() -> pb.Switch:
         id="leaf1",
         rack="rack-1",
         partition="mini",
+        held_ports=[{"port": "Ethernet8", "machine": "e0ab02d2-27cd-5a5e-8efc-080ba80cf258", "wanted_generation": 5}],
         sync={
             "health": pb.SWITCH_HEALTH_UNHEALTHY,
             "health_reasons": [

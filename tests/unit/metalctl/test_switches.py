@@ -114,7 +114,8 @@ def test_a_rollback_to_what_is_no_generation_asks_nobody(call: Any, plane: Any, 
 
 def test_boxes_are_replaced_relieved_recorded_and_forgotten(call: Any, plane: Any) -> None:
     plane.answers |= {
-        "ReplaceSwitch": LEAF, "MigrateSwitch": LEAF, "RecordDevice": LEAF, "DeleteSwitch": empty_pb2.Empty()
+        "ReplaceSwitch": LEAF, "MigrateSwitch": LEAF, "RecordDevice": LEAF, "DeleteSwitch": empty_pb2.Empty(),
+        "GetSwitch": LEAF,
     }  # fmt: skip
     assert call("switch", "replace", "leaf1").code == 0
     assert call("switch", "replace", "leaf1", "--cancel").code == 0
@@ -128,6 +129,19 @@ def test_boxes_are_replaced_relieved_recorded_and_forgotten(call: Any, plane: An
     assert call("switch", "record", "leaf9", "--kind", "leaf", "--partition", "mini").code == 2
     assert call("switch", "delete", "leaf1").code == 0
     assert plane.requests("DeleteSwitch")[0].id == "leaf1"
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_migration_says_what_the_old_leaf_has_yet_to_let_go_of(call: Any, plane: Any, connected: bool) -> None:
+    old = switch_pb2.Switch(id="leaf1", sync={"connected": connected})
+    plane.answers |= {"MigrateSwitch": LEAF, "GetSwitch": old}
+    assert "leaf1 has nothing to let go of" in call("switch", "migrate", "leaf1", "leaf3").err
+    for number in range(7):
+        old.held_ports.add(port=f"Ethernet{number}", machine="m", wanted_generation=9)
+    told = call("switch", "migrate", "leaf1", "leaf3").err
+    assert "leaf1 has to let go of Ethernet0 (machine m), " in told
+    assert " and 2 more by applying generation 9" in told
+    assert ("metalctl switch delete leaf1" in told) is not connected
 
 
 def test_settings_are_changed_by_name_and_cleared_by_name(call: Any, plane: Any) -> None:

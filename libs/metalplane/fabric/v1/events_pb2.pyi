@@ -96,8 +96,9 @@ Global___AttachmentConfirmed: _TypeAlias = AttachmentConfirmed  # noqa: Y015
 
 @_typing.final
 class AttachmentRetracted(_message.Message):
-    """`metalplane.fabric.attachment.retracted`: a leaf has gone back to an older state, in which a machine's ports are not as
-    they are wanted to be; what was confirmed before does not hold any more. Confirmed anew when it holds again.
+    """`metalplane.fabric.attachment.retracted`: a machine's ports are not as they are wanted to be any more, because a leaf
+    has gone back to an older state, is held at one, or has taken over from another; what was confirmed before does not
+    hold. Confirmed anew when it holds again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -108,7 +109,7 @@ class AttachmentRetracted(_message.Message):
     allocation: _builtins.str
     """Allocation that asked for it, also when it asked for the detachment."""
     switch_id: _builtins.str
-    """Host name of the leaf that has gone back."""
+    """Host name of the leaf because of which that is so."""
     @_builtins.property
     def attachment(self) -> _switch_pb2.Attachment:
         """The attachment."""

@@ -431,6 +431,7 @@ class Switch(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     PIN_FIELD_NUMBER: _builtins.int
     SETTINGS_WAIT_FOR_FIELD_NUMBER: _builtins.int
+    HELD_PORTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Host name."""
     partition: _builtins.str
@@ -481,6 +482,12 @@ class Switch(_message.Message):
     def settings_wait_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Leaves of its rack that the partition's newest settings wait for before they reach this one; empty when it has them."""
 
+    @_builtins.property
+    def held_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldPort]:
+        """Ports that it has yet to let go of: what hung there hangs on other leaves by now. Empty once it has applied the
+        generation without them.
+        """
+
     def __init__(
         self,
         *,
@@ -503,14 +510,45 @@ class Switch(_message.Message):
         mode: Global___SwitchMode.ValueType = ...,
         pin: Global___Pin | None = ...,
         settings_wait_for: _abc.Iterable[_builtins.str] | None = ...,
+        held_ports: _abc.Iterable[Global___HeldPort] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "pin", b"pin", "sync", b"sync", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asn", b"asn", "core_version", b"core_version", "create_time", b"create_time", "description", b"description", "etag", b"etag", "id", b"id", "kind", b"kind", "loopback", b"loopback", "management_address", b"management_address", "mode", b"mode", "os", b"os", "os_version", b"os_version", "partition", b"partition", "pin", b"pin", "ports", b"ports", "rack", b"rack", "settings_wait_for", b"settings_wait_for", "sync", b"sync", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asn", b"asn", "core_version", b"core_version", "create_time", b"create_time", "description", b"description", "etag", b"etag", "held_ports", b"held_ports", "id", b"id", "kind", b"kind", "loopback", b"loopback", "management_address", b"management_address", "mode", b"mode", "os", b"os", "os_version", b"os_version", "partition", b"partition", "pin", b"pin", "ports", b"ports", "rack", b"rack", "settings_wait_for", b"settings_wait_for", "sync", b"sync", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Switch: _TypeAlias = Switch  # noqa: Y015
+
+@_typing.final
+class HeldPort(_message.Message):
+    """A port that a leaf may have in a tenant's network for a machine that hangs on another leaf by now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    WANTED_GENERATION_FIELD_NUMBER: _builtins.int
+    port: _builtins.str
+    """Name of the port."""
+    machine: _builtins.str
+    """UUID of the machine."""
+    wanted_generation: _builtins.int
+    """Generation of the leaf in which the port is out of the machine's network."""
+    def __init__(
+        self,
+        *,
+        port: _builtins.str = ...,
+        machine: _builtins.str = ...,
+        wanted_generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine", "port", b"port", "wanted_generation", b"wanted_generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldPort: _TypeAlias = HeldPort  # noqa: Y015
 
 @_typing.final
 class Pin(_message.Message):
@@ -558,6 +596,7 @@ class LeafConfirmation(_message.Message):
     CONNECTED_FIELD_NUMBER: _builtins.int
     SEEN_TIME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    FORMER_FIELD_NUMBER: _builtins.int
     switch_id: _builtins.str
     """Host name of the leaf."""
     port: _builtins.str
@@ -572,6 +611,10 @@ class LeafConfirmation(_message.Message):
     """Whether its stream is open now."""
     error: _builtins.str
     """Why its last attempt failed; empty when it did not."""
+    former: _builtins.bool
+    """Whether the machine hung there before it moved to other leaves: what is wanted is the port out of its network. Such
+    a leaf is shown until it has confirmed that, or is deleted. That it is silent is no proof: it may still forward.
+    """
     @_builtins.property
     def seen_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last heard of."""
@@ -587,10 +630,11 @@ class LeafConfirmation(_message.Message):
         connected: _builtins.bool = ...,
         seen_time: _timestamp_pb2.Timestamp | None = ...,
         error: _builtins.str = ...,
+        former: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "confirmed", b"confirmed", "connected", b"connected", "error", b"error", "port", b"port", "seen_time", b"seen_time", "switch_id", b"switch_id", "wanted_generation", b"wanted_generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "confirmed", b"confirmed", "connected", b"connected", "error", b"error", "former", b"former", "port", b"port", "seen_time", b"seen_time", "switch_id", b"switch_id", "wanted_generation", b"wanted_generation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -619,7 +663,7 @@ class Attachment(_message.Message):
     vrf: _builtins.int
     """Number of the VRF, which is its VNI too; 0 for none."""
     confirmed: _builtins.bool
-    """Whether every leaf has confirmed; false for a machine that hangs on none."""
+    """Whether every leaf has confirmed, former ones too; false for a machine that hangs on none."""
     @_builtins.property
     def allowed_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prefixes that the machine may announce."""
@@ -630,7 +674,7 @@ class Attachment(_message.Message):
 
     @_builtins.property
     def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeafConfirmation]:
-        """One entry a cable, by leaf and port."""
+        """One entry a cable, by leaf and port, and after them those of former leaves that have yet to let go."""
 
     def __init__(
         self,

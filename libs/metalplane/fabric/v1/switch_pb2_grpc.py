@@ -145,7 +145,8 @@ class SwitchServiceServicer:
 
     def MigrateSwitch(self, request, context):
         """Has another leaf of the same rack take over cables, wishes, VLANs and attachments of a leaf, all at once or nothing;
-        ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them.
+        ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them and the
+        old one that it has let go (`held_ports`), or has been deleted.
         FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -154,7 +155,8 @@ class SwitchServiceServicer:
 
     def DeleteSwitch(self, request, context):
         """Forgets a switch. FAILED_PRECONDITION while machines hang on it, or while it is connected and has not yet applied
-        what is wanted of it.
+        what is wanted of it. For one that is not connected this says that it is gone: what it had yet to let go of is not
+        waited for any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

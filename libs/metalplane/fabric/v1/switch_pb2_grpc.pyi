@@ -55,12 +55,14 @@ class SwitchServiceStub:
     """
     MigrateSwitch: _grpc.UnaryUnaryMultiCallable[_switch_pb2.MigrateSwitchRequest, _switch_pb2.Switch]
     """Has another leaf of the same rack take over cables, wishes, VLANs and attachments of a leaf, all at once or nothing;
-    ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them.
+    ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them and the
+    old one that it has let go (`held_ports`), or has been deleted.
     FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
     """
     DeleteSwitch: _grpc.UnaryUnaryMultiCallable[_switch_pb2.DeleteSwitchRequest, _empty_pb2.Empty]
     """Forgets a switch. FAILED_PRECONDITION while machines hang on it, or while it is connected and has not yet applied
-    what is wanted of it.
+    what is wanted of it. For one that is not connected this says that it is gone: what it had yet to let go of is not
+    waited for any more.
     """
     AttachMachine: _grpc.UnaryUnaryMultiCallable[_switch_pb2.AttachMachineRequest, _switch_pb2.Attachment]
     """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
@@ -99,12 +101,14 @@ class SwitchServiceAsyncStub(SwitchServiceStub):
     """
     MigrateSwitch: _aio.UnaryUnaryMultiCallable[_switch_pb2.MigrateSwitchRequest, _switch_pb2.Switch]  # type: ignore[assignment]
     """Has another leaf of the same rack take over cables, wishes, VLANs and attachments of a leaf, all at once or nothing;
-    ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them.
+    ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them and the
+    old one that it has let go (`held_ports`), or has been deleted.
     FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
     """
     DeleteSwitch: _aio.UnaryUnaryMultiCallable[_switch_pb2.DeleteSwitchRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Forgets a switch. FAILED_PRECONDITION while machines hang on it, or while it is connected and has not yet applied
-    what is wanted of it.
+    what is wanted of it. For one that is not connected this says that it is gone: what it had yet to let go of is not
+    waited for any more.
     """
     AttachMachine: _aio.UnaryUnaryMultiCallable[_switch_pb2.AttachMachineRequest, _switch_pb2.Attachment]  # type: ignore[assignment]
     """Wants a machine's ports in a VRF (or, for firewalls, in the fabric). Idempotent for one allocation; another
@@ -182,7 +186,8 @@ class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_switch_pb2.Switch, _abc.Awaitable[_switch_pb2.Switch]]:
         """Has another leaf of the same rack take over cables, wishes, VLANs and attachments of a leaf, all at once or nothing;
-        ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them.
+        ports are translated by their lanes. Attachments count as confirmed only when the new leaf has confirmed them and the
+        old one that it has let go (`held_ports`), or has been deleted.
         FAILED_PRECONDITION says which rule is against it. Returns the leaf that has taken over.
         """
 
@@ -193,7 +198,8 @@ class SwitchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Forgets a switch. FAILED_PRECONDITION while machines hang on it, or while it is connected and has not yet applied
-        what is wanted of it.
+        what is wanted of it. For one that is not connected this says that it is gone: what it had yet to let go of is not
+        waited for any more.
         """
 
     @_abc_1.abstractmethod

@@ -11,7 +11,7 @@ from metal_kit.db import Connection
 from metal_kit.events import Consumer
 from metalplane.bmc.v1.events_pb2 import CommandFinished
 from metalplane.common.v1.event_pb2 import Event
-from metalplane.fabric.v1.events_pb2 import AttachmentConfirmed
+from metalplane.fabric.v1.events_pb2 import AttachmentConfirmed, AttachmentRetracted
 from metalplane.inventory.v1.events_pb2 import MachineChanged, MachineDeleted
 from metalplane.inventory.v1.machine_pb2 import Liveliness, Machine, MachineState
 
@@ -21,6 +21,7 @@ from metal_allocation.store import AllocationStore, CandidateFacts, PlacementSto
 
 M = TypeVar("M", bound=Message)
 MACHINE_FACTS = ("changed", "deleted")
+WORDS = ("confirmed", "retracted")
 STATES = {number: name.removeprefix("MACHINE_STATE_").lower() for name, number in MachineState.items()}
 
 
@@ -28,7 +29,7 @@ def consumers() -> list[Consumer]:
     """What allocation listens to."""
     return [
         Consumer("allocation-machines", [f"metalplane.inventory.machine.{fact}" for fact in MACHINE_FACTS], on_machine),
-        Consumer("allocation-attachments", ["metalplane.fabric.attachment.confirmed"], on_attachment),
+        Consumer("allocation-attachments", [f"metalplane.fabric.attachment.{fact}" for fact in WORDS], on_attachment),
         Consumer("allocation-commands", ["metalplane.bmc.command.finished"], on_command),
     ]
 
@@ -44,8 +45,13 @@ async def on_machine(event: Event, conn: Connection) -> None:
 
 
 async def on_attachment(event: Event, conn: Connection) -> None:
-    """The leaves have confirmed: whoever asked can go on."""
-    await wake(conn, [_unpack(event, AttachmentConfirmed()).allocation])
+    """The leaves have confirmed, and whoever asked can go on; or one has taken back what it confirmed."""
+    if event.payload.Is(AttachmentRetracted.DESCRIPTOR):
+        allocation = _unpack(event, AttachmentRetracted()).allocation
+    else:
+        allocation = _unpack(event, AttachmentConfirmed()).allocation
+    # Also one that runs: it looks at what its leaves have by now.
+    await wake(conn, [allocation], running=True)
 
 
 async def on_command(event: Event, conn: Connection) -> None:
@@ -71,8 +77,8 @@ def facts_of(machine: Machine) -> CandidateFacts:
     )
 
 
-async def wake(conn: Connection, allocations: Iterable[str]) -> set[str]:
-    """Look at allocations again, unless they run and so have nothing to do; answers those that do not exist.
+async def wake(conn: Connection, allocations: Iterable[str], *, running: bool = False) -> set[str]:
+    """Look at allocations again, those that run only when it is about them; answers those that do not exist.
 
     One that was released is looked at too: a machine that is said to be bound to it has to be let go of.
     """
@@ -80,7 +86,7 @@ async def wake(conn: Connection, allocations: Iterable[str]) -> set[str]:
     if not named:
         return set()
     phases = await AllocationStore().phases(conn, named)
-    await enqueue(conn, KIND, [each for each, phase in phases.items() if phase is not Phase.RUNNING])
+    await enqueue(conn, KIND, [each for each, phase in phases.items() if running or phase is not Phase.RUNNING])
     return named - set(phases)
 
 

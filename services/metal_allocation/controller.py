@@ -71,6 +71,10 @@ class AllocationReconciler:
             case Go(phase=phase, reason=reason, message=message):
                 PHASE_SECONDS.labels(snapshot.phase).observe((now - record.phase_time).total_seconds())
                 record.enter(Phase(phase), now, reason, message)
+            case Wait() | Failed() if record.phase is Phase.RUNNING:
+                # It stays ready: its system runs. What its network lacks is a condition of its own, and a peer that
+                # could not be asked says nothing about it.
+                pass
             case Wait(reason=reason, message=message):
                 record.set_condition(READY, False, reason, message, now)
             case Failed(reason=reason, message=message):

@@ -1,7 +1,7 @@
 """Safety net under the events: the projection of machines is compared with inventory now and then.
 
-An event that was lost costs one interval, and nothing else. One replica does it for all. Old released allocations are
-forgotten here too.
+An event that was lost costs one interval, and nothing else; one about the ports of an allocation that runs, as many as
+it takes until its turn comes. One replica does it for all. Old released allocations are forgotten here too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from metal_kit.backoff import pause
 from metal_kit.db import Database
@@ -28,6 +29,9 @@ from metal_allocation.telemetry import UNKNOWN_BINDINGS
 
 log = get_logger(__name__)
 STREAM_TIMEOUT = 300.0
+# Allocations that run and are looked at with each comparison; all of them by and by.
+RUNNING_AT_ONCE = 50
+NOBODY = str(UUID(int=0))
 AFTER_FAILURE = timedelta(seconds=5)
 
 
@@ -42,6 +46,7 @@ class Resync:
     keep_released: timedelta
     allocations: AllocationStore = field(default_factory=AllocationStore)
     placements: PlacementStore = field(default_factory=PlacementStore)
+    looked: str = NOBODY
 
     async def run(self) -> None:
         """Compare at once, then every `interval` with a jitter of a fifth; a failure is logged and tried again.
@@ -85,6 +90,9 @@ class Resync:
         async with self.db.transaction(purpose="forget what is gone") as conn:
             await self.placements.forget_unseen(conn, began)
             await self.allocations.forget_released(conn, began - self.keep_released)
+            running = await self.allocations.running(conn, after=self.looked, limit=RUNNING_AT_ONCE)
+            await wake(conn, running, running=True)
+        self.looked = running[-1] if len(running) == RUNNING_AT_ONCE else NOBODY
         return seen
 
     async def _take_over(self, machines: Sequence[Machine]) -> None:

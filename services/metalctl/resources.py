@@ -56,6 +56,13 @@ def _token_state(token: token_pb2.Token) -> str:
     return "ended" if token.expire_time.ToDatetime(tzinfo=UTC) <= now() else "valid"
 
 
+def _attached(allocation: allocation_pb2.Allocation) -> str:
+    """Whether every leaf has the machine in its network; a dash before that was asked for."""
+    return next(
+        ("yes" if each.status else "no" for each in allocation.status.conditions if each.type == "Attached"), "-"
+    )
+
+
 def _limit(quota: quota_pb2.Quota, kind: Literal["ipv4_addresses", "ipv6_addresses", "prefixes"]) -> str:
     return str(getattr(quota, kind)) if quota.HasField(kind) else "-"
 
@@ -244,6 +251,7 @@ RESOURCES: tuple[Resource, ...] = (
             (
                 ("ID", lambda a: a.id), ("NAME", lambda a: a.spec.name), ("PROJECT", lambda a: a.project),
                 ("PHASE", lambda a: enum(allocation_pb2.AllocationPhase, a.status.phase)),
+                ("ATTACHED", _attached),
                 ("MACHINE", lambda a: a.status.machine), ("RACK", lambda a: a.status.rack),
                 ("IPS", lambda a: ", ".join(ip for each in a.status.networks for ip in each.ips) or "-"),
                 ("AGE", lambda a: age(a.create_time)),

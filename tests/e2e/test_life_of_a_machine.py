@@ -12,6 +12,15 @@ from metal_kit.tls import Identity
 from metal_lab.tour import Tour
 from metalplane.allocation.v1 import allocation_pb2 as allocation
 from metalplane.allocation.v1.allocation_pb2_grpc import AllocationServiceStub
+from metalplane.fabric.v1.generation_pb2 import (
+    GetDesiredStateRequest,
+    ListGenerationsRequest,
+    RollbackSwitchRequest,
+    UnpinSwitchRequest,
+)
+from metalplane.fabric.v1.generation_pb2_grpc import GenerationServiceStub
+from metalplane.fabric.v1.switch_pb2 import GetAttachmentRequest
+from metalplane.fabric.v1.switch_pb2_grpc import SwitchServiceStub
 from metalplane.inventory.v1 import machine_pb2 as inventory
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
 from metalplane.ipam.v1 import ip_pb2, prefix_pb2
@@ -60,6 +69,42 @@ async def test_a_running_machine_boots_its_disk_when_it_is_reset_and_nothing_of_
     await world.free(made.id)
     await world.until_phase(made.id, "RELEASED")
     await world.until_waiting(running.status.machine)
+
+
+async def test_a_running_machine_says_that_a_leaf_is_held_at_a_state_without_it(world: World) -> None:
+    await world.until_all_waiting()
+    made = await world.allocate()
+    machine = (await world.until_phase(made.id, "RUNNING")).status.machine
+    switches = world.operator.stub(SwitchServiceStub, "fabric")
+    generations = world.operator.stub(GenerationServiceStub, "fabric")
+    attachment = await switches.GetAttachment(GetAttachmentRequest(machine=machine))
+    leaf, port = attachment.leaves[0].switch_id, attachment.leaves[0].port
+
+    async def without_it() -> int:
+        kept = await generations.ListGenerations(ListGenerationsRequest(switch_id=leaf))
+        for generation in kept.generations:
+            state = await generations.GetDesiredState(
+                GetDesiredStateRequest(switch_id=leaf, generation=generation.number)
+            )
+            if not next(each.vrf for each in state.ports if each.name == port):
+                return int(generation.number)
+        raise AssertionError("no generation without the machine is kept")
+
+    async def attached(wanted: bool) -> bool:
+        conditions = (await world.allocation(made.id)).status.conditions
+        return next(each.status for each in conditions if each.type == "Attached") is wanted
+
+    await generations.RollbackSwitch(RollbackSwitchRequest(switch_id=leaf, generation=await without_it()))
+    await world.eventually(lambda: attached(False))
+    shown = await world.allocation(made.id)
+    (message,) = [each.message for each in shown.status.conditions if each.type == "Attached"]
+    assert message.startswith(f"waiting for {leaf} (")
+    assert shown.status.phase == allocation.AllocationPhase.ALLOCATION_PHASE_RUNNING
+    await generations.UnpinSwitch(UnpinSwitchRequest(switch_id=leaf))
+    await world.eventually(lambda: attached(True))
+    await world.free(made.id)
+    await world.until_phase(made.id, "RELEASED")
+    await world.until_waiting(machine)
 
 
 async def test_what_a_tenant_wrote_is_gone_when_the_machine_waits_again(world: World) -> None:

@@ -295,6 +295,11 @@ class Fabric(Peer, SwitchServiceServicer):
             del world.attachments[request.machine]
         return self._attachment(request.machine)
 
+    async def GetAttachment(self, request: Any, context: Any) -> switch_pb2.Attachment:
+        if request.machine in self.world.uncabled:
+            raise NotFound("MACHINE_NOT_CABLED", f"machine {request.machine} hangs on no leaf")
+        return self._attachment(request.machine)
+
     def _attachment(self, machine: str) -> switch_pb2.Attachment:
         world = self.world
         made = switch_pb2.Attachment(

@@ -15,7 +15,7 @@ from metal_kit.controller import Outcome
 from metal_allocation.clients import Clients
 from metal_allocation.phase import Phase
 from metal_allocation.record import Record
-from metal_allocation.steps import addressing, binding, free, install, start
+from metal_allocation.steps import addressing, binding, free, install, run, start
 
 Step = Callable[[Record, Clients, Clock], Awaitable[Outcome]]
 
@@ -26,6 +26,7 @@ STEPS: Mapping[Phase, Step] = {
     Phase.ATTACHING: start.attach,
     Phase.BOOT_ORDER: start.boot_order,
     Phase.STARTING: start.start,
+    Phase.RUNNING: run.look,
     Phase.FENCING: free.fence,
     Phase.RECLAIMING: free.reclaim,
     Phase.RELEASING: free.release,

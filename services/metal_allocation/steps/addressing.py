@@ -98,10 +98,26 @@ async def _parent(network: Network, clients: Clients) -> Network:
     return parent
 
 
+async def say_owners(record: Record, clients: Clients) -> bool:
+    """Note which networks the VRFs of an allocation belong to that was made before that was kept; False when it was."""
+    unsaid = [each for each in record.networks if each.vrf and not each.vrf_network]
+    for each in unsaid:
+        network = await clients.networks.GetNetwork(GetNetworkRequest(id=each.network))
+        each.vrf_network = owner_of(network, await _parent(network, clients))
+    return bool(unsaid)
+
+
+def owner_of(network: Network, parent: Network) -> str:
+    """Id of the network that a network's VRF belongs to: its own, or its super network's, which shares it. Empty for
+    one without VRF."""
+    if not network.vrf:
+        return ""
+    return parent.id if network.vrf == parent.vrf else network.id
+
+
 def machine_network(network: Network, *, ips: list[str], asn: int, parent: Network) -> MachineNetwork:
     """The network as the machine gets it. `parent` is its super network, whose machines may announce more than their
     prefixes; empty for none."""
-    owner = parent.id if network.vrf == parent.vrf else network.id
     return MachineNetwork(
         network=network.id,
         type=TYPE_NAMES[network.type],
@@ -113,5 +129,5 @@ def machine_network(network: Network, *, ips: list[str], asn: int, parent: Netwo
         private=network.type in PRIVATE,
         nat=network.nat == NatType.NAT_TYPE_IPV4_MASQUERADE,
         additional_announcable_prefixes=parent.additional_announcable_prefixes,
-        vrf_network=owner if network.vrf else "",
+        vrf_network=owner_of(network, parent),
     )

@@ -17,5 +17,7 @@ def outstanding(attachment: Attachment) -> str:
         if not leaf.confirmed:
             state = "connected" if leaf.connected else "not connected"
             generations = f"generation {leaf.applied_generation} of {leaf.wanted_generation}"
-            waiting.append(f"{leaf.switch_id} ({state}, {generations}{', ' + leaf.error if leaf.error else ''})")
+            former = f"has to let go of {leaf.port}, " if leaf.former else ""
+            error = f", {leaf.error}" if leaf.error else ""
+            waiting.append(f"{leaf.switch_id} ({former}{state}, {generations}{error})")
     return "waiting for " + "; ".join(waiting) if waiting else "waiting for the leaves"

@@ -28,21 +28,11 @@ LOOK_AGAIN = timedelta(seconds=5)
 
 async def attach(record: Record, clients: Clients, clock: Clock) -> Outcome:
     """Ask fabric for the machine's ports in the tenant's VRF, and go on when every leaf has confirmed."""
-    vrf = 0 if record.firewall else vrf_of(record)
-    if not record.firewall and not vrf:
+    if not record.firewall and not vrf_of(record):
         # Number 0 is the fabric's own VRF: no tenant's machine gets into that.
         return Failed("NO_VRF", "the machine's private network has no VRF", REFUSED_RETRY)
-    request = AttachMachineRequest(
-        machine=record.machine,
-        allocation=record.id,
-        role=PortRole.PORT_ROLE_FIREWALL if record.firewall else PortRole.PORT_ROLE_MACHINE,
-        vrf=vrf,
-        allowed_prefixes=allowed_prefixes(record),
-        vnis=sorted({each.vrf for each in record.networks if each.vrf}) if record.firewall else [],
-        networks=vrf_networks(record, vrf),
-    )
     try:
-        attachment = await clients.switches.AttachMachine(request)
+        attachment = await clients.switches.AttachMachine(attach_request(record))
     except (FailedPrecondition, NotFound) as refused:
         record.set_condition(ATTACHED, False, refused.reason, refused.message, clock.now())
         return Failed(refused.reason, refused.message, REFUSED_RETRY)
@@ -53,6 +43,20 @@ async def attach(record: Record, clients: Clients, clock: Clock) -> Outcome:
     leaves = confirmations(attachment)
     record.set_condition(ATTACHED, True, "CONFIRMED", f"confirmed by {leaves}", clock.now())
     return Go(Phase.BOOT_ORDER, "PORTS_ATTACHED", f"confirmed by {leaves}")
+
+
+def attach_request(record: Record) -> AttachMachineRequest:
+    """What fabric is asked for. Asked again, it changes nothing but whose the numbers are."""
+    vrf = 0 if record.firewall else vrf_of(record)
+    return AttachMachineRequest(
+        machine=record.machine,
+        allocation=record.id,
+        role=PortRole.PORT_ROLE_FIREWALL if record.firewall else PortRole.PORT_ROLE_MACHINE,
+        vrf=vrf,
+        allowed_prefixes=allowed_prefixes(record),
+        vnis=sorted({each.vrf for each in record.networks if each.vrf}) if record.firewall else [],
+        networks=vrf_networks(record, vrf),
+    )
 
 
 async def boot_order(record: Record, clients: Clients, clock: Clock) -> Outcome:

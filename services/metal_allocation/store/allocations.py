@@ -53,6 +53,7 @@ SELECT a.id::text, bound.machine::text FROM unnest($1::uuid[], $2::uuid[]) AS bo
 JOIN allocation a ON a.id = bound.allocation
 WHERE a.phase = 'released' AND a.machine <> bound.machine
 """
+RUNNING = "SELECT a.id::text FROM allocation a WHERE a.phase = 'running' AND a.id > $1::uuid ORDER BY a.id LIMIT $2"
 UNSETTLED = "SELECT id::text FROM allocation WHERE phase NOT IN ('running', 'released')"
 FORGET_RELEASED = """
 DELETE FROM allocation WHERE id = ANY (ARRAY(
@@ -138,6 +139,10 @@ class AllocationStore:
         """Those of the machines, by allocation, that a released allocation did not have when it ended."""
         rows = await conn.fetch(ELSEWHERE, list(bound), list(bound.values()))
         return {row["id"]: row["machine"] for row in rows}
+
+    async def running(self, conn: Connection, *, after: str, limit: int) -> list[str]:
+        """Ids of allocations that run, above an id."""
+        return [row["id"] for row in await conn.fetch(RUNNING, after, limit)]
 
     async def unsettled(self, conn: Connection) -> list[str]:
         """Ids of allocations that have something left to do."""

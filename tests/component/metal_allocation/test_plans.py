@@ -125,6 +125,7 @@ async def test_what_one_allocation_does_costs_the_same_in_a_large_plane(plans: P
             "of machine": partial(ALLOCATIONS.of_machine, machine=uuid_of("m10")),
             "phases": partial(ALLOCATIONS.phases, allocations=some),
             "unsettled": ALLOCATIONS.unsettled,
+            "running": partial(ALLOCATIONS.running, after=some[0], limit=50),
             "timelines": partial(ALLOCATIONS.timelines, allocations=some),
         }
     )

@@ -258,7 +258,8 @@ async def test_a_relieved_leaf_that_is_dead_is_not_waited_for_once_an_operator_h
             await operator.DeleteSwitch(DeleteSwitchRequest(id="leaf01"))
         except FailedPrecondition as refused:
             # Its stream has just ended, and the end of it is on its way.
-            assert refused.reason == "SWITCH_BEHIND"
+            if refused.reason != "SWITCH_BEHIND":
+                raise
             return False
         return True
 

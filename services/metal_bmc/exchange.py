@@ -134,6 +134,10 @@ class BmcExchange:
 
         return await self._exchange(machine, deadline, ask, _unchanged)
 
+    async def through(self, machine: str, ask: Operation[_T], *, deadline: float) -> _T:
+        """Do something else with the BMC by the same rules. What `ask` raises is a BmcError."""
+        return await self._exchange(machine, deadline, ask, _unchanged)
+
     async def _exchange(self, machine: str, deadline: float, ask: Operation[_T], see: Sight[_T]) -> _T:
         door = self._doors.get(machine) or asyncio.Lock()
         self._doors[machine] = door

@@ -4,6 +4,7 @@
     host, port = await bmc.start()
     bmc.chassis.take_boot_override()      # the firmware asks at every boot
     bmc.faults.switch_on("hang")
+    bmc.serial.write(b"login: ")          # what the machine prints, for the console over SOL
 
 Any IPMI client can log in; nothing here is special to metalplane's own driver.
 """
@@ -12,6 +13,7 @@ from metal_sim.bmc.chassis import BootDevice, BootOverride, Chassis, ChassisCont
 from metal_sim.bmc.endpoint import SimulatedBmc
 from metal_sim.bmc.faults import BmcFault, Faults
 from metal_sim.bmc.fru import FruInfo
+from metal_sim.bmc.serial import SerialPort
 
 __all__ = [
     "BmcFault",
@@ -23,5 +25,6 @@ __all__ = [
     "FruInfo",
     "PowerAction",
     "PowerHook",
+    "SerialPort",
     "SimulatedBmc",
 ]

@@ -14,9 +14,10 @@ from enum import IntEnum
 from metal_sim.bmc.chassis import Chassis, ChassisControl
 from metal_sim.bmc.faults import BmcFault, Faults
 from metal_sim.bmc.session import Session, SessionTable
+from metal_sim.bmc.sol import Sol
 from metal_sim.bmc.users import MAX_USERS, User, UserTable
 
-CHASSIS, SENSOR, APP, STORAGE = 0x00, 0x04, 0x06, 0x0A
+CHASSIS, SENSOR, APP, STORAGE, TRANSPORT = 0x00, 0x04, 0x06, 0x0A, 0x0C
 _LAN_CHANNEL = 1
 _PARAMETER_VERSION = 0x01
 
@@ -57,6 +58,7 @@ class BmcState:
     users: UserTable
     sessions: SessionTable
     faults: Faults
+    sol: Sol
     set_in_progress: int = 0
     boot_acknowledge: bytes = b"\x00\x00"
     boot_valid_clearing: int = 0
@@ -261,6 +263,18 @@ def _set_user_password(state: BmcState, data: bytes, _session: Session | None) -
     return b""
 
 
+def _sol(answer: Callable[[Sol, bytes, Session | None], tuple[int, bytes]]) -> Handler:
+    """A command that the serial console answers."""
+
+    def handler(state: BmcState, data: bytes, session: Session | None) -> bytes:
+        code, told = answer(state.sol, data, session)
+        if code:
+            raise Completion(code)
+        return told
+
+    return handler
+
+
 def _user(state: BmcState, number: int) -> User:
     user = state.users.by_id(number & 0x3F)
     if user is None:
@@ -297,6 +311,13 @@ IN_SESSION: dict[tuple[int, int], tuple[int, Handler]] = {
     (APP, 0x45): (_ADMINISTRATOR, _set_user_name),
     (APP, 0x46): (_OPERATOR, _user_name),
     (APP, 0x47): (_ADMINISTRATOR, _set_user_password),
+    (APP, 0x48): (_USER, _sol(Sol.activate)),
+    (APP, 0x49): (_USER, _sol(Sol.deactivate)),
+    (APP, 0x4A): (_USER, _sol(Sol.status)),
+    (APP, 0x4B): (_USER, _sol(Sol.instance)),
+    (APP, 0x4D): (_OPERATOR, _sol(Sol.user_access)),
+    (TRANSPORT, 0x21): (_ADMINISTRATOR, _sol(Sol.set_configuration)),
+    (TRANSPORT, 0x22): (_USER, _sol(Sol.get_configuration)),
     (CHASSIS, 0x01): (_USER, _chassis_status),
     (CHASSIS, 0x02): (_OPERATOR, _chassis_control),
     (CHASSIS, 0x04): (_OPERATOR, _identify),

@@ -1,7 +1,7 @@
 """One simulated BMC on a loopback UDP port: the port is its identity, so any number share one event loop.
 
-Answers what a real one answers and drops what a real one drops: garbage, wrong codes, replays. Does not simulate SOL,
-sensors, an event log or Redfish.
+Answers what a real one answers and drops what a real one drops: garbage, wrong codes, replays. What the machine prints
+comes from its `serial` port. Does not simulate sensors, an event log or Redfish.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from metal_sim.bmc.packet import (
     parse_request,
     session_id_of,
 )
+from metal_sim.bmc.serial import SerialPort
 from metal_sim.bmc.session import LoginCounters, Session, SessionTable
+from metal_sim.bmc.sol import Sol
 from metal_sim.bmc.suites import SUITES, CipherSuite, decrypt, encrypt
 from metal_sim.bmc.users import UserTable
 
@@ -73,6 +75,8 @@ class SimulatedBmc(asyncio.DatagramProtocol):
             idle_seconds=idle_seconds,
             suites=suites,
         )
+        self.serial = SerialPort()
+        self._sol = Sol(self.serial, self._sessions, self.faults, self._say)
         self._state = commands.BmcState(
             guid=guid,
             firmware=firmware,
@@ -83,6 +87,7 @@ class SimulatedBmc(asyncio.DatagramProtocol):
             users=self.users,
             sessions=self._sessions,
             faults=self.faults,
+            sol=self._sol,
         )
         self._transport: asyncio.DatagramTransport | None = None
         self._delayed: set[asyncio.TimerHandle] = set()
@@ -98,6 +103,11 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         """How many session slots are taken right now."""
         return self._sessions.active_count()
 
+    @property
+    def console_taken(self) -> bool:
+        """Whether a session has the serial console."""
+        return self._sol.owner is not None
+
     def forget_sessions(self) -> None:
         """End all sessions without a word, as a BMC does that restarts."""
         self._sessions.close_all()
@@ -109,11 +119,13 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         self._transport = transport
         name = transport.get_extra_info("sockname")
         self.address = (str(name[0]), int(name[1]))
+        self._sol.listens_on(self.address[1])
         return self.address
 
     def stop(self) -> None:
         """Fall silent for good; may be called twice."""
         self.chassis.close()
+        self._sol.close()
         for handle in self._delayed:
             handle.cancel()
         self._delayed.clear()
@@ -125,8 +137,16 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         """Answer one packet."""
         if self.faults.loses_packet():
             return
-        answer = self._answer(data)
-        if answer is None or self.faults.loses_packet():
+        answer = self._answer(data, addr)
+        if answer is not None:
+            self._send_faultily(answer, addr)
+
+    def _say(self, session: Session, packet: bytes) -> None:
+        """Send a packet of the serial console."""
+        self._send_faultily(self._sealed(session, packet, PayloadType.SOL), session.address)
+
+    def _send_faultily(self, answer: bytes, addr: _Address) -> None:
+        if self.faults.loses_packet():
             return
         delay = self.faults.value(BmcFault.SLOW)
         if delay:
@@ -146,11 +166,11 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.sendto(answer, addr)
 
-    def _answer(self, data: bytes) -> bytes | None:
+    def _answer(self, data: bytes, addr: _Address) -> bytes | None:
         session_id = session_id_of(data)
         if session_id:
             session = self._sessions.active(session_id)
-            return self._answer_in_session(session, data) if session is not None else None
+            return self._answer_in_session(session, data, addr) if session is not None else None
         packet = parse_packet(data)
         if packet is None or packet.encrypted or packet.authenticated or packet.session_id:
             return None
@@ -165,14 +185,24 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         response = self._execute(packet.payload, None)
         return None if response is None else build_plain(response, version=packet.version)
 
-    def _answer_in_session(self, session: Session, data: bytes) -> bytes | None:
+    def _answer_in_session(self, session: Session, data: bytes, addr: _Address) -> bytes | None:
         packet = parse_packet(data, code_length=session.suite.code_length)
         message = self._open_sealed(session, packet)
-        response = None if message is None else self._execute(message, session)
-        if response is None or session.keys is None:
+        if packet is None or message is None:
             return None
+        session.address = addr
+        if packet.payload_type == PayloadType.SOL:
+            self._sol.receive(session, message)
+            return None
+        response = self._execute(message, session) if packet.payload_type == PayloadType.IPMI else None
+        return None if response is None else self._sealed(session, response)
+
+    @staticmethod
+    def _sealed(session: Session, message: bytes, payload_type: int = PayloadType.IPMI) -> bytes:
+        assert session.keys is not None
+        payload = encrypt(session.keys.encryption, message)
         body = build_sealed(
-            encrypt(session.keys.encryption, response), session_id=session.console_id, sequence=session.next_sequence()
+            payload, session_id=session.console_id, sequence=session.next_sequence(), payload_type=payload_type
         )
         return RMCP_HEADER + body + session.suite.short_digest(session.keys.integrity, body)
 
@@ -183,7 +213,7 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         expected = session.suite.short_digest(session.keys.integrity, packet.signed)
         if not hmac.compare_digest(expected, packet.code) or not session.accept(packet.sequence):
             return None
-        return decrypt(session.keys.encryption, packet.payload) if packet.payload_type == PayloadType.IPMI else None
+        return decrypt(session.keys.encryption, packet.payload)
 
     def _execute(self, message: bytes, session: Session | None) -> bytes | None:
         request = parse_request(message)

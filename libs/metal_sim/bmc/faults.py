@@ -30,9 +30,20 @@ class BmcFault(StrEnum):
     """Accepts power, boot option and identify commands with success and does none of them."""
     LIES_ABOUT_POWER = "lies-about-power"
     """Reports the opposite power state."""
+    SOL_DROP = "sol-drop"
+    """Loses packets of the serial console in either direction [percent, 0-100]; commands get through."""
+    SOL_SILENT = "sol-silent"
+    """The serial console neither says nor takes anything; commands are answered."""
+    SOL_TAKES_HALF = "sol-takes-half"
+    """Takes half of the characters of each packet of the serial console and refuses the rest."""
 
 
-_DEFAULTS: dict[BmcFault, float] = {BmcFault.DROP: 20.0, BmcFault.SLOW: 1.0, BmcFault.LOCKOUT: 3.0}
+_DEFAULTS: dict[BmcFault, float] = {
+    BmcFault.DROP: 20.0,
+    BmcFault.SLOW: 1.0,
+    BmcFault.LOCKOUT: 3.0,
+    BmcFault.SOL_DROP: 20.0,
+}
 
 
 @dataclass
@@ -50,7 +61,7 @@ class Faults:
         """Begin to misbehave. Raises ValueError for an unknown name or a value out of range."""
         fault = _fault(name)
         chosen = _DEFAULTS.get(fault, 1.0) if value is None else value
-        if chosen < 0 or (fault is BmcFault.DROP and chosen > 100):
+        if chosen < 0 or (fault in (BmcFault.DROP, BmcFault.SOL_DROP) and chosen > 100):
             raise ValueError(f"fault {fault}: value {chosen} is out of range")
         self._active[fault] = chosen
 
@@ -83,6 +94,11 @@ class Faults:
     def active(self) -> dict[str, float]:
         """All active faults with their values, for status displays."""
         return {str(fault): value for fault, value in self._active.items()}
+
+    def loses_sol_packet(self) -> bool:
+        """Whether the packet of the serial console that comes or goes now is lost; each packet asks once."""
+        percent = self.value(BmcFault.SOL_DROP)
+        return percent > 0 and self._random.random() * 100 < percent
 
     def loses_packet(self) -> bool:
         """Whether the packet that comes or goes now is lost; each packet asks once."""

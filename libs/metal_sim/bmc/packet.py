@@ -91,9 +91,9 @@ def build_plain(payload: bytes, payload_type: int = PayloadType.IPMI, *, version
     return RMCP_HEADER + struct.pack("<BBIIH", _FORMAT_RMCP_PLUS, payload_type, 0, 0, len(payload)) + payload
 
 
-def build_sealed(payload: bytes, *, session_id: int, sequence: int) -> bytes:
+def build_sealed(payload: bytes, *, session_id: int, sequence: int, payload_type: int = PayloadType.IPMI) -> bytes:
     """What the integrity code covers of an encrypted, authenticated packet; the caller adds RMCP header and code."""
-    kind = PayloadType.IPMI | _ENCRYPTED | _AUTHENTICATED
+    kind = payload_type | _ENCRYPTED | _AUTHENTICATED
     body = struct.pack("<BBIIH", _FORMAT_RMCP_PLUS, kind, session_id, sequence, len(payload)) + payload
     pad = -(len(body) + 2) % 4
     return body + b"\xff" * pad + bytes((pad, _NEXT_HEADER))

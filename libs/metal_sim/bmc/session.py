@@ -51,6 +51,8 @@ class Session:
     privilege: int = 2
     active: bool = False
     sent: int = 0
+    address: tuple[str, int] = ("", 0)
+    """Where its last packet came from."""
     _highest: int = 0
     _seen: set[int] = field(default_factory=set)
 
@@ -105,6 +107,11 @@ class SessionTable:
             return None
         session.last_used = self._clock()
         return session
+
+    def holds(self, session: Session) -> bool:
+        """Whether the session is still there; does not keep it alive."""
+        self._expire()
+        return self._by_id.get(session.managed_id) is session
 
     def active_count(self) -> int:
         """How many slots are taken."""

@@ -226,7 +226,7 @@ class IpmiDriver:
         try:
             response = await self._client.ask(login, request, give_up=give_up, once=once)
         except failures.RmcpFailure as failure:
-            raise _error(failure) from None
+            raise bmc_error(failure) from None
         code = response.code
         if not code:
             return response.data
@@ -241,7 +241,8 @@ def _until(deadline: float) -> float:
     return asyncio.get_running_loop().time() + deadline
 
 
-def _error(failure: failures.RmcpFailure) -> BmcError:
+def bmc_error(failure: failures.RmcpFailure) -> BmcError:
+    """What a failure of the exchange means to the service."""
     message = str(failure)
     if isinstance(failure, failures.LoginRefused):
         return BmcAuthFailed(message)

@@ -95,6 +95,10 @@ class RmcpClient:
         finally:
             self._leave(login, kept)
 
+    async def open(self, login: Login, *, give_up: float) -> Link:
+        """A session beside the kept ones, for what needs its own; whoever opens it closes it. Raises RmcpFailure."""
+        return await self._log_in(login, give_up)
+
     async def close(self) -> None:
         """Log out of every BMC, waiting a moment for those that do not answer, and close the sockets."""
         self._closed = True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from metal_bmc.rmcp.failures import NoAnswer
 from metal_bmc.rmcp.messages import Request, Response, close_session, parse_response
+from metal_bmc.rmcp.packets import PayloadType
 from metal_bmc.rmcp.session import Dropped, Session
 from metal_bmc.rmcp.udp import Address, UdpSocket
 from metal_bmc.rmcp.waiting import within
@@ -16,15 +17,16 @@ _SEQUENCES = 64
 
 class Link:
     """`heard` is when the BMC last answered, on the event loop's clock. That one task at a time asks is the caller's
-    business."""
+    business. `on_sol` takes the packets of the serial console where it is active."""
 
-    __slots__ = ("_expected", "_future", "_sequence", "_socket", "address", "heard", "opened", "session")
+    __slots__ = ("_expected", "_future", "_sequence", "_socket", "address", "heard", "on_sol", "opened", "session")
 
     def __init__(self, socket: UdpSocket, address: Address, session: Session) -> None:
         self._socket, self.address, self.session = socket, address, session
         self._sequence = 0
         self._expected = (0, 0, 0)
         self._future: asyncio.Future[Response] | None = None
+        self.on_sol: Callable[[bytes], None] | None = None
         self.heard = self.opened = asyncio.get_running_loop().time()
         socket.join(self)
 
@@ -61,6 +63,17 @@ class Link:
         if self._future is None or self._future.done() or response[:3] != self._expected:
             raise Dropped("late")
         self._future.set_result(response)
+
+    def send_sol(self, packet: bytes) -> None:
+        """Send a packet of the serial console once."""
+        self._socket.send(self.session.seal(packet, PayloadType.SOL), self.address)
+
+    def receive_sol(self, packet: bytes) -> None:
+        """Take a packet of the serial console. Raises Dropped where it is not active, or the packet is none."""
+        if self.on_sol is None:
+            raise Dropped("unexpected")
+        self.heard = asyncio.get_running_loop().time()
+        self.on_sol(packet)
 
     def part(self) -> None:
         """Close the session without waiting for the BMC to agree."""

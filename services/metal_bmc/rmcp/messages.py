@@ -64,6 +64,13 @@ def speaks_rmcp_plus(capabilities: Response) -> bool:
     return len(data) >= 4 and bool(data[1] & 0x80 and data[3] & 0x02)
 
 
+# The one instance of the serial console; traffic encrypted and authenticated (§24.1, table 24-2).
+ACTIVATE_SOL = Request(APP, 0x48, b"\x01\x01\xc0\x00\x00\x00")
+DEACTIVATE_SOL = Request(APP, 0x49, b"\x01\x01\x00\x00\x00\x00")
+SOL_OWNER = Request(APP, 0x4B, b"\x01\x01")
+"""Get Payload Instance Info (§24.5): which session has the serial console."""
+
+
 def close_session(managed_id: int) -> Request:
     """Close Session (§22.19)."""
     return Request(APP, 0x3C, managed_id.to_bytes(4, "little"))

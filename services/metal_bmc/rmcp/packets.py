@@ -23,6 +23,7 @@ class PayloadType(IntEnum):
     """RMCP+ payload types (IPMI 2.0 table 13-16)."""
 
     IPMI = 0x00
+    SOL = 0x01
     OPEN_SESSION_REQUEST = 0x10
     OPEN_SESSION_RESPONSE = 0x11
     RAKP_1 = 0x12
@@ -84,9 +85,11 @@ def parse_v15(data: bytes) -> bytes | None:
     return message[:length] if header == RMCP_HEADER and (kind, sequence, session_id) == (0, 0, 0) and fits else None
 
 
-def signed_part(payload: bytes, *, session_id: int, sequence: int) -> bytes:
-    """An encrypted IPMI payload with all that the integrity code covers: session header to next-header byte."""
-    kind = PayloadType.IPMI | _ENCRYPTED | _AUTHENTICATED
+def signed_part(
+    payload: bytes, *, session_id: int, sequence: int, payload_type: PayloadType = PayloadType.IPMI
+) -> bytes:
+    """An encrypted payload with all that the integrity code covers: session header to next-header byte."""
+    kind = payload_type | _ENCRYPTED | _AUTHENTICATED
     body = _BODY.pack(_RMCP_PLUS, kind, session_id, sequence, len(payload)) + payload
     return body + _PADS[-(len(body) + 2) % 4]
 

@@ -54,15 +54,15 @@ class Session:
         self._sent = 0
         self._received = SequenceWindow()
 
-    def seal(self, message: bytes) -> bytes:
-        """The datagram that carries an IPMI message. Sealing the same message again gives the next number."""
+    def seal(self, message: bytes, payload_type: packets.PayloadType = packets.PayloadType.IPMI) -> bytes:
+        """The datagram that carries a message. Sealing the same message again gives the next number."""
         self._sent += 1
         payload = self._confidentiality.encrypt(message)
-        body = packets.signed_part(payload, session_id=self.managed_id, sequence=self._sent)
+        body = packets.signed_part(payload, session_id=self.managed_id, sequence=self._sent, payload_type=payload_type)
         return packets.RMCP_HEADER + body + self.suite.code(self._integrity_key, body)
 
     def open(self, data: bytes, packet: packets.Packet) -> bytes:
-        """The IPMI message of a datagram to this session. Raises Dropped: unsealed, forged, replayed, garbage."""
+        """The message of a datagram to this session. Raises Dropped: unsealed, forged, replayed, garbage."""
         if not (packet.authenticated and packet.encrypted):
             raise Dropped("unsealed")
         parts = packets.code_of(data, packet, self.suite.code_length)
@@ -73,7 +73,7 @@ class Session:
             raise Dropped("forged")
         if not self._received.accept(packet.sequence):
             raise Dropped("replayed")
-        if packet.payload_type != packets.PayloadType.IPMI:
+        if packet.payload_type > packets.PayloadType.SOL:
             raise Dropped("unexpected")
         message = self._confidentiality.decrypt(packet.payload)
         if message is None:

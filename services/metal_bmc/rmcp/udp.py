@@ -35,6 +35,10 @@ class Receiver(Protocol):
         """Take one IPMI message. Raises Dropped."""
         ...
 
+    def receive_sol(self, packet: bytes) -> None:
+        """Take one packet of the serial console. Raises Dropped."""
+        ...
+
 
 class UdpSocket(asyncio.DatagramProtocol):
     """Open it with `listen`. `dropped` counts datagrams that nobody took, by cause."""
@@ -128,7 +132,11 @@ class UdpSocket(asyncio.DatagramProtocol):
             receiver = self._sessions.get(packet.session_id)
             if receiver is None or receiver.address != address:
                 raise Dropped("stranger")
-            receiver.receive(receiver.session.open(data, packet))
+            message = receiver.session.open(data, packet)
+            if packet.payload_type == packets.PayloadType.SOL:
+                receiver.receive_sol(message)
+            else:
+                receiver.receive(message)
             return
         if not packet.payload or packet.encrypted or packet.authenticated:
             raise Dropped("garbage")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from metal_bmc.drivers import errors
 from metal_bmc.drivers.interface import Target
 from metal_bmc.drivers.ipmi import IpmiDriver
+from metal_bmc.drivers.sol import SolConsoles
 from metal_bmc.rmcp import failures
+from metal_bmc.rmcp.client import RmcpClient
+from metal_bmc.rmcp.console import ConsoleLost, ConsoleTaken, Ears, SolConsole, Watch
 from metal_bmc.rmcp.handshake import Login
 from metal_bmc.rmcp.login import log_in
 from metal_bmc.rmcp.messages import DEVICE_ID
@@ -29,6 +34,7 @@ pytestmark = [
     ),
 ]
 
+Eventually = Callable[..., Awaitable[None]]
 PASSWORD = "peer-test"
 LAN = """
 name "bmc"
@@ -40,6 +46,7 @@ set_working_mc 0x20
     guid a123456789abcdefa123456789abcdef
   endlan
   chassis_control "{script}"
+  sol "telnet:127.0.0.1:{serial}" 115200
   user 2 true "metal" "{password}" admin 10 none md2 md5 straight
 """
 COMMANDS = """
@@ -88,11 +95,40 @@ async def chassis(tmp_path: Path) -> Path:
     return directory
 
 
+class SerialLine:
+    """A machine's serial line, as a terminal server would offer it, that echoes what is typed."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.line: asyncio.StreamWriter | None = None
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.line = writer
+        with suppress(ConnectionError):
+            while data := await reader.read(4096):
+                # What begins with 0xff is telnet's, three bytes each.
+                writer.write(_TELNET.sub(b"", data))
+        writer.close()
+
+
+_TELNET = re.compile(rb"\xff..", re.DOTALL)
+
+
 @pytest.fixture
-async def bmc(tmp_path: Path, chassis: Path) -> AsyncIterator[Target]:
+async def serial() -> AsyncIterator[SerialLine]:
+    line = SerialLine()
+    server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
+    line.port = server.sockets[0].getsockname()[1]
+    yield line
+    server.close()
+
+
+@pytest.fixture
+async def bmc(tmp_path: Path, chassis: Path, serial: SerialLine) -> AsyncIterator[Target]:
     """A running ipmi_sim and how to log in."""
     port = free_port()
-    (tmp_path / "lan.conf").write_text(LAN.format(port=port, script=chassis / "control", password=PASSWORD))
+    config = LAN.format(port=port, script=chassis / "control", serial=serial.port, password=PASSWORD)
+    (tmp_path / "lan.conf").write_text(config)
     (tmp_path / "commands").write_text(COMMANDS)
     (tmp_path / "state").mkdir()
     # It ends with its standard input, which is kept open.
@@ -135,6 +171,32 @@ async def test_a_hundred_logins_and_logouts_go_well(bmc: Target) -> None:
         await link.close(give_up=loop.time() + 5)
     assert udp.waiting == 0
     udp.close()
+
+
+async def test_its_serial_console_is_opened_typed_at_taken_over_and_given_back(
+    bmc: Target, client: RmcpClient, serial: SerialLine, eventually: Eventually
+) -> None:
+    screen = bytearray()
+    ears = Ears(screen.extend, lambda: None)
+    consoles = SolConsoles(client, watch=Watch(silence=0.3, waits=(0.5, 0.5)))
+    console = await consoles.open(bmc, ears, take_over=False, deadline=20)
+    assert isinstance(console, SolConsole)
+    await console.type(b"0123456789" * 50)
+    await eventually(lambda: bytes(screen) == b"0123456789" * 50)
+    assert isinstance(await consoles.open(bmc, ears, take_over=False, deadline=20), ConsoleTaken)
+    second = await consoles.open(bmc, ears, take_over=True, deadline=20)
+    assert isinstance(second, SolConsole)
+    with pytest.raises(ConsoleLost, match="another session"):
+        await asyncio.wait_for(console.keep(), 10)
+    await console.close(give_back=False)
+    screen.clear()
+    assert serial.line is not None
+    serial.line.write(b"still there")
+    await eventually(lambda: bytes(screen) == b"still there")
+    await second.close()
+    third = await consoles.open(bmc, ears, take_over=False, deadline=20)
+    assert isinstance(third, SolConsole), "it was given back"
+    await third.close()
 
 
 async def test_it_refuses_suite_17_by_name(bmc: Target) -> None:

@@ -6,16 +6,23 @@
     bmc.faults.switch_on("hang")
     bmc.serial.write(b"login: ")          # what the machine prints, for the console over SOL
 
-Any IPMI client can log in; nothing here is special to metalplane's own driver.
+    farm = BmcFarm()                      # or thousands, each on a loopback address of its own
+    farm.fill(2000, password="…")
+    farm.start()
+
+Any IPMI client can log in; nothing here is special to metalplane's own driver. `python -m metal_sim.bmc` starts a farm
+for people to try; its `--help` names the faults.
 """
 
 from metal_sim.bmc.chassis import BootDevice, BootOverride, Chassis, ChassisControl, PowerAction, PowerHook
 from metal_sim.bmc.endpoint import SimulatedBmc
+from metal_sim.bmc.farm import BmcFarm
 from metal_sim.bmc.faults import BmcFault, Faults
 from metal_sim.bmc.fru import FruInfo
 from metal_sim.bmc.serial import SerialPort
 
 __all__ = [
+    "BmcFarm",
     "BmcFault",
     "BootDevice",
     "BootOverride",

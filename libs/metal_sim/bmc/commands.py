@@ -7,42 +7,26 @@ What is not in the table answers 0xC1, as the specification wants it.
 from __future__ import annotations
 
 import struct
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
 
+from metal_sim.bmc import repositories
 from metal_sim.bmc.chassis import Chassis, ChassisControl
-from metal_sim.bmc.faults import BmcFault, Faults
+from metal_sim.bmc.completion import Code, Completion
+from metal_sim.bmc.completion import need as _need
+from metal_sim.bmc.event_log import POWER_UNIT, SYSTEM_BOOT, EventLog
+from metal_sim.bmc.faults import FORGOTTEN_UUID, BmcFault, Faults
+from metal_sim.bmc.sensors import Readings
 from metal_sim.bmc.session import Session, SessionTable
 from metal_sim.bmc.sol import Sol
 from metal_sim.bmc.users import MAX_USERS, User, UserTable
 
-CHASSIS, SENSOR, APP, STORAGE, TRANSPORT = 0x00, 0x04, 0x06, 0x0A, 0x0C
+CHASSIS, SENSOR, APP, STORAGE, TRANSPORT, GROUP = 0x00, 0x04, 0x06, 0x0A, 0x0C, 0x2C
 _LAN_CHANNEL = 1
 _PARAMETER_VERSION = 0x01
-
-
-class Code(IntEnum):
-    """Completion codes (IPMI 2.0 table 5-2)."""
-
-    OK = 0x00
-    PARAMETER_NOT_SUPPORTED = 0x80
-    SET_IN_PROGRESS = 0x81
-    INVALID_COMMAND = 0xC1
-    LENGTH = 0xC7
-    OUT_OF_RANGE = 0xC9
-    NOT_PRESENT = 0xCB
-    INVALID_FIELD = 0xCC
-    PRIVILEGE = 0xD4
-    STATE = 0xD5
-
-
-class Completion(Exception):
-    """Ends a command with a completion code other than 0."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"{code:#04x}")
-        self.code = code
+_SHARED_GUID = uuid.UUID(FORGOTTEN_UUID).bytes_le
+_POWER_UNIT_SENSOR, _BOOT_SENSOR = 0x50, 0x51
 
 
 @dataclass
@@ -63,6 +47,8 @@ class BmcState:
     boot_acknowledge: bytes = b"\x00\x00"
     boot_valid_clearing: int = 0
     boot_initiator: bytes = b"\x00" * 9
+    readings: Readings = field(default_factory=Readings)
+    event_log: EventLog = field(default_factory=EventLog)
 
 
 Handler = Callable[[BmcState, bytes, Session | None], bytes]
@@ -82,14 +68,14 @@ def _cipher_suites(state: BmcState, data: bytes, _session: Session | None) -> by
 
 
 def _guid(state: BmcState, _data: bytes, _session: Session | None) -> bytes:
-    return state.guid
+    return _SHARED_GUID if state.faults.has(BmcFault.SHARED_UUID) else state.guid
 
 
 def _device_id(state: BmcState, _data: bytes, _session: Session | None) -> bytes:
     major, minor = state.firmware
     bcd = minor // 10 << 4 | minor % 10
-    # Additional device support 0x8B: chassis, FRU, SDR and sensor device.
-    head = bytes((0x20, 0x01, major & 0x7F, bcd, 0x02, 0x8B))
+    # Additional device support 0x8F: chassis, FRU, event log, SDR repository and sensor device.
+    head = bytes((0x20, 0x01, major & 0x7F, bcd, 0x02, 0x8F))
     return head + state.manufacturer.to_bytes(3, "little") + struct.pack("<H", state.product) + b"\x00" * 4
 
 
@@ -132,9 +118,21 @@ def _chassis_control(state: BmcState, data: bytes, _session: Session | None) -> 
         action = ChassisControl(data[0] & 0x0F)
     except ValueError:
         raise Completion(Code.INVALID_FIELD) from None
-    if not state.faults.has(BmcFault.DOES_NOTHING) and not state.chassis.control(action):
+    if state.faults.has(BmcFault.DOES_NOTHING):
+        return b""
+    if not state.chassis.control(action):
         raise Completion(Code.STATE)
+    _log_power(state, action)
     return b""
+
+
+def _log_power(state: BmcState, action: ChassisControl) -> None:
+    if action in (ChassisControl.OFF, ChassisControl.CYCLE):
+        # Power off (table 42-3, power unit, offset 0).
+        state.event_log.add(POWER_UNIT, _POWER_UNIT_SENSOR, (0, 0xFF, 0xFF))
+    if action in (ChassisControl.ON, ChassisControl.CYCLE, ChassisControl.RESET):
+        # Initiated by power up (offset 0) or hard reset (offset 1).
+        state.event_log.add(SYSTEM_BOOT, _BOOT_SENSOR, (int(action is ChassisControl.RESET), 0xFF, 0xFF))
 
 
 def _identify(state: BmcState, data: bytes, _session: Session | None) -> bytes:
@@ -203,19 +201,6 @@ def _fru_read(state: BmcState, data: bytes, _session: Session | None) -> bytes:
     return bytes((len(chunk),)) + chunk
 
 
-def _empty_repository(_state: BmcState, _data: bytes, _session: Session | None) -> bytes:
-    # Version 5.1, no records; the same layout serves SDR repository and event log.
-    return b"\x51\x00\x00\xff\xff" + b"\x00" * 9
-
-
-def _reserve(_state: BmcState, _data: bytes, _session: Session | None) -> bytes:
-    return b"\x01\x00"
-
-
-def _no_record(_state: BmcState, _data: bytes, _session: Session | None) -> bytes:
-    raise Completion(Code.NOT_PRESENT)
-
-
 def _channel_info(state: BmcState, _data: bytes, _session: Session | None) -> bytes:
     # 802.3 LAN, IPMI-LAN protocol, multi-session; vendor IANA 7154 (IPMI forum).
     return bytes((_LAN_CHANNEL, 0x04, 0x01, 0x80 | min(63, state.sessions.active_count()), 0xF2, 0x1B, 0, 0, 0))
@@ -229,12 +214,17 @@ def _user_access(state: BmcState, data: bytes, _session: Session | None) -> byte
     _need(data, 2)
     user = _user(state, data[1])
     enabled = 0x40 if user.enabled else 0x80
-    return bytes((MAX_USERS, enabled | state.users.enabled_count(), 1, (0x10 if user.enabled else 0) | user.privilege))
+    way_in = 0x10 if user.messaging else 0
+    return bytes((MAX_USERS, enabled | state.users.enabled_count(), 1, way_in | user.privilege))
 
 
 def _set_user_access(state: BmcState, data: bytes, _session: Session | None) -> bytes:
     _need(data, 3)
-    _user(state, data[1]).privilege = data[2] & 0x0F
+    user = _user(state, data[1])
+    user.privilege = data[2] & 0x0F
+    # Bit 7: the bits about how he may come in are to be taken, too; bit 4 is IPMI messaging (table 22-31).
+    if data[0] & 0x80:
+        user.messaging = bool(data[0] & 0x10)
     return b""
 
 
@@ -282,11 +272,6 @@ def _user(state: BmcState, number: int) -> User:
     return user
 
 
-def _need(data: bytes, length: int) -> None:
-    if len(data) < length:
-        raise Completion(Code.LENGTH)
-
-
 WITHOUT_SESSION: dict[tuple[int, int], Handler] = {
     (APP, 0x38): _channel_capabilities,
     (APP, 0x54): _cipher_suites,
@@ -325,13 +310,20 @@ IN_SESSION: dict[tuple[int, int], tuple[int, Handler]] = {
     (CHASSIS, 0x09): (_OPERATOR, _get_boot_options),
     (STORAGE, 0x10): (_USER, _fru_info),
     (STORAGE, 0x11): (_USER, _fru_read),
-    (STORAGE, 0x20): (_USER, _empty_repository),
-    (STORAGE, 0x22): (_USER, _reserve),
-    (STORAGE, 0x23): (_USER, _no_record),
-    (STORAGE, 0x40): (_USER, _empty_repository),
-    (STORAGE, 0x42): (_USER, _reserve),
-    (STORAGE, 0x43): (_USER, _no_record),
-    (SENSOR, 0x2D): (_USER, _no_record),
+    (STORAGE, 0x20): (_USER, repositories.sdr_info),
+    (STORAGE, 0x22): (_USER, repositories.sdr_reserve),
+    (STORAGE, 0x23): (_USER, repositories.sdr_get),
+    (STORAGE, 0x40): (_USER, repositories.sel_info),
+    (STORAGE, 0x42): (_USER, repositories.sel_reserve),
+    (STORAGE, 0x43): (_USER, repositories.sel_get),
+    (STORAGE, 0x44): (_OPERATOR, repositories.sel_add),
+    (STORAGE, 0x46): (_OPERATOR, repositories.sel_delete),
+    (STORAGE, 0x47): (_OPERATOR, repositories.sel_clear),
+    (STORAGE, 0x48): (_USER, repositories.sel_time),
+    (STORAGE, 0x49): (_OPERATOR, repositories.sel_set_time),
+    (SENSOR, 0x27): (_USER, repositories.sensor_thresholds),
+    (SENSOR, 0x2D): (_USER, repositories.sensor_reading),
+    (GROUP, 0x02): (_USER, repositories.power_reading),
 }
 """Commands inside a session with the least privilege each needs (IPMI 2.0 appendix G)."""
 

@@ -1,7 +1,7 @@
-"""One simulated BMC on a loopback UDP port: the port is its identity, so any number share one event loop.
+"""One simulated BMC: on a loopback UDP port of its own, or one of a farm's (`farm`). Any number share one event loop.
 
 Answers what a real one answers and drops what a real one drops: garbage, wrong codes, replays. What the machine prints
-comes from its `serial` port. Does not simulate sensors, an event log or Redfish.
+comes from its `serial` port. Does not simulate Redfish.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import hmac
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 from metal_sim.bmc import commands, fru
 from metal_sim.bmc.chassis import Chassis, PowerHook
-from metal_sim.bmc.faults import BmcFault, Faults
+from metal_sim.bmc.event_log import EventLog
+from metal_sim.bmc.faults import RESTART_SECONDS, BmcFault, Faults
 from metal_sim.bmc.packet import (
     RMCP_HEADER,
     Packet,
@@ -25,6 +27,7 @@ from metal_sim.bmc.packet import (
     parse_request,
     session_id_of,
 )
+from metal_sim.bmc.sensors import Readings
 from metal_sim.bmc.serial import SerialPort
 from metal_sim.bmc.session import LoginCounters, Session, SessionTable
 from metal_sim.bmc.sol import Sol
@@ -34,6 +37,18 @@ from metal_sim.bmc.users import UserTable
 _Address = tuple[str, int]
 _LAB_MANUFACTURER = 0
 _LAB_PRODUCT = 1
+
+
+class Port(Protocol):
+    """Where a BMC's answers go out."""
+
+    def sendto(self, data: bytes, addr: _Address, /) -> None:
+        """Send one datagram."""
+        ...
+
+    def close(self) -> None:
+        """Send nothing more."""
+        ...
 
 
 class SimulatedBmc(asyncio.DatagramProtocol):
@@ -89,9 +104,21 @@ class SimulatedBmc(asyncio.DatagramProtocol):
             faults=self.faults,
             sol=self._sol,
         )
-        self._transport: asyncio.DatagramTransport | None = None
+        self._transport: Port | None = None
+        self._restarting: asyncio.TimerHandle | None = None
+        self.restarts = 0
         self._delayed: set[asyncio.TimerHandle] = set()
         self.address: _Address = ("", 0)
+
+    @property
+    def event_log(self) -> EventLog:
+        """The system event log."""
+        return self._state.event_log
+
+    @property
+    def readings(self) -> Readings:
+        """What the sensors read."""
+        return self._state.readings
 
     @property
     def logins(self) -> LoginCounters:
@@ -112,6 +139,21 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         """End all sessions without a word, as a BMC does that restarts."""
         self._sessions.close_all()
 
+    def restart(self, seconds: float = RESTART_SECONDS) -> None:
+        """Restart the BMC, not the machine: silent for so long, and all sessions are lost."""
+        self.forget_sessions()
+        self.restarts += 1
+        if self._restarting is not None:
+            self._restarting.cancel()
+        self._restarting = asyncio.get_running_loop().call_later(seconds, self._restarted)
+
+    def _restarted(self) -> None:
+        self._restarting = None
+
+    def attach(self, port: Port, address: _Address) -> None:
+        """Answer through a port that somebody else listens on, who calls `datagram_received`."""
+        self._transport, self.address = port, address
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> _Address:
         """Listen; port 0 picks a free one. Returns the address. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
@@ -129,13 +171,16 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         for handle in self._delayed:
             handle.cancel()
         self._delayed.clear()
+        if self._restarting is not None:
+            self._restarting.cancel()
+            self._restarting = None
         if self._transport is not None:
             self._transport.close()
             self._transport = None
 
     def datagram_received(self, data: bytes, addr: _Address) -> None:
         """Answer one packet."""
-        if self.faults.loses_packet():
+        if self._restarting is not None or self.faults.loses_packet():
             return
         answer = self._answer(data, addr)
         if answer is not None:
@@ -148,6 +193,10 @@ class SimulatedBmc(asyncio.DatagramProtocol):
     def _send_faultily(self, answer: bytes, addr: _Address) -> None:
         if self.faults.loses_packet():
             return
+        if self.faults.restarts():
+            self.restart()
+            return
+        answer = self.faults.garbled(answer)
         delay = self.faults.value(BmcFault.SLOW)
         if delay:
             self._send_later(delay, answer, addr)

@@ -14,12 +14,13 @@ _MAX_PASSWORD = 20
 
 @dataclass
 class User:
-    """One user. Privilege 2 user, 3 operator, 4 administrator, 15 no access."""
+    """One user. Privilege 2 user, 3 operator, 4 administrator, 15 no access; `messaging`: may log in over the LAN."""
 
     name: bytes = b""
     password: bytes = field(default=b"", repr=False)
     privilege: int = 15
     enabled: bool = False
+    messaging: bool = True
 
 
 class UserTable:
@@ -32,16 +33,17 @@ class UserTable:
             raise ValueError(f"a BMC user name has 1 to {_MAX_NAME} bytes")
         if len(raw_password) > _MAX_PASSWORD:
             raise ValueError(f"a BMC password has at most {_MAX_PASSWORD} bytes")
-        self._users = {number: User() for number in range(1, MAX_USERS + 1)}
-        self._users[2] = User(raw_name, raw_password, 4, True)
+        # The others are made when somebody looks: thousands of BMCs share a process.
+        self._users = {2: User(raw_name, raw_password, 4, True)}
 
     def by_id(self, number: int) -> User | None:
         """The user with that id, None outside 1 to 10."""
-        return self._users.get(number)
+        return self._users.setdefault(number, User()) if 1 <= number <= MAX_USERS else None
 
     def by_name(self, name: bytes) -> User | None:
         """The enabled user with that name."""
-        return next((user for user in self._users.values() if user.enabled and user.name == name and name), None)
+        able = (user for user in self._users.values() if user.enabled and user.messaging)
+        return next((user for user in able if user.name == name and name), None)
 
     def enabled_count(self) -> int:
         """How many users may log in."""

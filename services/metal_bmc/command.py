@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from metal_bmc.drivers.errors import BmcAuthFailed, BmcError, BmcSessionsFull, DriverBusy
 from metal_bmc.drivers.interface import BootMode, BootWish
-from metal_bmc.plan import ONE_SHOT, PLANS, Action, Step, boot_wish
+from metal_bmc.plan import ONE_SHOT, Action, Step, boot_wish, plan_of
 
 
 class State(StrEnum):
@@ -53,11 +53,18 @@ class Command:
     boot_mode: BootMode | None = None
     # What the system has for a soft off until it is switched off hard; None: never.
     hard_after: timedelta | None = None
+    # Carried out by a person.
+    by_hand: bool = False
+
+    @property
+    def plan(self) -> tuple[Step, ...]:
+        """Its steps."""
+        return plan_of(self.action, by_hand=self.by_hand)
 
     @property
     def current_step(self) -> Step:
         """The step to carry out now."""
-        return PLANS[self.action][self.step]
+        return self.plan[self.step]
 
     @property
     def boot_wish(self) -> BootWish:
@@ -118,7 +125,7 @@ def expired(command: Command, now: datetime) -> Finish | None:
 
 def done(command: Command) -> Verdict:
     """What follows a step that is proven done."""
-    if command.step + 1 < len(PLANS[command.action]):
+    if command.step + 1 < len(command.plan):
         return Advance()
     return Finish(State.SUCCEEDED)
 

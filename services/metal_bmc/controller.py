@@ -33,16 +33,17 @@ from metal_bmc.command import (
     judge_soft_off,
     unknown_outcome,
 )
+from metal_bmc.desk import TaskDesk
 from metal_bmc.drivers.errors import BmcError, LoginBlocked, NoCredentials
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import BmcExchange, reconcile_kind
-from metal_bmc.plan import ONE_SHOT, PLANS, Action, Step, desired_at_end, holds, reboots
+from metal_bmc.plan import ONE_SHOT, Action, Step, desired_at_end, holds, reboots
 from metal_bmc.registry import Registry
 from metal_bmc.store import CommandStore, EndpointStore
 
 log = get_logger(__name__)
 
-_IDLE, _ENFORCING = "IDLE", "ENFORCING"
+_IDLE, _ENFORCING, _BY_HAND = "IDLE", "ENFORCING", "BY_HAND"
 _SETTLE_SECONDS = 0.5
 Now = Callable[[], datetime]
 
@@ -69,7 +70,9 @@ class Work:
         """The command's step, or whether the power is being enforced."""
         if self.command is not None:
             return self.command.current_step
-        return _ENFORCING if self.endpoint.wants_power_change else _IDLE
+        if not self.endpoint.wants_power_change:
+            return _IDLE
+        return _BY_HAND if self.endpoint.by_hand else _ENFORCING
 
     @property
     def version(self) -> int:
@@ -92,6 +95,7 @@ class BmcReconciler:
         exchange: BmcExchange,
         announcer: Announcer | None,
         registry: Registry,
+        desk: TaskDesk,
         *,
         partition: str,
         patience: Patience,
@@ -99,7 +103,8 @@ class BmcReconciler:
     ) -> None:
         self._db, self._exchange, self._announcer = db, exchange, announcer
         self._partition, self._patience, self._step_seconds = partition, patience, step_seconds
-        self._registry, self._commands, self._endpoints = registry, CommandStore(), EndpointStore()
+        self._registry, self._desk = registry, desk
+        self._commands, self._endpoints = CommandStore(), EndpointStore()
         self.kind = reconcile_kind(partition)
 
     async def sweep(self, connection: Connection) -> Iterable[str]:
@@ -119,10 +124,11 @@ class BmcReconciler:
     async def act(self, snapshot: Work) -> Outcome:
         """One step of the command, or one attempt to enforce the power."""
         if snapshot.command is None:
-            return await self._enforce(snapshot.endpoint)
+            by_hand = snapshot.endpoint.by_hand
+            return await (self._desk.enforce if by_hand else self._enforce)(snapshot.endpoint)
         verdict = snapshot.verdict = await self._carry_out(snapshot.command, snapshot.endpoint, snapshot.now)
         if isinstance(verdict, Advance):
-            return Go(PLANS[snapshot.command.action][snapshot.command.step + 1])
+            return Go(snapshot.command.plan[snapshot.command.step + 1])
         if isinstance(verdict, Finish):
             return Done(verdict.reason or verdict.state.upper(), verdict.message)
         if verdict.failed:
@@ -138,12 +144,15 @@ class BmcReconciler:
         if isinstance(verdict, Advance):
             await self._commands.advance(connection, command, step=command.step + 1)
         elif isinstance(verdict, Again):
-            if verdict.failed or command.state is State.PENDING:
+            told = not command.by_hand or command.reason == verdict.reason
+            if verdict.failed or command.state is State.PENDING or not told:
                 await self._commands.retry(connection, command, reason=verdict.reason, error=verdict.message)
         else:
             ended = await self._commands.finish(connection, command, verdict)
             await events.command_finished(connection, ended)
             await self._follow(connection, ended)
+            if ended.by_hand:
+                await self._desk.withdraw_of(connection, ended)
             metrics.COMMANDS.labels(ended.action, ended.state, ended.reason).inc()
             log.info("bmc.command.finished", command=ended.id, machine=ended.machine, action=str(ended.action),
                      state=str(ended.state), reason=ended.reason)  # fmt: skip
@@ -154,7 +163,7 @@ class BmcReconciler:
         endpoint = await self._endpoints.get(connection, ended.machine, lock=True)
         if endpoint is None or ended.state is not State.SUCCEEDED:
             return
-        desired_on = desired_at_end(ended.action, endpoint.desired_on)
+        desired_on = desired_at_end(ended.action, endpoint.desired_on, by_hand=ended.by_hand)
         if desired_on != endpoint.desired_on:
             await self._registry.desire(connection, endpoint, desired_on)
 
@@ -176,7 +185,7 @@ class BmcReconciler:
             kept = holds(command.boot_wish, setting, endpoint.quirks)
             return judge_setting(command, "boot device", kept, self._patience)
         if step is Step.ANNOUNCE:
-            await self._announce(command, limit, now)
+            await self._announce(command, endpoint, limit, now)
             return done(command)
         if step in (Step.TURN_ON, Step.TURN_OFF):
             await self._exchange.set_power(machine, on=step is Step.TURN_ON, deadline=limit)
@@ -189,6 +198,8 @@ class BmcReconciler:
             return (
                 Again(left, "RESTING", "a moment without power", failed=False) if left > timedelta(0) else done(command)
             )
+        if step is Step.PERSON:
+            return await self._desk.carry_out(command, now())
         if step in ONE_SHOT:
             return await self._shoot(command, limit)
         if step is Step.ASK_OFF:
@@ -202,12 +213,17 @@ class BmcReconciler:
         lit = await self._exchange.set_identify(machine, on=on, deadline=limit)
         return judge_setting(command, "identify light", lit in (on, None), self._patience)
 
-    async def _announce(self, command: Command, limit: float, now: Now) -> None:
+    async def _announce(self, command: Command, endpoint: Endpoint, limit: float, now: Now) -> None:
         # The controller of an allocation records what its commands do to the machine, with the allocation's guard.
         if self._announcer is None or command.allocation:
             return
-        # Asked first, so that inventory hears nothing of reboots that a dead BMC or a refused login prevents.
-        if not reboots(command.action, await self._exchange.powered(command.machine, deadline=limit)):
+        if command.by_hand:
+            # Nobody else knows; a machine that nobody has spoken of may be on.
+            powered = endpoint.observation.powered is not False
+        else:
+            # Asked first, so that inventory hears nothing of reboots that a dead BMC or a refused login prevents.
+            powered = await self._exchange.powered(command.machine, deadline=limit)
+        if not reboots(command.action, powered):
             return
         await self._announcer.planned_reboot(
             command.machine,

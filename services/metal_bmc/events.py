@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from metal_kit import outbox
 from metal_kit.db import Connection
-from metalplane.bmc.v1.events_pb2 import BmcChanged, BmcDeleted, CommandFinished
+from metalplane.bmc.v1.events_pb2 import BmcChanged, BmcDeleted, CommandFinished, ManualTaskChanged
 
 from metal_bmc.command import Command
 from metal_bmc.endpoint import Endpoint
-from metal_bmc.messages import command_message, endpoint_message
+from metal_bmc.messages import command_message, endpoint_message, task_message
+from metal_bmc.task import Task, TaskState
 
 
 async def endpoint_changed(connection: Connection, endpoint: Endpoint) -> None:
@@ -35,6 +36,20 @@ async def endpoint_deleted(connection: Connection, endpoint: Endpoint) -> None:
         payload=BmcDeleted(bmc=endpoint_message(endpoint)),
         partition=endpoint.partition,
         deleted=True,
+    )
+
+
+async def task_changed(connection: Connection, task: Task) -> None:
+    """A task for a person was opened, is waited for still, or has ended."""
+    await outbox.emit(
+        connection,
+        subject="metalplane.bmc.task.changed",
+        entity="manual_task",
+        entity_id=task.id,
+        version=task.version,
+        payload=ManualTaskChanged(task=task_message(task)),
+        partition=task.partition,
+        deleted=task.state is not TaskState.OPEN,
     )
 
 

@@ -23,6 +23,7 @@ from metal_bmc.credentials import CredentialError, KeyRing
 from metal_bmc.drivers.errors import (
     BmcAuthFailed,
     BmcError,
+    BmcUnsupported,
     DriverBusy,
     LoginBlocked,
     NoCredentials,
@@ -157,6 +158,8 @@ class BmcExchange:
             endpoint = await self._endpoints.get(connection, machine)
         if endpoint is None:
             raise NoCredentials("no BMC is registered for the machine")
+        if endpoint.by_hand:
+            raise BmcUnsupported("the machine has no BMC; a person does what is ordered of it")
         try:
             target = await self._login(endpoint)
         except NoCredentials as error:

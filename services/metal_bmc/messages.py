@@ -15,6 +15,7 @@ from metal_bmc.drivers.interface import BootMode, Capability, DriverKind
 from metal_bmc.endpoint import Endpoint, Observation
 from metal_bmc.plan import Action
 from metal_bmc.resealing import Resealing, Survey
+from metal_bmc.task import Task, TaskState
 
 _ACTIONS: dict[Action, bmc_pb2.CommandAction.ValueType] = {
     action: bmc_pb2.CommandAction.Value(f"COMMAND_ACTION_{action.name}") for action in Action
@@ -26,6 +27,9 @@ _DRIVERS: dict[DriverKind, bmc_pb2.DriverKind.ValueType] = {
 _DRIVER_OF = {bmc_pb2.DRIVER_KIND_UNSPECIFIED: DriverKind.IPMI, **{number: kind for kind, number in _DRIVERS.items()}}
 _CAPABILITIES: dict[Capability, bmc_pb2.Capability.ValueType] = {
     capability: bmc_pb2.Capability.Value(f"CAPABILITY_{capability.name}") for capability in Capability
+}
+_TASK_STATES: dict[TaskState, bmc_pb2.ManualTaskState.ValueType] = {
+    state: bmc_pb2.ManualTaskState.Value(f"MANUAL_TASK_STATE_{state.name}") for state in TaskState
 }
 _LASTING: dict[bool | None, bmc_pb2.BootLasting.ValueType] = {
     None: bmc_pb2.BOOT_LASTING_UNSPECIFIED,
@@ -117,6 +121,25 @@ def command_message(command: Command) -> bmc_pb2.Command:
     if command.hard_after is not None:
         message.hard_after.FromTimedelta(command.hard_after)
     return message
+
+
+def task_message(task: Task) -> bmc_pb2.ManualTask:
+    """A task as callers and events see it."""
+    return bmc_pb2.ManualTask(
+        id=task.id,
+        machine=task.machine,
+        partition=task.partition,
+        command=task.command,
+        action=_ACTIONS[task.action],
+        instruction=task.instruction,
+        state=_TASK_STATES[task.state],
+        note=task.note,
+        person=task.person,
+        deadline=to_timestamp(task.deadline),
+        reminders=task.reminders,
+        create_time=to_timestamp(task.created_at),
+        end_time=to_timestamp(task.ended_at),
+    )
 
 
 def report_message(endpoint: Endpoint) -> machine_pb2.BmcReport:

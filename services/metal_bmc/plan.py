@@ -34,7 +34,7 @@ class Action(StrEnum):
 
 
 class Step(StrEnum):
-    """One exchange with the BMC; ANNOUNCE also tells inventory what is about to happen."""
+    """One exchange with the BMC, or one task of a person; ANNOUNCE also tells inventory what is about to happen."""
 
     SET_BOOT = "SET_BOOT"
     ANNOUNCE = "ANNOUNCE"
@@ -47,6 +47,8 @@ class Step(StrEnum):
     INTERRUPT = "INTERRUPT"
     ASK_OFF = "ASK_OFF"
     AWAIT_OFF = "AWAIT_OFF"
+    # A person does it, at a machine without a BMC.
+    PERSON = "PERSON"
     SET_IDENTIFY = "SET_IDENTIFY"
 
 
@@ -70,6 +72,15 @@ PLANS: dict[Action, tuple[Step, ...]] = {
 
 ONE_SHOT = frozenset({Step.RESET, Step.INTERRUPT})
 """Steps whose order is sent at most once, whatever becomes of it."""
+
+
+def plan_of(action: Action, *, by_hand: bool) -> tuple[Step, ...]:
+    """The steps of an action. What a person does is one step, announced as far as the action is."""
+    plan = PLANS[action]
+    if not by_hand:
+        return plan
+    return (Step.ANNOUNCE, Step.PERSON) if Step.ANNOUNCE in plan else (Step.PERSON,)
+
 
 _BOOT: dict[Action, BootTarget] = {
     Action.BOOT_PXE: BootTarget.PXE,
@@ -138,8 +149,10 @@ def desired_after(action: Action, desired_on: bool | None) -> bool | None:
     return True if action in _LEAVES_ON else desired_on
 
 
-def desired_at_end(action: Action, desired_on: bool | None) -> bool | None:
-    """The wish for power once a command has succeeded."""
+def desired_at_end(action: Action, desired_on: bool | None, *, by_hand: bool = False) -> bool | None:
+    """The wish for power once a command has succeeded. A person may decline, so there it follows only now."""
+    if by_hand:
+        desired_on = desired_after(action, desired_on)
     return False if action is Action.SOFT_OFF and desired_on is not None else desired_on
 
 

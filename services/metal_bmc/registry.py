@@ -15,10 +15,11 @@ from metal_kit.etag import check_etag
 from metal_bmc import address, events
 from metal_bmc.command import Finish, State
 from metal_bmc.credentials import KeyRing
-from metal_bmc.drivers.interface import DriverKind
+from metal_bmc.drivers.interface import Capability, DriverKind
 from metal_bmc.endpoint import Configuration, Endpoint
 from metal_bmc.exchange import reconcile_kind
-from metal_bmc.store import CommandStore, EndpointStore, SightingStore
+from metal_bmc.store import CommandStore, EndpointStore, SightingStore, TaskStore
+from metal_bmc.task import CAPABILITIES
 
 _MAX_USER, _MAX_PASSWORD = 16, 20
 
@@ -83,7 +84,8 @@ class Registry:
         self, ring: KeyRing, *, partition: str, kinds: frozenset[DriverKind] = frozenset({DriverKind.IPMI})
     ) -> None:
         self._ring, self._partition, self._kinds = ring, partition, kinds
-        self._endpoints, self._commands, self._sightings = EndpointStore(), CommandStore(), SightingStore()
+        self._endpoints, self._commands = EndpointStore(), CommandStore()
+        self._sightings, self._tasks = SightingStore(), TaskStore()
 
     async def register(self, connection: Connection, wish: Wish) -> Endpoint:
         """Add the BMC of a machine, or replace what is known of it.
@@ -99,7 +101,7 @@ class Registry:
         if before is not None:
             return await self.change(connection, before, wish)
         self._check(wish)
-        added = await self._endpoints.insert(connection, self._configuration(wish, None))
+        added = await self._endpoints.insert(connection, self._configuration(wish, None), _known(wish))
         return await self._announce(connection, added)
 
     async def change(self, connection: Connection, before: Endpoint, wish: Wish) -> Endpoint:
@@ -108,9 +110,13 @@ class Registry:
         new_login = wish.password is not None or wish.login != before.login
         moved = (wish.driver, wish.host, wish.port) != (before.driver, before.host, before.port)
         wanted = self._configuration(wish, before.sealed)
-        return await self._announce(
-            connection, await self._endpoints.configure(connection, wanted, forgive=new_login or moved)
+        if before.by_hand != (wish.driver is DriverKind.MANUAL):
+            why = "the machine got another driver before the command ended"
+            await self._end_all(connection, before.machine, Finish(State.FAILED, "DRIVER_CHANGED", why))
+        after = await self._endpoints.configure(
+            connection, wanted, forgive=new_login or moved, capabilities=_known(wish)
         )
+        return await self._announce(connection, after)
 
     async def desire(self, connection: Connection, before: Endpoint, desired_on: bool | None) -> Endpoint:
         """Change nothing but the power that is wanted."""
@@ -123,11 +129,16 @@ class Registry:
             raise missing(machine)
         check_etag(etag, endpoint.revision, what=f"the BMC of machine {machine}")
         end = Finish(State.FAILED, "BMC_DELETED", "the BMC was deleted before the command ended")
-        for command in await self._commands.finish_all(connection, machine, end):
-            await events.command_finished(connection, command)
+        await self._end_all(connection, machine, end)
         gone = await self._endpoints.delete(connection, machine)
         assert gone is not None
         await events.endpoint_deleted(connection, gone)
+
+    async def _end_all(self, connection: Connection, machine: str, end: Finish) -> None:
+        for command in await self._commands.finish_all(connection, machine, end):
+            await events.command_finished(connection, command)
+        for task in await self._tasks.withdraw_all(connection, machine, end.message):
+            await events.task_changed(connection, task)
 
     def _check(self, wish: Wish) -> None:
         if wish.driver not in self._kinds:
@@ -135,19 +146,29 @@ class Registry:
             raise InvalidArgument(
                 "DRIVER_NOT_THERE", f"this service has no such driver; it has {there}", field="bmc.driver"
             )
-        check_login(wish.login, wish.password)
+        if wish.driver is not DriverKind.MANUAL:
+            check_login(wish.login, wish.password)
+            return
+        for field_, value in (("address", wish.host), ("mac", wish.mac), ("user", wish.login)):
+            if value:
+                raise InvalidArgument("NO_BMC", "a machine without a BMC has none: empty it", field=f"bmc.{field_}")
+        if wish.password is not None:
+            raise InvalidArgument("NO_BMC", "a machine without a BMC has none: leave it out", field="bmc.password")
 
     async def _announce(self, connection: Connection, endpoint: Endpoint) -> Endpoint:
         await events.endpoint_changed(connection, endpoint)
         if endpoint.mac:
             await self._sightings.forget(connection, endpoint.partition, endpoint.mac)
-        if endpoint.desired_on is not None:
+        # A person's task for a power that is wanted no more is to be withdrawn.
+        if endpoint.desired_on is not None or endpoint.by_hand:
             await enqueue(connection, reconcile_kind(endpoint.partition), endpoint.machine)
         return endpoint
 
     def _configuration(self, wish: Wish, sealed: bytes | None) -> Configuration:
         if wish.password is not None:
             sealed = self._ring.seal(wish.machine, wish.password)
+        if wish.driver is DriverKind.MANUAL:
+            sealed = None
         return Configuration(
             machine=wish.machine,
             partition=wish.partition,
@@ -160,6 +181,11 @@ class Registry:
             driver=wish.driver,
             serial=wish.serial,
         )
+
+
+def _known(wish: Wish) -> frozenset[Capability]:
+    """What is known of the capabilities before anybody is asked."""
+    return CAPABILITIES if wish.driver is DriverKind.MANUAL else frozenset()
 
 
 def missing(machine: str) -> NotFound:

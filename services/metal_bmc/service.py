@@ -23,6 +23,7 @@ from metal_bmc.api.service import SERVICE
 from metal_bmc.command import Patience
 from metal_bmc.controller import BmcReconciler
 from metal_bmc.credentials import KeyRing
+from metal_bmc.desk import TaskDesk
 from metal_bmc.discovery import Discovery, DiscoveryPlan
 from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.drivers.ipmi import IpmiDriver
@@ -63,7 +64,8 @@ class Settings(ServiceSettings):
     poll_seconds: float = Field(60.0, gt=0, description="interval of power readings, with 20 % jitter")
     inspect_seconds: float = Field(6 * 3600.0, gt=0, description="interval of identity readings")
     report_seconds: float = Field(300.0, gt=0, description="inventory hears of an unchanged BMC this often")
-    keep_commands_days: float = Field(30.0, gt=0, description="how long ended commands are kept")
+    remind_seconds: float = Field(3600.0, gt=0, description="people are first reminded of a task after this long")
+    keep_commands_days: float = Field(30.0, gt=0, description="how long ended commands and tasks are kept")
     lease_file: str = Field("", description="lease file of ISC dhcpd to discover BMCs from; empty: no discovery")
     lease_seconds: float = Field(30.0, gt=0, description="interval of looks at the lease file")
     lease_networks: Names = Field((), description="networks that BMCs are in, `10.1.0.0/16,…`; empty: any")
@@ -110,7 +112,12 @@ def _discovery_plan(settings: Settings) -> DiscoveryPlan:
 
 
 def _controller(
-    settings: Settings, rt: Runtime, exchange: BmcExchange, announcer: Announcer | None, registry: Registry
+    settings: Settings,
+    rt: Runtime,
+    exchange: BmcExchange,
+    announcer: Announcer | None,
+    registry: Registry,
+    desk: TaskDesk,
 ) -> Controller:
     db = rt.require_db()
     patience = Patience(
@@ -123,6 +130,7 @@ def _controller(
         exchange,
         announcer,
         registry,
+        desk,
         partition=settings.partition,
         patience=patience,
         step_seconds=settings.exchange_seconds,
@@ -142,7 +150,9 @@ async def compose(rt: Runtime) -> Parts:
     redfish = RedfishDriver(RedfishClient(SessionLife(most=settings.sessions, unused=settings.session_seconds)))
     driver = DriverSet({DriverKind.IPMI: ipmi, DriverKind.REDFISH: redfish})
     exchange = BmcExchange(db, driver, ring, rt.clock)
-    registry = Registry(ring, partition=partition, kinds=driver.kinds)
+    # What a person does needs no driver.
+    registry = Registry(ring, partition=partition, kinds=driver.kinds | {DriverKind.MANUAL})
+    desk = TaskDesk(db, rt.clock, partition=partition, remind=timedelta(seconds=settings.remind_seconds))
     plan = PollPlan(
         interval=timedelta(seconds=settings.poll_seconds),
         inspect_every=timedelta(seconds=settings.inspect_seconds),
@@ -155,6 +165,7 @@ async def compose(rt: Runtime) -> Parts:
     background = [
         Background("poller", lambda: poller.run(rt.stopping)),
         Background("upkeep", lambda: upkeep.run(rt.stopping)),
+        Background("tasks", lambda: desk.run(rt.stopping)),
     ]
     announcer: Announcer | None = None
     if rt.peers.has("inventory"):
@@ -167,10 +178,11 @@ async def compose(rt: Runtime) -> Parts:
     if settings.lease_file:
         discovery = Discovery(db, driver, ring, rt.clock, partition=partition, plan=_discovery_plan(settings))
         background.append(Background("discovery", lambda: discovery.run(rt.stopping)))
-    api = BmcApi(db, registry, resealing, rt.paging)
+    api = BmcApi(db, registry, resealing, desk, rt.paging)
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
-        controllers=[_controller(settings, rt, exchange, announcer, registry)],
+        controllers=[_controller(settings, rt, exchange, announcer, registry, desk)],
+        issues=[("manual tasks", desk.issues)],
         background=background,
         close=[driver.close],
     )

@@ -15,7 +15,7 @@ from metal_kit.logs import get_logger
 from metal_bmc import events
 from metal_bmc.command import NEVER_BEGUN
 from metal_bmc.resealing import Resealing
-from metal_bmc.store import CommandStore
+from metal_bmc.store import CommandStore, TaskStore
 
 log = get_logger(__name__)
 
@@ -30,7 +30,7 @@ class Upkeep:
     def __init__(self, db: Database, resealing: Resealing, clock: Clock, *, keep: timedelta) -> None:
         self._db, self._resealing, self._clock = db, resealing, clock
         self._partition, self._keep = resealing.partition, keep
-        self._commands = CommandStore()
+        self._commands, self._tasks = CommandStore(), TaskStore()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Expire commands every few seconds and do the rest every hour, until `stopping` is set."""
@@ -56,11 +56,12 @@ class Upkeep:
         return len(ended)
 
     async def forget(self) -> int:
-        """Remove commands that ended longer ago than they are kept; returns how many."""
+        """Remove commands and tasks that ended longer ago than they are kept; returns how many."""
         gone = 0
-        while True:
-            async with self._db.transaction(purpose="forget old commands") as connection:
-                count = await self._commands.forget_ended(connection, self._clock.now() - self._keep, most=_BATCH)
-            gone += count
-            if count < _BATCH:
-                return gone
+        for store in (self._commands, self._tasks):
+            count = _BATCH
+            while count == _BATCH:
+                async with self._db.transaction(purpose="forget what is old") as connection:
+                    count = await store.forget_ended(connection, self._clock.now() - self._keep, most=_BATCH)
+                gone += count
+        return gone

@@ -15,7 +15,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from metal_kit.errors import FailedPrecondition, InvalidArgument, NotFound, Problem, Unauthenticated, Unavailable
+from metal_kit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Problem,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
 from metal_kit.ids import uuid7
 from metalplane.bmc.v1 import bmc_pb2
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceServicer
@@ -321,11 +329,16 @@ class Bmc(Peer, BmcServiceServicer):
         world = self.world
         if request.machine in world.without_bmc:
             raise NotFound("BMC_NOT_FOUND", f"machine {request.machine} has no BMC")
+        if request.machine in world.without_boot_device and request.action == bmc_pb2.COMMAND_ACTION_BOOT_DISK:
+            raise Unimplemented("BMC_CANNOT", "the machine's BMC cannot do that", field="action")
         if request.request_id not in world.requests:
+            assert not request.HasField("timeout"), "only bmc knows whether a person needs a day for it"
             command = bmc_pb2.Command(
                 id=uuid7(), machine=request.machine, action=request.action, allocation=request.allocation,
                 state=bmc_pb2.COMMAND_STATE_SUCCEEDED,
             )  # fmt: skip
+            if request.machine in world.by_hand:
+                command.state = bmc_pb2.COMMAND_STATE_RUNNING
             if world.bmc_fails:
                 command.state = bmc_pb2.COMMAND_STATE_FAILED
                 command.reason, command.error = world.bmc_fails.pop(0), "the BMC says no"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from google.protobuf.duration_pb2 import Duration
 from metal_kit.clock import Clock
 from metal_kit.controller import Wait
-from metal_kit.errors import NotFound
+from metal_kit.errors import NotFound, Unimplemented
 from metalplane.bmc.v1.bmc_pb2 import Command, CommandAction, CommandState, CreateCommandRequest, GetCommandRequest
 
 from metal_allocation.clients import Clients, derived_request_id
@@ -17,8 +16,9 @@ from metal_allocation.record import MAX_TEXT, Record
 # The end of a command is an event; this is for the one that gets lost.
 POLL = timedelta(seconds=2)
 MAX_BACKOFF = timedelta(minutes=2)
-TIMEOUT = timedelta(seconds=60)
 UNKNOWN_BMC = "BMC_UNKNOWN"
+HOPELESS = frozenset({UNKNOWN_BMC, "BMC_CANNOT", "UNSUPPORTED", "DECLINED"})
+"""Reasons that the next attempt would meet as well: no BMC, one that cannot do it, a person who will not."""
 ENDED = frozenset({CommandState.COMMAND_STATE_FAILED, CommandState.COMMAND_STATE_EXPIRED})
 
 
@@ -59,6 +59,8 @@ async def command(
         if record.command is not None:
             return _failed(record, action, now, problem.reason, "its result is gone; it is given again")
         return _failed(record, action, now, UNKNOWN_BMC, "the machine has no BMC registered; register it")
+    except Unimplemented as problem:
+        return _failed(record, action, now, problem.reason, problem.message)
     record.command = current.id
     if current.state == CommandState.COMMAND_STATE_SUCCEEDED:
         return CommandResult(True)
@@ -100,15 +102,13 @@ def _failed(record: Record, action: CommandAction.ValueType, now: datetime, reas
 async def _current(record: Record, clients: Clients, action: CommandAction.ValueType, step: str) -> Command:
     if record.command is not None:
         return await clients.bmcs.GetCommand(GetCommandRequest(id=record.command))
-    timeout = Duration()
-    timeout.FromTimedelta(TIMEOUT)
+    # No timeout: bmc knows whether a BMC or a person is to do it, and a person may need a day.
     return await clients.bmcs.CreateCommand(
         CreateCommandRequest(
             request_id=derived_request_id(record.id, step, record.command_attempts),
             machine=record.machine,
             action=action,
             allocation=record.id,
-            timeout=timeout,
         )
     )
 

@@ -15,7 +15,7 @@ from metalplane.inventory.v1.machine_pb2 import GetMachineRequest, LifecycleStat
 from metal_allocation.clients import Clients
 from metal_allocation.phase import Phase
 from metal_allocation.record import Record
-from metal_allocation.steps.commands import POLL, UNKNOWN_BMC, again, command
+from metal_allocation.steps.commands import HOPELESS, POLL, again, command
 from metal_allocation.steps.leaves import confirmations, outstanding
 
 ATTACHED = "Attached"
@@ -71,7 +71,7 @@ async def boot_order(record: Record, clients: Clients, clock: Clock) -> Outcome:
         return Go(Phase.STARTING, "BOOT_ORDER_SET", "the BMC has read back boot from disk")
     if result.failed:
         record.set_condition(BOOT_ORDER_SET, False, result.reason, result.error, clock.now())
-        if record.command_attempts >= MAX_BOOT_ORDER_ATTEMPTS or result.reason == UNKNOWN_BMC:
+        if record.command_attempts >= MAX_BOOT_ORDER_ATTEMPTS or result.reason in HOPELESS:
             return Go(Phase.STARTING, "BOOT_ORDER_NOT_SET", f"{result.error}; boot will send the machine to its disk")
     return again(result)
 

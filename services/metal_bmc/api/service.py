@@ -16,9 +16,10 @@ from metal_kit.identity import current_caller
 from metal_kit.ids import parse_uuid, uuid7
 from metal_kit.paging import Paging
 from metalplane.bmc.v1 import bmc_pb2 as pb
-from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceServicer
 
+from metal_bmc.api.tasks import TaskApi
 from metal_bmc.command import Command
+from metal_bmc.desk import TaskDesk
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import reconcile_kind
 from metal_bmc.messages import (
@@ -42,11 +43,12 @@ MAX_OPEN_COMMANDS = 20
 """Of one machine: what waits behind that many is no longer wanted by the time it is its turn."""
 
 
-class BmcApi(BmcServiceServicer):
+class BmcApi(TaskApi):
     """Answers BmcService. Passwords come in and never go out."""
 
-    def __init__(self, db: Database, registry: Registry, resealing: Resealing, paging: Paging) -> None:
-        self._db, self._registry, self._paging = db, registry, paging
+    def __init__(self, db: Database, registry: Registry, resealing: Resealing, desk: TaskDesk, paging: Paging) -> None:
+        super().__init__(db, desk, paging)
+        self._registry = registry
         self._resealing, self._ring = resealing, resealing.ring
         self._endpoints, self._commands = EndpointStore(), CommandStore()
 
@@ -134,6 +136,7 @@ class BmcApi(BmcServiceServicer):
                 partition=endpoint.partition,
                 requester=current_caller().label,
                 timeout=order.time(by_hand=endpoint.by_hand),
+                by_hand=endpoint.by_hand,
             )
             await self._follow(connection, endpoint, order.action)
             await enqueue(connection, reconcile_kind(endpoint.partition), order.machine)
@@ -183,6 +186,8 @@ class BmcApi(BmcServiceServicer):
         return endpoint
 
     async def _follow(self, connection: Connection, endpoint: Endpoint, given: Action) -> None:
+        if endpoint.by_hand:
+            return  # A person may decline, and then the wish stays what it was.
         desired_on = desired_after(given, endpoint.desired_on)
         if desired_on != endpoint.desired_on:
             await self._registry.desire(connection, endpoint, desired_on)
@@ -205,7 +210,8 @@ def _refuse_impossible(endpoint: Endpoint, order: Order) -> None:
     lacking = endpoint.lacks(needs(order.action, order.boot_persistent, order.boot_mode))
     if lacking:
         names = ", ".join(each.name for each in lacking)
-        raise Unimplemented("BMC_CANNOT", f"the machine's BMC cannot do that: it lacks {names}", field="action")
+        who = "a person at a machine without a BMC" if endpoint.by_hand else "the machine's BMC"
+        raise Unimplemented("BMC_CANNOT", f"{who} cannot do that: it lacks {names}", field="action")
 
 
 def _call(method: str, request_id: str) -> dict[str, str]:

@@ -4,5 +4,6 @@ from metal_bmc.store.commands import CommandStore
 from metal_bmc.store.endpoints import EndpointStore
 from metal_bmc.store.schedule import ScheduleStore
 from metal_bmc.store.sightings import Sighting, SightingStore
+from metal_bmc.store.tasks import TaskStore
 
-__all__ = ["CommandStore", "EndpointStore", "ScheduleStore", "Sighting", "SightingStore"]
+__all__ = ["CommandStore", "EndpointStore", "ScheduleStore", "Sighting", "SightingStore", "TaskStore"]

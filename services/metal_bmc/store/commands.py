@@ -15,7 +15,7 @@ from metal_bmc.plan import Action
 
 _COLUMNS = """id::text, machine::text, partition, action, state, step, tries, step_at, sent_at, reason, error,
     coalesce(allocation::text, '') AS allocation, requester, deadline, created_at, started_at, ended_at, version,
-    boot_persistent, boot_mode, hard_after"""
+    boot_persistent, boot_mode, hard_after, by_hand"""
 _LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _OPEN = "state IN ('pending', 'running')"
 
@@ -44,12 +44,13 @@ class CommandStore:
         partition: str,
         requester: str,
         timeout: timedelta,
+        by_hand: bool,
     ) -> Command:
         """Add a pending command, whose deadline is `timeout` from now by the database's clock."""
         row = await connection.fetchrow(
             f"""INSERT INTO command (id, machine, partition, action, state, allocation, requester, deadline,
-                boot_persistent, boot_mode, hard_after)
-            VALUES ($1, $2, $3, $4, 'pending', $5, $6, now() + $7::interval, $8, $9, $10) RETURNING {_COLUMNS}""",
+                boot_persistent, boot_mode, hard_after, by_hand)
+            VALUES ($1, $2, $3, $4, 'pending', $5, $6, now() + $7::interval, $8, $9, $10, $11) RETURNING {_COLUMNS}""",
             command_id,
             order.machine,
             partition,
@@ -60,6 +61,7 @@ class CommandStore:
             order.boot_persistent,
             order.boot_mode,
             order.hard_after,
+            by_hand,
         )
         assert row is not None
         return _from_row(row)

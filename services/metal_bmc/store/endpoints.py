@@ -244,7 +244,7 @@ class EndpointStore:
         )
 
     async def unsettled(self, connection: Connection, partition: str) -> list[str]:
-        """Machines whose power is not the one that is wanted and whose BMC may be talked to."""
+        """Machines whose power is not the one that is wanted, and whose BMC may be talked to or who have none."""
         rows = await connection.fetch(
             """SELECT machine::text FROM endpoint WHERE partition = $1 AND desired_on IS NOT NULL
             AND reported_on IS DISTINCT FROM desired_on AND refused_logins < $2
@@ -252,7 +252,12 @@ class EndpointStore:
             partition,
             MAX_REFUSED_LOGINS,
         )
-        return [str(row["machine"]) for row in rows]
+        by_hand = await connection.fetch(
+            """SELECT machine::text FROM endpoint WHERE partition = $1 AND driver = 'manual'
+            AND desired_on IS NOT NULL AND reported_on IS DISTINCT FROM desired_on""",
+            partition,
+        )
+        return [str(row["machine"]) for row in (*rows, *by_hand)]
 
 
 def _way_in(endpoint: Endpoint) -> tuple[object, ...]:

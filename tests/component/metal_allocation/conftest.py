@@ -77,6 +77,9 @@ class World:
     requests: dict[str, bmc_pb2.Command] = field(default_factory=dict)
     bmc_fails: list[str] = field(default_factory=list)
     without_bmc: set[str] = field(default_factory=set)
+    # Machines whose BMC cannot set a boot device, and those where a person carries commands out some time.
+    without_boot_device: set[str] = field(default_factory=set)
+    by_hand: set[str] = field(default_factory=set)
     # What happened to an allocation's machine, in order: events at inventory and commands at bmc.
     story: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 

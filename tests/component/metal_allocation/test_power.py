@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from metal_kit.errors import Unavailable
+from metalplane.bmc.v1 import bmc_pb2
 
 STRANGER = "01980000-0000-7000-8000-0000000000ff"
 
@@ -219,3 +220,51 @@ async def test_a_machine_without_a_bmc_is_not_taken_for_reclaimed(world: Any) ->
     assert world.ips[allocation.id], "the address is still the machine's"
     world.without_bmc.clear()
     await world.reach(allocation.id, "released")
+
+
+async def test_a_bmc_that_cannot_set_the_boot_device_does_not_stop_an_allocation(world: Any) -> None:
+    [machine] = await world.add_machines(1)
+    world.without_boot_device.add(machine)
+    allocation = await world.create()
+    await world.bring_to(allocation, "starting")
+    assert await condition(world, allocation.id, "BootOrderSet") == (False, "BMC_CANNOT")
+    assert await world.value("SELECT count(*) FROM allocation WHERE command_attempts > 1") == 0
+
+
+async def test_a_person_who_declines_to_set_the_boot_device_is_not_asked_again(world: Any) -> None:
+    await world.add_machines(1)
+    allocation = await world.create()
+    world.bmc_fails = ["DECLINED"]
+    await world.bring_to(allocation, "starting")
+    assert await condition(world, allocation.id, "BootOrderSet") == (False, "DECLINED")
+    assert world.story[allocation.id].count("BOOT_DISK") == 1
+
+
+async def test_freeing_waits_for_the_person_who_is_to_send_the_machine_back(world: Any) -> None:
+    [machine] = await world.add_machines(1)
+    allocation = await world.create()
+    await world.bring_to(allocation, "running")
+    world.by_hand.add(machine)
+    await world.free(allocation.id)
+    await world.reach(allocation.id, "reclaiming")
+
+    async def asked() -> bool:
+        await world.hurry()
+        return "PXE_CYCLE" in world.story[allocation.id]
+
+    await world.eventually(asked)
+    for _ in range(3):
+        await world.hurry()
+        assert await world.phase(allocation.id) == "reclaiming"
+    assert world.story[allocation.id].count("PXE_CYCLE") == 1
+    for command in world.requests.values():
+        command.state = bmc_pb2.COMMAND_STATE_SUCCEEDED
+    await world.reach(allocation.id, "released")
+    assert world.story[allocation.id].count("PXE_CYCLE") == 1
+
+
+async def condition(world: Any, allocation: str, name: str) -> tuple[bool, str]:
+    """A condition's status and reason."""
+    shown = await world.get(allocation)
+    (found,) = (each for each in shown.status.conditions if each.type == name)
+    return found.status, found.reason

@@ -213,7 +213,7 @@ class Plane:
         self.stack.push_async_callback(self.running.stop, 0)
         return self.running
 
-    def stub(self, token: str = "operator") -> Any:
+    def stub(self, token: str = "operator", of: Any = BmcServiceStub) -> Any:
         """A stub with a bearer token, or as the service allocation for an empty one."""
         assert self.running is not None
         spiffe_id = identity.client_id("tool") if token else identity.service_id("allocation")
@@ -221,7 +221,7 @@ class Plane:
             {"bmc": self.running.address}, self.new_identity(spiffe_id), token=(lambda: token) if token else None
         )
         self.stack.push_async_callback(peers.close)
-        return peers.stub(BmcServiceStub, "bmc")
+        return peers.stub(of, "bmc")
 
     async def register(self, bmc: SimulatedBmc, *, password: str = PASSWORD, **more: Any) -> pb.Bmc:
         """Register a simulated BMC with the service."""

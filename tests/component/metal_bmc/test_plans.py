@@ -12,12 +12,13 @@ import pytest
 from metal_bmc.command import Finish, State
 from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.endpoint import Configuration
-from metal_bmc.store import CommandStore, EndpointStore, ScheduleStore, SightingStore
+from metal_bmc.store import CommandStore, EndpointStore, ScheduleStore, SightingStore, TaskStore
 from metal_kit.db import Connection
 from metal_lab.servers import Postgres
 from plans import MIDDLE, Call, Plans, measured
 
 ENDPOINTS, COMMANDS, SCHEDULE, SIGHTINGS = EndpointStore(), CommandStore(), ScheduleStore(), SightingStore()
+TASKS = TaskStore()
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 # Four partitions: in `idle` nothing is due while many are in the others; `rare` has twenty endpoints.
 FILL = (
@@ -40,6 +41,17 @@ FILL = (
         CASE WHEN n > 19900 AND n % 3 > 0 THEN 'pending' ELSE 'succeeded' END, 'r',
         now() + CASE WHEN n % 10 = 0 THEN '-1 h' ELSE '1 h' END::interval,
         CASE WHEN n <= 19900 OR n % 3 = 0 THEN now() - (20000 - n) * interval '1 min' END
+    FROM generate_series(1, 20000) AS n
+    """,
+    # Tasks: a few of a thousand machines are open, half of them in `busy`.
+    """
+    INSERT INTO manual_task (id, machine, partition, command, action, instruction, state, revision, remind_at, ended_at)
+    SELECT lpad(to_hex(n), 32, '0')::uuid, md5('m' || n % 1000)::uuid,
+        CASE WHEN n % 1000 = 7 THEN 'rare' WHEN n % 4 = 0 THEN 'busy' ELSE 'idle' END,
+        CASE WHEN n % 5 > 0 THEN md5('c' || n)::uuid END, 'power_on', 'switch the machine on',
+        CASE WHEN n > 19900 THEN 'open' ELSE 'confirmed' END, 1,
+        now() + CASE WHEN n % 8 = 0 THEN '-1 h' ELSE '1 h' END::interval,
+        CASE WHEN n <= 19900 THEN now() - (20000 - n) * interval '1 min' END
     FROM generate_series(1, 20000) AS n
     """,
     "INSERT INTO sighting (partition, mac, host) SELECT 'busy', 'mac' || n, 'h' FROM generate_series(1, 20000) AS n",
@@ -120,5 +132,31 @@ async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "open count": partial(COMMANDS.open_count, machine=machine(8)),
             "finish all": partial(COMMANDS.finish_all, machine=machine(8), end=end),
             "sighting": partial(SIGHTINGS.see, partition="busy", mac="mac7", host="h"),
+        }
+    )
+
+
+async def test_tasks_read_what_they_show(plans: Plans) -> None:
+    middle = str(UUID(int=10000))
+    cases: dict[str, Call] = {
+        f"tasks of {of or 'all'} in {partition or 'all'}, {'all' if ended else 'open'}, {place} page": partial(
+            TASKS.page, machine=machine(8) if of else "", partition=partition, ended=ended, after=after, limit=51
+        )
+        for of, partition in (("", ""), ("", "busy"), ("", "rare"), ("", "none"), ("a machine", ""))
+        for ended in (True, False)
+        for place, after in (("first", None), ("later", middle))
+    }
+    await plans.check(
+        cases
+        | {
+            "of a command": partial(TASKS.of_command, command=MIDDLE),
+            "last wish": partial(TASKS.last_wish, machine=machine(8)),
+            "due": partial(TASKS.due, partition="busy", most=32),
+            "none due": partial(TASKS.due, partition="none", most=32),
+            "declined": partial(TASKS.declined_wishes, partition="busy", most=32),
+            "withdraw of a command": partial(TASKS.withdraw_of, command=MIDDLE, note="n"),
+            "withdraw a wish": partial(TASKS.withdraw_wish, machine=machine(8), note="n"),
+            "withdraw all": partial(TASKS.withdraw_all, machine=machine(8), note="n"),
+            "old": partial(TASKS.forget_ended, before=datetime.now(UTC) - 13 * DAY, most=500),
         }
     )

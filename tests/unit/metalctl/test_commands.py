@@ -68,7 +68,7 @@ def test_the_whole_tree_is_there() -> None:
         ("switch", "port", "up"), ("switch", "port", "down"), ("switch", "history"), ("switch", "diff"),
         ("switch", "plan"), ("switch", "rollback"), ("switch", "unpin"), ("switch", "retry"), ("switch", "replace"),
         ("switch", "migrate"), ("switch", "record"), ("switch", "settings"), ("switch", "set"), ("switch", "delete"),
-        ("bmc", "keys"), ("bmc", "reseal"), ("audit", "verify"),
+        ("bmc", "keys"), ("bmc", "tasks"), ("bmc", "confirm"), ("bmc", "reseal"), ("audit", "verify"),
         *((scope, verb) for scope in ("tenant", "project") for verb in ("members", "set-member", "remove-member")),
     }  # fmt: skip
 
@@ -338,6 +338,24 @@ def test_a_power_command_takes_how_long_and_how(call: Any, plane: Any) -> None:
         2, "metalctl: --hard-after soon: write a length of time such as 30s, 5m or 24h\n"
     )  # fmt: skip
     assert len(plane.requests("CreateCommand")) == 3
+
+
+def test_tasks_of_people_are_listed_confirmed_and_declined(call: Any, plane: Any) -> None:
+    task = bmc_pb2.ManualTask(
+        id=OTHER, machine=UUID, state=bmc_pb2.MANUAL_TASK_STATE_OPEN, instruction="switch the machine on"
+    )
+    plane.answers |= {"ListManualTasks": bmc_pb2.ListManualTasksResponse(tasks=[task]), "ConfirmManualTask": task}
+    outcome = call("bmc", "tasks", "--machine", UUID, "--all")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "switch the machine on" in outcome.out
+    assert plane.requests("ListManualTasks")[0].include_ended
+    assert call("bmc", "confirm", OTHER).code == 0
+    assert call("bmc", "confirm", OTHER, "--decline", "--note", "no power").code == 0
+    assert [(each.decline, each.note) for each in plane.requests("ConfirmManualTask")] == [
+        (False, ""), (True, "no power")
+    ]  # fmt: skip
+    outcome = call("bmc", "confirm", OTHER, "--decline")
+    assert (outcome.code, outcome.err) == (2, "metalctl: --decline needs --note: say why\n")
 
 
 def test_a_machines_state_is_set_with_its_reason(call: Any, plane: Any) -> None:

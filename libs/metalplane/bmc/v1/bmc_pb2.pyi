@@ -332,6 +332,38 @@ COMMAND_STATE_EXPIRED: CommandState.ValueType  # 5
 """Its deadline passed first. Whether the BMC acted is not known."""
 Global___CommandState: _TypeAlias = CommandState  # noqa: Y015
 
+class _ManualTaskState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ManualTaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ManualTaskState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MANUAL_TASK_STATE_UNSPECIFIED: _ManualTaskState.ValueType  # 0
+    """Not set."""
+    MANUAL_TASK_STATE_OPEN: _ManualTaskState.ValueType  # 1
+    """To be done."""
+    MANUAL_TASK_STATE_CONFIRMED: _ManualTaskState.ValueType  # 2
+    """Done, as a person says."""
+    MANUAL_TASK_STATE_DECLINED: _ManualTaskState.ValueType  # 3
+    """Not done, and why is in `note`."""
+    MANUAL_TASK_STATE_WITHDRAWN: _ManualTaskState.ValueType  # 4
+    """Nobody wants it any more: its command ended, or another power is wanted."""
+
+class ManualTaskState(_ManualTaskState, metaclass=_ManualTaskStateEnumTypeWrapper):
+    """Where a task of a person is."""
+
+MANUAL_TASK_STATE_UNSPECIFIED: ManualTaskState.ValueType  # 0
+"""Not set."""
+MANUAL_TASK_STATE_OPEN: ManualTaskState.ValueType  # 1
+"""To be done."""
+MANUAL_TASK_STATE_CONFIRMED: ManualTaskState.ValueType  # 2
+"""Done, as a person says."""
+MANUAL_TASK_STATE_DECLINED: ManualTaskState.ValueType  # 3
+"""Not done, and why is in `note`."""
+MANUAL_TASK_STATE_WITHDRAWN: ManualTaskState.ValueType  # 4
+"""Nobody wants it any more: its command ended, or another power is wanted."""
+Global___ManualTaskState: _TypeAlias = ManualTaskState  # noqa: Y015
+
 @_typing.final
 class Bmc(_message.Message):
     """The BMC of a machine."""
@@ -469,7 +501,8 @@ class Command(_message.Message):
     """Why it failed; empty when it did not."""
     reason: _builtins.str
     """Machine-readable reason in UPPER_SNAKE_CASE: TIMEOUT, AUTH_FAILED, LOGIN_BLOCKED, NO_CREDENTIALS, DRIVER_BUSY,
-    SESSIONS_FULL, UNSUPPORTED, REFUSED, NOT_REACHED, POWERED_OFF, OUTCOME_UNKNOWN, DEADLINE, BMC_DELETED, …
+    SESSIONS_FULL, UNSUPPORTED, REFUSED, NOT_REACHED, POWERED_OFF, OUTCOME_UNKNOWN, DEADLINE, BMC_DELETED,
+    WAITING_FOR_PERSON, DECLINED, DRIVER_CHANGED, …
     """
     allocation: _builtins.str
     """Allocation that it was given for; may be empty."""
@@ -525,6 +558,82 @@ class Command(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Command: _TypeAlias = Command  # noqa: Y015
+
+@_typing.final
+class ManualTask(_message.Message):
+    """Something that a person is to do at a machine without a BMC."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    REMINDERS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUIDv7."""
+    machine: _builtins.str
+    """UUID of the machine."""
+    partition: _builtins.str
+    """Partition."""
+    command: _builtins.str
+    """Id of the command that waits for it; empty when it is the desired power that is not reached."""
+    action: Global___CommandAction.ValueType
+    """What to do."""
+    instruction: _builtins.str
+    """The same in words, with its options."""
+    state: Global___ManualTaskState.ValueType
+    """Where it is."""
+    note: _builtins.str
+    """What the person said, or why it was withdrawn; may be empty."""
+    person: _builtins.str
+    """Who confirmed or declined it."""
+    reminders: _builtins.int
+    """How often people were reminded of it."""
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """When nobody waits for it any more; not set for a desired power."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was opened."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; not set before."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        machine: _builtins.str = ...,
+        partition: _builtins.str = ...,
+        command: _builtins.str = ...,
+        action: Global___CommandAction.ValueType = ...,
+        instruction: _builtins.str = ...,
+        state: Global___ManualTaskState.ValueType = ...,
+        note: _builtins.str = ...,
+        person: _builtins.str = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        reminders: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "command", b"command", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "id", b"id", "instruction", b"instruction", "machine", b"machine", "note", b"note", "partition", b"partition", "person", b"person", "reminders", b"reminders", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManualTask: _TypeAlias = ManualTask  # noqa: Y015
 
 @_typing.final
 class CredentialKey(_message.Message):
@@ -931,6 +1040,104 @@ class ListCommandsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCommandsResponse: _TypeAlias = ListCommandsResponse  # noqa: Y015
+
+@_typing.final
+class ListManualTasksRequest(_message.Message):
+    """Request of ListManualTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    INCLUDE_ENDED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    machine: _builtins.str
+    """Only this machine's, when set."""
+    partition: _builtins.str
+    """Only this partition's, when set."""
+    include_ended: _builtins.bool
+    """Those that have ended, too."""
+    page_size: _builtins.int
+    """Entries a page; 0 means 50, more than 500 means 500."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters."""
+    def __init__(
+        self,
+        *,
+        machine: _builtins.str = ...,
+        partition: _builtins.str = ...,
+        include_ended: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_ended", b"include_ended", "machine", b"machine", "page_size", b"page_size", "page_token", b"page_token", "partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListManualTasksRequest: _TypeAlias = ListManualTasksRequest  # noqa: Y015
+
+@_typing.final
+class ListManualTasksResponse(_message.Message):
+    """Response of ListManualTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManualTask]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___ManualTask] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListManualTasksResponse: _TypeAlias = ListManualTasksResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmManualTaskRequest(_message.Message):
+    """Request of ConfirmManualTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    DECLINE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the task."""
+    decline: _builtins.bool
+    """It is not done and will not be: a command that waits for it fails with DECLINED; a desired power is not asked for
+    again until the BMC's record changes.
+    """
+    note: _builtins.str
+    """What there is to say; needed for declining."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        decline: _builtins.bool = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decline", b"decline", "id", b"id", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmManualTaskRequest: _TypeAlias = ConfirmManualTaskRequest  # noqa: Y015
 
 @_typing.final
 class GetCredentialKeysRequest(_message.Message):

@@ -76,6 +76,16 @@ class BmcServiceStub:
                 request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsRequest.SerializeToString,
                 response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsResponse.FromString,
                 _registered_method=True)
+        self.ListManualTasks = channel.unary_unary(
+                '/metalplane.bmc.v1.BmcService/ListManualTasks',
+                request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListManualTasksRequest.SerializeToString,
+                response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListManualTasksResponse.FromString,
+                _registered_method=True)
+        self.ConfirmManualTask = channel.unary_unary(
+                '/metalplane.bmc.v1.BmcService/ConfirmManualTask',
+                request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConfirmManualTaskRequest.SerializeToString,
+                response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ManualTask.FromString,
+                _registered_method=True)
         self.GetCredentialKeys = channel.unary_unary(
                 '/metalplane.bmc.v1.BmcService/GetCredentialKeys',
                 request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.GetCredentialKeysRequest.SerializeToString,
@@ -148,6 +158,21 @@ class BmcServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListManualTasks(self, request, context):
+        """Lists what people are to do at machines without a BMC, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmManualTask(self, request, context):
+        """Says that a task is done, or that it will not be. Saying the same again does no harm; FAILED_PRECONDITION with
+        TASK_ENDED when it has ended otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCredentialKeys(self, request, context):
         """Tells which key of the ring seals how many passwords of this service's partition, and which do not open.
         """
@@ -205,6 +230,16 @@ def add_BmcServiceServicer_to_server(servicer, server):
                     servicer.ListCommands,
                     request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsRequest.FromString,
                     response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsResponse.SerializeToString,
+            ),
+            'ListManualTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListManualTasks,
+                    request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListManualTasksRequest.FromString,
+                    response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListManualTasksResponse.SerializeToString,
+            ),
+            'ConfirmManualTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmManualTask,
+                    request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConfirmManualTaskRequest.FromString,
+                    response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ManualTask.SerializeToString,
             ),
             'GetCredentialKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCredentialKeys,
@@ -434,6 +469,60 @@ class BmcService:
             '/metalplane.bmc.v1.BmcService/ListCommands',
             metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsRequest.SerializeToString,
             metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListManualTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.bmc.v1.BmcService/ListManualTasks',
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListManualTasksRequest.SerializeToString,
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListManualTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmManualTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metalplane.bmc.v1.BmcService/ConfirmManualTask',
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConfirmManualTaskRequest.SerializeToString,
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ManualTask.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,12 @@ class BmcServiceStub:
     """Returns one command."""
     ListCommands: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ListCommandsRequest, _bmc_pb2.ListCommandsResponse]
     """Lists commands, newest first."""
+    ListManualTasks: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ListManualTasksRequest, _bmc_pb2.ListManualTasksResponse]
+    """Lists what people are to do at machines without a BMC, oldest first."""
+    ConfirmManualTask: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ConfirmManualTaskRequest, _bmc_pb2.ManualTask]
+    """Says that a task is done, or that it will not be. Saying the same again does no harm; FAILED_PRECONDITION with
+    TASK_ENDED when it has ended otherwise.
+    """
     GetCredentialKeys: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.GetCredentialKeysRequest, _bmc_pb2.CredentialKeys]
     """Tells which key of the ring seals how many passwords of this service's partition, and which do not open."""
     ResealCredentials: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ResealCredentialsRequest, _bmc_pb2.ResealCredentialsResponse]
@@ -78,6 +84,12 @@ class BmcServiceAsyncStub(BmcServiceStub):
     """Returns one command."""
     ListCommands: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ListCommandsRequest, _bmc_pb2.ListCommandsResponse]  # type: ignore[assignment]
     """Lists commands, newest first."""
+    ListManualTasks: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ListManualTasksRequest, _bmc_pb2.ListManualTasksResponse]  # type: ignore[assignment]
+    """Lists what people are to do at machines without a BMC, oldest first."""
+    ConfirmManualTask: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ConfirmManualTaskRequest, _bmc_pb2.ManualTask]  # type: ignore[assignment]
+    """Says that a task is done, or that it will not be. Saying the same again does no harm; FAILED_PRECONDITION with
+    TASK_ENDED when it has ended otherwise.
+    """
     GetCredentialKeys: _aio.UnaryUnaryMultiCallable[_bmc_pb2.GetCredentialKeysRequest, _bmc_pb2.CredentialKeys]  # type: ignore[assignment]
     """Tells which key of the ring seals how many passwords of this service's partition, and which do not open."""
     ResealCredentials: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ResealCredentialsRequest, _bmc_pb2.ResealCredentialsResponse]  # type: ignore[assignment]
@@ -151,6 +163,24 @@ class BmcServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bmc_pb2.ListCommandsResponse, _abc.Awaitable[_bmc_pb2.ListCommandsResponse]]:
         """Lists commands, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListManualTasks(
+        self,
+        request: _bmc_pb2.ListManualTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bmc_pb2.ListManualTasksResponse, _abc.Awaitable[_bmc_pb2.ListManualTasksResponse]]:
+        """Lists what people are to do at machines without a BMC, oldest first."""
+
+    @_abc_1.abstractmethod
+    def ConfirmManualTask(
+        self,
+        request: _bmc_pb2.ConfirmManualTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bmc_pb2.ManualTask, _abc.Awaitable[_bmc_pb2.ManualTask]]:
+        """Says that a task is done, or that it will not be. Saying the same again does no harm; FAILED_PRECONDITION with
+        TASK_ENDED when it has ended otherwise.
+        """
 
     @_abc_1.abstractmethod
     def GetCredentialKeys(

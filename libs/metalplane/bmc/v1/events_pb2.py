@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from metalplane.bmc.v1 import bmc_pb2 as metalplane_dot_bmc_dot_v1_dot_bmc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetalplane/bmc/v1/events.proto\x12\x11metalplane.bmc.v1\x1a\x1bmetalplane/bmc/v1/bmc.proto\">\n\x0f\x43ommandFinished\x12+\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1a.metalplane.bmc.v1.Command\"1\n\nBmcChanged\x12#\n\x03\x62mc\x18\x01 \x01(\x0b\x32\x16.metalplane.bmc.v1.Bmc\"1\n\nBmcDeleted\x12#\n\x03\x62mc\x18\x01 \x01(\x0b\x32\x16.metalplane.bmc.v1.Bmcb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetalplane/bmc/v1/events.proto\x12\x11metalplane.bmc.v1\x1a\x1bmetalplane/bmc/v1/bmc.proto\">\n\x0f\x43ommandFinished\x12+\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1a.metalplane.bmc.v1.Command\"1\n\nBmcChanged\x12#\n\x03\x62mc\x18\x01 \x01(\x0b\x32\x16.metalplane.bmc.v1.Bmc\"1\n\nBmcDeleted\x12#\n\x03\x62mc\x18\x01 \x01(\x0b\x32\x16.metalplane.bmc.v1.Bmc\"@\n\x11ManualTaskChanged\x12+\n\x04task\x18\x01 \x01(\x0b\x32\x1d.metalplane.bmc.v1.ManualTaskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,4 +38,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BMCCHANGED']._serialized_end=195
   _globals['_BMCDELETED']._serialized_start=197
   _globals['_BMCDELETED']._serialized_end=246
+  _globals['_MANUALTASKCHANGED']._serialized_start=248
+  _globals['_MANUALTASKCHANGED']._serialized_end=312
 # @@protoc_insertion_point(module_scope)

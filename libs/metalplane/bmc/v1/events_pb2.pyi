@@ -88,3 +88,27 @@ class BmcDeleted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BmcDeleted: _TypeAlias = BmcDeleted  # noqa: Y015
+
+@_typing.final
+class ManualTaskChanged(_message.Message):
+    """`metalplane.bmc.task.changed`: a task for a person was opened, is waited for still, or has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task(self) -> _bmc_pb2.ManualTask:
+        """The task; `reminders` tells how often people were reminded."""
+
+    def __init__(
+        self,
+        *,
+        task: _bmc_pb2.ManualTask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManualTaskChanged: _TypeAlias = ManualTaskChanged  # noqa: Y015

@@ -17,7 +17,7 @@ from metal_kit import logs
 
 from metal_core import facts
 from metal_core.compare import Differences, LeafFacts, compare
-from metal_core.configdb import Rows, former, owned
+from metal_core.configdb import Rows, owned, render
 from metal_core.confirm import Trials
 from metal_core.desired import Desired
 from metal_core.execute import Execution, StepFailed
@@ -92,14 +92,14 @@ class Applier:
         try:
             with clock.phase("prepare"):
                 await self._trials.load()
-                prepared = await self._preparation.prepare(desired, self._trials.back(desired))
+                prepared = await self._preparation.prepare(desired, self._trials.fields)
                 if restoring and (losing := takes_away(prepared.steps, prepared.before)):
                     message = f"the last known good state is stale; it would take away {', '.join(losing[:_SHOWN])}"
                     raise Refused(message, Failure.OBSTACLE)
                 idle = await self._nothing_to_do(prepared)
                 if not idle:
                     sessions = await self._frr.established() & prepared.uplinks
-                    await self._trials.begin(desired, former(prepared.before, prepared.target))
+                    await self._note(prepared)
             if idle:
                 with clock.phase("commit"):
                     await self._commit(prepared, idle=True)
@@ -116,7 +116,7 @@ class Applier:
             with clock.phase("apply"):
                 await execution.run(prepared.steps, side_by_side=prepared.frr_is_new)
             with clock.phase("verify"):
-                await self._verify(prepared, execution)
+                await self._verify(prepared, execution, restoring=restoring)
                 await self._sessions_back(prepared, sessions)
             with clock.phase("commit"):
                 await self._commit(prepared)
@@ -126,23 +126,36 @@ class Applier:
         changed, commands = touched(prepared.steps), execution.frr_commands
         return Outcome(True, "", notes, changed, commands, clock.seconds, found=prepared.differences)
 
+    async def _note(self, prepared: Prepared) -> None:
+        """What a way back needs is on disk before anything is touched. Raises OSError."""
+        fields, back = self._trials.fields, self._trials.ways_back
+        await fields.note(prepared.desired, prepared.before, render(prepared.desired, ""), back)
+        await self._trials.begin(prepared.desired)
+
     async def _nothing_to_do(self, prepared: Prepared) -> bool:
         """Whether the leaf has the state already, and the switch has followed what an interrupted run may have left."""
         if not prepared.nothing_differs or not set(prepared.dispensable) <= set(self._kept_vrfs):
             return False
         if prepared.target != self._followed:
-            if await facts.unmet(self._sonic, expected(prepared.target)):
+            if await facts.unmet(
+                self._sonic, (*expected(prepared.target), *self._trials.fields.unproven(prepared.target))
+            ):
                 return False
             self._followed = prepared.target
         return True
 
-    async def _verify(self, prepared: Prepared, execution: Execution) -> None:
-        """Read everything back. What is reported as applied has been seen in the databases and in FRR."""
+    async def _verify(self, prepared: Prepared, execution: Execution, *, restoring: bool) -> None:
+        """Read everything back. What is reported as applied has been seen in the databases and in FRR.
+
+        A known good state has been seen to work. That a port's link has come up otherwise this time is no reason to
+        keep the tenants from the others.
+        """
         left = prepared.left(await self._sonic.config())
         if left != (FrrConverge(),):
             raise StepFailed(f"CONFIG_DB was changed by somebody else meanwhile; still to do: {left[:_SHOWN]}")
         # Also for rows that were there before: an interrupted run may have written them and never waited.
-        await execution.wait(expected(prepared.target))
+        changed = () if restoring else self._trials.fields.unproven(prepared.target)
+        await execution.wait((*expected(prepared.target), *changed))
         if self._frr.present:
             running = await self._frr.running()
             if differing := differences(running, prepared.wanted, prepared.ports):
@@ -174,6 +187,7 @@ class Applier:
             # The run is taken back, and FRR must not boot with what it had brought.
             await asyncio.to_thread(_put_back, self._frr_conf, before)
             raise
+        await self._trials.fields.settle(prepared.target, prepared.back, self._trials.ways_back)
         await self._frr.keep(prepared.text)
 
     async def _failed(self, prepared: Prepared, error: Exception, clock: _Stopwatch, notes: tuple[str, ...]) -> Outcome:
@@ -181,7 +195,7 @@ class Applier:
         phase, desired = clock.now, prepared.desired
         _log.warning("apply.failed", generation=desired.generation, phase=phase, error=str(error))
         with clock.phase("rollback"):
-            differing = await self._differing(desired)
+            differing = await self._differing(prepared)
             problem = await self._roll_back(prepared)
             if not problem:
                 await self._trials.given_up(desired)
@@ -198,9 +212,9 @@ class Applier:
             found=prepared.differences,
         )
 
-    async def _differing(self, desired: Desired) -> Differences:
+    async def _differing(self, prepared: Prepared) -> Differences:
         try:
-            return compare(desired, await self._preparation.facts())
+            return compare(prepared.desired, await self._preparation.facts(), prepared.back)
         except _FAILURES:
             # Then there is no more to tell than the failure itself.
             return Differences()

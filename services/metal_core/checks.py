@@ -20,6 +20,8 @@ from metal_core.frr.model import Configuration
 
 LAST_VNI = (1 << 24) - 1
 LAST_SPEED = 1_600_000  # Mbit/s, as SONiC's sonic-port.yang has it
+# The way out of a setting that a port cannot have.
+_CHANGED_BY = "set another with `metalctl switch set PARTITION --port {}:{}={}`, or none"
 _PORT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9/_.-]{0,14}")  # IFNAMSIZ of Linux leaves 15 characters
 _PREFIX_LIST = re.compile(
     r"(?:ip|ipv6) prefix-list (\S+) seq \d+ (?:permit|deny) (\S+?)/(\d+)(?: ge (\d+))?(?: le (\d+))?"
@@ -67,6 +69,25 @@ def check_leaf(desired: Desired, rows: Rows) -> list[str]:
         # FRR would take it, and the kernel then refuse every route with this source.
         found.append(f"source_loopback: CONFIG_DB has no row LOOPBACK_INTERFACE|...|{desired.loopback}/32")
     return found + _check_taken(desired, rows) + _check_obstacles(desired, rows)
+
+
+def check_abilities(desired: Desired, abilities: Rows) -> list[str]:
+    """Speeds and error corrections that the switch says a port cannot have; `abilities` are rows of STATE_DB's
+    PORT_TABLE by port. A release that does not say can do everything."""
+    found = []
+    for port in desired.ports:
+        row = abilities.get(port.name, {})
+        for name, value, known in (
+            ("speed", str(port.speed or ""), row.get("supported_speeds", "")),
+            ("fec", port.fec.value, row.get("supported_fecs", "")),
+        ):
+            able = [each.strip() for each in known.split(",")]
+            if value and known not in {"", "N/A"} and value not in able:
+                found.append(
+                    f"ports[{port.name!r}].{name}: the switch says that the port cannot do {value}, only "
+                    f"{', '.join(able)}; {_CHANGED_BY.format(port.name, name, able[0])}"
+                )
+    return found
 
 
 def check_running(desired: Desired, running: Configuration) -> list[str]:
@@ -187,7 +208,8 @@ def _check_port(port: Port, vrfs: frozenset[str]) -> list[str]:
     found += [f"{where}.vnis: {vni} must be from 1 to {LAST_VNI}" for vni in port.vnis if not 1 <= vni <= LAST_VNI]
     if not 0 <= port.speed <= LAST_SPEED or (port.speed % 1000 and port.speed not in {10, 100}):
         found.append(
-            f"{where}.speed: {port.speed} must be in Mbit/s: 0, 10, 100 or a multiple of 1000 up to {LAST_SPEED}"
+            f"{where}.speed: {port.speed} must be in Mbit/s: 0, 10, 100 or a multiple of 1000 up to {LAST_SPEED}; "
+            f"{_CHANGED_BY.format(port.name, 'speed', 25000)}"
         )
     if port.role is PortRole.ADDITIONAL:
         wanted = {"mtu": port.mtu, "speed": port.speed, "fec": port.fec}

@@ -13,15 +13,16 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metal_kit import logs
 
-from metal_core.configdb import Former
 from metal_core.desired import Desired, PortRole, from_json, to_json
+from metal_core.former import FormerFields, standing_of
 from metal_core.known_good import KnownGood, KnownGoodFile, replace_file
+from metal_core.outcome import Standing
 
 FORMAT = 1
 # Seconds that an agent which was away meanwhile has at least to hear the plane, once a trial.
@@ -33,18 +34,16 @@ _log = logs.get_logger("metal_core.confirm")
 class Candidate:
     """A state on trial. `proven_at` is when it was applied and verified, in seconds since the epoch; None before.
 
-    `extended`: an agent that had been away has got its time to hear the plane. `former` are fields of ports that the
-    known good state may say nothing about, as they were with it: the way back leads to those values as well.
+    `extended`: an agent that had been away has got its time to hear the plane.
     """
 
     desired: Desired
     proven_at: float | None
     extended: bool = False
-    former: Former = field(default_factory=dict)
 
 
 class Trials:
-    """What is confirmed and what is on trial.
+    """What is confirmed and what is on trial, and in `fields` what a way back has to bring back beside the states.
 
     `limit` is the seconds that a trial lasts where the state itself does not say it; 0: there are no trials at all.
     """
@@ -56,8 +55,8 @@ class Trials:
         self._path = _beside(known_good)
         self._loaded = False
         self._earlier: Candidate | None = None
-        # Of a candidate, also where there are no trials: a person may bring the leaf back without the agent.
-        self._former: Former = {}
+        self._previous: KnownGood | None = None
+        self.fields = FormerFields(known_good.path.with_name("fields-before.json"))
         self.good: KnownGood | None = None
         self.candidate: Candidate | None = None
 
@@ -69,11 +68,10 @@ class Trials:
         """
         if self._loaded:
             return
-        self.good = await self._file.load()
+        self.good, self._previous = await self._file.load(), await self._file.previous.load()
+        await self.fields.load()
         candidate = await asyncio.to_thread(_read, self._path)
         self._loaded = True
-        if candidate is not None and self.good is not None and candidate.desired != self.good.desired:
-            self._former = candidate.former
         if not self._limit:
             return
         if candidate is not None and (self.good is None or candidate.desired == self.good.desired):
@@ -104,15 +102,14 @@ class Trials:
         """How many seconds a trial of `desired` lasts."""
         return float(desired.confirm_seconds or self._limit) if self._limit else 0.0
 
-    def back(self, desired: Desired) -> Former:
-        """The fields of ports that a way to `desired` brings back; none, unless it is the way back of a trial."""
-        return self._former if self.good is not None and self.good.desired == desired else {}
+    @property
+    def ways_back(self) -> tuple[Standing, ...]:
+        """The states that the agent or a person may bring the leaf back to."""
+        known = (self.good, self._previous, self.candidate, self._earlier)
+        return tuple(dict.fromkeys(standing_of(each.desired) for each in known if each is not None))
 
-    async def begin(self, desired: Desired, former: Former | None = None) -> None:
-        """The leaf is about to be changed for `desired`, `former` fields of ports among it.
-
-        Raises OSError when that cannot be noted.
-        """
+    async def begin(self, desired: Desired) -> None:
+        """The leaf is about to be changed for `desired`. Raises OSError when that cannot be noted."""
         await self.load()
         if not self._limit or self.good is None or self.good.desired == desired:
             return
@@ -120,7 +117,7 @@ class Trials:
             return
         if self.candidate is None or self.candidate.desired != desired:
             self._earlier = self.on_trial
-            await self._store(Candidate(desired, None, former=_earliest(self._former, former or {})))
+            await self._store(Candidate(desired, None))
 
     async def given_up(self, desired: Desired) -> None:
         """What `begin` announced did not work, and the leaf has again what it had before."""
@@ -157,18 +154,17 @@ class Trials:
     async def _confirm(self, desired: Desired) -> None:
         good = KnownGood(desired, self._clock())
         await self._file.store(good)
-        self.good = good
+        self.good, self._previous = good, await self._file.previous.load()
         await self._forget()
 
     async def _store(self, candidate: Candidate) -> None:
         text = json.dumps(_to_json(candidate), indent=1, sort_keys=True) + "\n"
         await asyncio.to_thread(replace_file, self._path, text)
-        self.candidate, self._former = candidate, candidate.former
+        self.candidate = candidate
 
     async def _forget(self) -> None:
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
         self.candidate = self._earlier = None
-        self._former = {}
 
 
 def takes_off(before: Desired, after: Desired) -> bool:
@@ -181,11 +177,6 @@ def takes_off(before: Desired, after: Desired) -> bool:
         if not set(port.vnis) <= set(now.vnis) or not set(port.allowed_prefixes) <= set(now.allowed_prefixes):
             return True
     return False
-
-
-def _earliest(first: Former, then: Former) -> Former:
-    """Both; of a field that both have, what was there `first`."""
-    return {key: {**then.get(key, {}), **first.get(key, {})} for key in (*first, *then)}
 
 
 def read_candidate(known_good: KnownGoodFile) -> Candidate | None:
@@ -213,7 +204,6 @@ def _to_json(candidate: Candidate) -> dict[str, Any]:
         "format": FORMAT,
         "proven_at": candidate.proven_at,
         "extended": candidate.extended,
-        "former": {key: dict(row) for key, row in candidate.former.items()},
         "desired": to_json(candidate.desired),
     }
 
@@ -226,5 +216,4 @@ def _from_json(data: Mapping[str, Any]) -> Candidate:
         from_json(data["desired"]),
         None if proven_at is None else float(proven_at),
         bool(data["extended"]),
-        {str(key): dict(row) for key, row in dict(data.get("former", {})).items()},
     )

@@ -40,6 +40,7 @@ _KEYS: Mapping[Fact, tuple[tuple[str, tuple[str, ...]], ...]] = {
             (Fact.BRIDGE_PORT_PRESENT, Fact.BRIDGE_PORT_GONE),
             (("ASIC_DB", ("ASIC_STATE", *_BRIDGE_PORT)), ("COUNTERS_DB", ("COUNTERS_PORT_NAME_MAP",))),
         ),
+        ((Fact.SPEED, Fact.FEC), (("APPL_DB", ("PORT_TABLE", "*")), ("STATE_DB", ("PORT_TABLE", "*")))),
     )
     for fact in facts
 }

@@ -1,8 +1,9 @@
-"""Which of the facts that a plan waits for hold: read from STATE_DB, COUNTERS_DB and ASIC_DB.
+"""Which of the facts that a plan waits for hold: read from STATE_DB, COUNTERS_DB, ASIC_DB and APPL_DB.
 
 A row in CONFIG_DB is a wish; these databases say what orchagent and the ASIC made of it. VRFs and VLANs announce
 themselves in STATE_DB. Router interfaces and bridge ports are SAI objects in ASIC_DB, found by the name maps of
-COUNTERS_DB.
+COUNTERS_DB. Speed and error correction of a port are in APPL_DB's PORT_TABLE as they were handed to orchagent, and in
+STATE_DB's as the port really runs, while its link is up.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from metal_core.plan import Condition, Fact
-from metal_core.sonic import Sonic, hashes, scan
+from metal_core.sonic import Hash, Sonic, hashes, scan
 
+_FIELDS = {Fact.SPEED: "speed", Fact.FEC: "fec"}
 _PRESENT = frozenset({Fact.RIF_PRESENT, Fact.BRIDGE_PORT_PRESENT, Fact.VRF_PRESENT, Fact.VLAN_PRESENT})
 
 
@@ -31,11 +33,34 @@ async def unmet(sonic: Sonic, conditions: Iterable[Condition]) -> list[Condition
     there[Fact.BRIDGE_PORT_GONE] = there[Fact.BRIDGE_PORT_PRESENT]
     there[Fact.VRF_GONE] = there[Fact.VRF_PRESENT]
     there[Fact.VLAN_GONE] = there[Fact.VLAN_PRESENT]
+    ports = await _ports(sonic, about(*_FIELDS))
     return [
         condition
         for condition in wanted
-        if (condition.name in there[condition.fact]) is not (condition.fact in _PRESENT)
+        if (condition.fact in _FIELDS and not _runs(_FIELDS[condition.fact], condition.value, *ports[condition.name]))
+        or (
+            condition.fact not in _FIELDS
+            and (condition.name in there[condition.fact]) is not (condition.fact in _PRESENT)
+        )
     ]
+
+
+async def _ports(sonic: Sonic, names: set[str]) -> dict[str, tuple[Hash, Hash]]:
+    """The rows of ports in APPL_DB and in STATE_DB, empty where there is none."""
+    if not names:
+        return {}
+    handed, real = await sonic.rows("APPL_DB", "PORT_TABLE", names), await sonic.rows("STATE_DB", "PORT_TABLE", names)
+    return {name: (handed.get(name, {}), real.get(name, {})) for name in names}
+
+
+def _runs(field: str, value: str, handed: Hash, real: Hash) -> bool:
+    """Whether a port has taken the value; of one without a link, or in a release that does not say, nothing is known
+    but that it was handed on. What is negotiated with the other end may well be something else."""
+    if handed.get(field) != value:
+        return False
+    negotiated = value == "auto" or handed.get("autoneg") == "on"
+    unknown = handed.get("oper_status") != "up" or real.get(field, "") in {"", "0", "N/A"}
+    return negotiated or unknown or real[field] == value
 
 
 async def _objects(sonic: Sonic, table: str, names: set[str]) -> set[str]:

@@ -38,17 +38,20 @@ class Fact(StrEnum):
     VRF_GONE = "VRF object gone"
     VLAN_PRESENT = "VLAN present"
     VLAN_GONE = "VLAN gone"
+    SPEED = "runs at speed"
+    FEC = "runs with error correction"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Condition:
-    """`fact` about the object `name` (a port, `Vlan<id>` or `Vrf<vni>`)."""
+    """`fact` about the object `name` (a port, `Vlan<id>` or `Vrf<vni>`), of those that have one with its `value`."""
 
     fact: Fact
     name: str
+    value: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.fact.value}"
+        return f"{self.name}: {self.fact.value} {self.value}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metal_core.checks import check_desired, check_frr, check_leaf, check_running
+from metal_core.checks import check_abilities, check_desired, check_frr, check_leaf, check_running
 from metal_core.compare import Differences, LeafFacts, row_differences
 from metal_core.configdb import Former, Rows, owned, render, the_vtep, with_former
 from metal_core.desired import Desired, PortRole
 from metal_core.execute import commands_of
+from metal_core.former import FormerFields
 from metal_core.frr.delta import converge
 from metal_core.frr.dialect import VrfBackend
 from metal_core.frr.managed import differences, dispensable_vrfs, routers
@@ -82,7 +83,7 @@ class Prepared:
     @property
     def differences(self) -> Differences:
         """What differs before the run."""
-        return Differences(row_differences(self.before, self.target), self.lines)
+        return Differences(row_differences(self.before, *with_former(self.target, self.back)), self.lines)
 
     def left(self, rows: Rows) -> tuple[Step, ...]:
         """What is still to do where CONFIG_DB has `rows`."""
@@ -114,6 +115,7 @@ class Way:
     running: Configuration
     steps: tuple[Step, ...]
     findings: tuple[str, ...]
+    back: Former
 
 
 def rendered(desired: Desired, backend: VrfBackend) -> Rendered:
@@ -124,18 +126,16 @@ def rendered(desired: Desired, backend: VrfBackend) -> Rendered:
     return Rendered(desired, wanted, wanted.text(), tuple(check_frr(wanted)))
 
 
-def way(desired: Desired, facts: LeafFacts, back: Former | None = None) -> Way:
-    """What `desired`, which has no findings of its own, means for a leaf with `facts`; `back` as in `Prepared`."""
-    back = back or {}
-    findings = check_leaf(desired, facts.rows)
+def way(desired: Desired, facts: LeafFacts, fields: FormerFields | None = None) -> Way:
+    """What `desired`, which has no findings of its own, means for a leaf with `facts`, where `fields` are known."""
+    back = fields.back(desired, facts.rows) if fields is not None else {}
+    findings = check_leaf(desired, facts.rows) + check_abilities(desired, facts.abilities)
     if facts.running is not None:
         findings += check_running(desired, facts.running)
     before = owned(facts.rows, desired, back)
-    target, absent = with_former(
-        render(desired, the_vtep(facts.rows)), {key: row for key, row in back.items() if key in facts.rows}
-    )
+    target, absent = with_former(render(desired, the_vtep(facts.rows)), back)
     running = facts.running if facts.running is not None else _EMPTY
-    return Way(before, target, running, plan(before, target, absent=absent), tuple(findings))
+    return Way(before, target, running, plan(before, target, absent=absent), tuple(findings), back)
 
 
 class Preparation:
@@ -151,13 +151,13 @@ class Preparation:
         rows = await self._sonic.config()
         return LeafFacts(rows, (await self._running())[0], self._frr.backend)
 
-    async def prepare(self, desired: Desired, back: Former | None = None) -> Prepared:
-        """Read the leaf and plan the way; `back` as in `Prepared`. Touches nothing.
+    async def prepare(self, desired: Desired, fields: FormerFields | None = None) -> Prepared:
+        """Read the leaf and plan the way; `fields` as in `way`. Touches nothing.
 
         Raises Refused, SonicUnavailable or FrrUnavailable.
         """
         facts, state, read_at = await self._seen(desired)
-        found = way(desired, facts, back)
+        found = way(desired, facts, fields)
         _refuse(found.findings, Failure.OBSTACLE)
         lines = self._lines(facts.running, state) if facts.running is not None else ()
         commands = converge(found.running, state.wanted, desired.own_ports) if lines else ""
@@ -180,7 +180,7 @@ class Preparation:
             found.steps,
             lines,
             commands,
-            back or {},
+            found.back,
             read_at,
         )
 
@@ -192,12 +192,13 @@ class Preparation:
             if not await self._sonic.port_init_done():
                 raise Refused(NO_PORTS, Failure.OUTAGE)
             state, rows = self._render(desired), await self._sonic.config()
+            abilities = await self._sonic.abilities(desired)
             running, read_at = await asked
         finally:
             # Where something else failed first. A failure of its own then says nothing new.
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
-        return LeafFacts(rows, running, self._frr.backend), state, read_at
+        return LeafFacts(rows, running, self._frr.backend, abilities), state, read_at
 
     async def _running(self) -> tuple[Configuration | None, float]:
         """What FRR runs, None without one, and when that was read, by the loop's clock."""

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from metal_core.configdb import PLACEHOLDER, READ_TABLES, table_of
 from metal_core.databases import Location
+from metal_core.desired import Desired, Fec
 
 # Seconds until a command is given up. Redis on a Unix socket answers in microseconds unless the switch is in trouble.
 COMMAND_LIMIT = 5.0
@@ -67,6 +68,11 @@ class Sonic:
                     batch.hdel(key, *gone)
             await batch.execute()
 
+    async def abilities(self, desired: Desired) -> dict[str, Hash]:
+        """Rows of STATE_DB's PORT_TABLE, which say what a port can do, by port of which something is wanted."""
+        ports = [port.name for port in desired.ports if port.speed or port.fec is not Fec.KEEP]
+        return await self.rows("STATE_DB", "PORT_TABLE", ports) if ports else {}
+
     async def port_init_done(self) -> bool:
         """Whether SONiC has created its ports (APPL_DB PORT_TABLE:PortInitDone); before that rows may be lost."""
         async with self.database("APPL_DB") as db:
@@ -74,12 +80,12 @@ class Sonic:
 
     async def oper_states(self, ports: Iterable[str]) -> dict[str, str]:
         """`oper_status` by port from APPL_DB's PORT_TABLE; ports without one are left out."""
-        rows = await self._rows("APPL_DB", "PORT_TABLE", ports)
+        rows = await self.rows("APPL_DB", "PORT_TABLE", ports)
         return {name: row["oper_status"] for name, row in rows.items() if "oper_status" in row}
 
     async def lldp_neighbours(self, ports: Iterable[str]) -> dict[str, Hash]:
         """Rows of APPL_DB's LLDP_ENTRY_TABLE by port: lldp_rem_chassis_id, lldp_rem_sys_name, …"""
-        return await self._rows("APPL_DB", "LLDP_ENTRY_TABLE", ports)
+        return await self.rows("APPL_DB", "LLDP_ENTRY_TABLE", ports)
 
     def key(self, database: str, *parts: str) -> str:
         """The key of an object in `database`."""
@@ -101,7 +107,8 @@ class Sonic:
                 raise asyncio.CancelledError from error
             raise SonicUnavailable(f"{name}: {error or type(error).__name__}") from error
 
-    async def _rows(self, database: str, table: str, names: Iterable[str]) -> dict[str, Hash]:
+    async def rows(self, database: str, table: str, names: Iterable[str]) -> dict[str, Hash]:
+        """The rows of a table in a database by name; those that are missing are left out."""
         keys = {self.key(database, table, name): name for name in names}
         async with self.database(database) as db:
             return {keys[key]: row for key, row in (await hashes(db, keys)).items()}

@@ -54,7 +54,7 @@ class SimLeaf:
             )
             for name, number in self._numbers.items()
         }
-        self._orchagent = Orchagent(self._databases, port_oids(spec), hardware)
+        self._orchagent = Orchagent(self._databases, port_oids(spec), self.faults, hardware)
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 

@@ -1,7 +1,8 @@
 """As much of SONiC's orchagent as an agent waits for: objects that follow CONFIG_DB, late and in a certain order.
 
 It keeps VRF_OBJECT_TABLE and VLAN_TABLE of STATE_DB, and router interfaces and bridge ports of ASIC_DB with their names
-in COUNTERS_DB. Where the real one crashes or wedges on a wrong order of changes, this one records a violation, so that
+in COUNTERS_DB. Speed and error correction of ports get into APPL_DB as they are wanted, and into STATE_DB as they are.
+Where the real one crashes or wedges on a wrong order of changes, this one records a violation, so that
 a test can demand that there was none.
 """
 
@@ -13,8 +14,9 @@ from itertools import count
 
 from redis.asyncio import Redis
 
+from metal_sim.leaf.faults import LeafFaults
 from metal_sim.leaf.hardware import Hardware, NoHardware
-from metal_sim.leaf.rows import Rows
+from metal_sim.leaf.rows import FECS, SPEEDS, Rows
 
 _RIF = "ASIC_STATE:SAI_OBJECT_TYPE_ROUTER_INTERFACE"
 _BRIDGE_PORT = "ASIC_STATE:SAI_OBJECT_TYPE_BRIDGE_PORT"
@@ -24,13 +26,15 @@ _BRIDGE_PORT = "ASIC_STATE:SAI_OBJECT_TYPE_BRIDGE_PORT"
 class _Objects:
     """What exists in the hardware: VRF by router interface, VLAN by bridged port, and the oids of both.
 
-    `vnis` has VLAN and VNI by tunnel map, `ports` MTU and whether it is up by port.
+    `vnis` has VLAN and VNI by tunnel map, `ports` MTU and whether it is up by port, `wanted` their speed and error
+    correction.
     """
 
     vrfs: set[str] = field(default_factory=set)
     vlans: set[str] = field(default_factory=set)
     vnis: dict[str, tuple[str, int]] = field(default_factory=dict)
     ports: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    wanted: dict[str, tuple[str, str]] = field(default_factory=dict)
     rifs: dict[str, str] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
     oids: dict[str, str] = field(default_factory=dict)
@@ -43,10 +47,15 @@ class Orchagent:
     """
 
     def __init__(
-        self, databases: Mapping[str, Redis], ports: Mapping[str, str], hardware: Hardware | None = None
+        self,
+        databases: Mapping[str, Redis],
+        ports: Mapping[str, str],
+        faults: LeafFaults,
+        hardware: Hardware | None = None,
     ) -> None:
         self._asic, self._counters, self._state = databases["ASIC_DB"], databases["COUNTERS_DB"], databases["STATE_DB"]
-        self._ports = ports
+        self._appl = databases["APPL_DB"]
+        self._ports, self._faults = ports, faults
         self._hardware: Hardware = hardware or NoHardware()
         self._there = _Objects()
         self._numbers = count(1)
@@ -59,6 +68,8 @@ class Orchagent:
         self._there = _Objects()
         for name, oid in self._ports.items():
             await self._counters.hset("COUNTERS_PORT_NAME_MAP", name, oid)
+            able = {"supported_speeds": ",".join(SPEEDS), "supported_fecs": ",".join(FECS)}
+            await _replace(self._state, f"PORT_TABLE|{name}", able)
 
     async def follow(self, rows: Rows) -> None:
         """One pass: let go of what CONFIG_DB does not have any more, then create what it has."""
@@ -166,6 +177,30 @@ class Orchagent:
             if self._there.ports.get(name) != wanted:
                 await self._hardware.set_port(name, *wanted)
                 self._there.ports[name] = wanted
+            await self._set_speed(name, row)
+
+    async def _set_speed(self, name: str, row: Mapping[str, str]) -> None:
+        speed, fec = wanted = row.get("speed", ""), row.get("fec", "")
+        if self._there.wanted.get(name) == wanted:
+            return
+        self._there.wanted[name] = wanted
+        await _replace(self._appl, f"PORT_TABLE:{name}", {"speed": speed, "fec": fec})
+        # Without a wish for one a port of this switch has no error correction. What it cannot do is passed over.
+        real = {"fec": fec or "none", "speed": speed}
+        real = {each: value for each, value in real.items() if value in (*SPEEDS, *FECS)}
+        if not self._faults.speed_ignored:
+            await _replace(self._state, f"PORT_TABLE|{name}", real)
+
+
+async def _replace(database: Redis, key: str, fields: Mapping[str, str]) -> None:
+    """Set fields of a row; those that are empty are not in it."""
+    async with database.pipeline(transaction=True) as batch:
+        for name, value in fields.items():
+            if value:
+                batch.hset(key, name, value)
+            else:
+                batch.hdel(key, name)
+        await batch.execute()
 
 
 def _rank(key: str) -> int:

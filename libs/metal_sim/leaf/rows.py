@@ -20,6 +20,9 @@ DATABASES: Mapping[str, tuple[int, str]] = {
 }
 # Each leaf on a shared server gets its own block of numbers.
 DATABASES_PER_LEAF = 16
+# What each port can do, in Mbit/s and as SONiC names error corrections.
+SPEEDS = ("1000", "10000", "25000", "40000", "50000", "100000")
+FECS = ("none", "rs", "fc", "auto")
 VTEP = "vtep"
 Rows = dict[str, dict[str, str]]
 

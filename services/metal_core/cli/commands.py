@@ -64,7 +64,7 @@ async def _render(leaf: Leaf, options: argparse.Namespace) -> int:
 
 async def _diff(leaf: Leaf, options: argparse.Namespace) -> int:
     wish = await _wish(leaf, options)
-    found = (await preview(leaf, await view(leaf), wish.desired)).differences
+    found = (await preview(leaf, await view(leaf, wish.desired), wish.desired)).differences
     if options.output == "json":
         print_json(tell.differences_json(found))
     else:
@@ -75,7 +75,7 @@ async def _diff(leaf: Leaf, options: argparse.Namespace) -> int:
 
 async def _change(leaf: Leaf, options: argparse.Namespace, wish: Wish, *, dry_run: bool) -> int:
     if dry_run:
-        found = await preview(leaf, await view(leaf), wish.desired)
+        found = await preview(leaf, await view(leaf, wish.desired), wish.desired)
         _show_plan(options, found, wish)
         return REFUSED if found.findings else 0
     try:
@@ -91,7 +91,7 @@ async def _change(leaf: Leaf, options: argparse.Namespace, wish: Wish, *, dry_ru
 
 
 async def _carry_out(leaf: Leaf, options: argparse.Namespace, wish: Wish) -> int:
-    found = await preview(leaf, await view(leaf), wish.desired)
+    found = await preview(leaf, await view(leaf, wish.desired), wish.desired)
     if found.findings:
         _show_plan(options, found, wish)
         return REFUSED

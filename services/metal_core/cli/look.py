@@ -46,10 +46,14 @@ class Preview:
         )
 
 
-async def view(leaf: Leaf) -> View:
-    """The leaf as it is now. Raises CommandFailed where Redis or FRR do not answer."""
+async def view(leaf: Leaf, desired: Desired | None = None) -> View:
+    """The leaf as it is now, and what its ports can do of what is `desired`.
+
+    Raises CommandFailed where Redis or FRR do not answer.
+    """
     try:
         rows = await leaf.sonic.config(READ_TABLES | {_WHO})
+        abilities = await leaf.sonic.abilities(desired) if desired is not None else {}
         created = await leaf.sonic.port_init_done()
         running = await leaf.frr.running() if leaf.frr.present else None
     except SonicUnavailable as error:
@@ -58,7 +62,7 @@ async def view(leaf: Leaf) -> View:
         raise CommandFailed(f"{error}; METALPLANE_VTYSH says how to call vtysh", UNREACHABLE) from error
     name = leaf.settings.switch_id or rows.get(f"{_WHO}|localhost", {}).get("hostname", "")
     own = {key: row for key, row in rows.items() if not key.startswith(_WHO)}
-    return View(LeafFacts(own, running, leaf.frr.backend), name, created)
+    return View(LeafFacts(own, running, leaf.frr.backend, abilities), name, created)
 
 
 async def preview(leaf: Leaf, seen: View, desired: Desired) -> Preview:
@@ -66,15 +70,15 @@ async def preview(leaf: Leaf, seen: View, desired: Desired) -> Preview:
     state = rendered(desired, leaf.frr.backend)
     if state.findings:
         return Preview(Differences(), state.findings)
-    await leaf.trials.load()
-    found = way(desired, seen.facts, leaf.trials.back(desired))
+    await leaf.trials.fields.load()
+    found = way(desired, seen.facts, leaf.trials.fields)
     steps = tuple(
         (step, commands_of(step, found.running, state.wanted, desired.own_ports) if leaf.frr.present else "")
         for step in found.steps
     )
     findings = [*_not_this_leaf(seen, desired), *found.findings]
     findings += await _refused_by_frr(leaf, [state.text, *(commands for _, commands in steps if commands)])
-    return Preview(compare(desired, seen.facts), tuple(findings), steps)
+    return Preview(compare(desired, seen.facts, found.back), tuple(findings), steps)
 
 
 async def vtep_of(sonic: Sonic) -> str:

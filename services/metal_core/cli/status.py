@@ -23,11 +23,12 @@ async def show_status(leaf: Leaf, options: argparse.Namespace) -> int:
     candidate = await asyncio.to_thread(read_candidate, leaf.known_good)
     quarantine = Quarantine(leaf.settings.state_directory)
     await quarantine.load()
-    seen, holder = await view(leaf), await asyncio.to_thread(leaf.lock.holder)
+    holder = await asyncio.to_thread(leaf.lock.holder)
     # What is on trial is what the leaf should have now; the last known good state is where it would go back to.
     current = candidate.desired if candidate is not None and candidate.proven_at is not None else None
     if current is None and good is not None:
         current = good.desired
+    seen = await view(leaf, current)
     found = await preview(leaf, seen, current) if current is not None else None
     if options.output == "json":
         print_json(_values(seen, holder, good, candidate, quarantine.entry, found))

@@ -18,7 +18,8 @@ _PUT = """
 """
 # Leaves of a rack that have yet to arrive: at the content that they are held at, or at the end of that, the latter only
 # while they are there. Changes of tenants under a pin are no return: whoever has a generation of the pin has arrived,
-# and so has who had the content before it was pinned, for which no generation is made. The asked one comes first.
+# and so has who had the content before it was pinned, for which no generation is made. Nor is one made for the end of a
+# pin whose content the plane wants by now: the leaf still has to get there. The asked one comes first.
 _RETURNING = f"""
     SELECT o.id, o.desired_generation, p.switch_id IS NOT NULL AS pinned
     FROM switch s
@@ -28,9 +29,10 @@ _RETURNING = f"""
     LEFT JOIN switch_generation n ON n.switch_id = o.id AND n.generation = o.desired_generation
     LEFT JOIN switch_generation a ON a.switch_id = o.id AND a.generation = y.applied_generation
     WHERE s.id = $1 AND y.applied_generation < o.desired_generation
-        AND CASE WHEN p.switch_id IS NULL THEN a.pinned_to > 0 AND {CONNECTED}
-            ELSE n.pinned_to > 0 AND a.pinned_to IS DISTINCT FROM p.generation AND y.applied_generation <> p.generation
-            END
+        AND (p.switch_id IS NOT NULL OR {CONNECTED})
+        AND CASE WHEN n.pinned_to > 0 THEN a.pinned_to IS DISTINCT FROM coalesce(p.generation, n.pinned_to)
+                AND y.applied_generation <> coalesce(p.generation, n.pinned_to)
+            ELSE p.switch_id IS NULL AND a.pinned_to > 0 END
     ORDER BY o.id <> s.id, o.id LIMIT 1
 """
 _RACK = """

@@ -269,6 +269,26 @@ async def test_of_two_leaves_that_have_both_yet_to_return_none_waits_for_the_oth
     assert not (await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf02"))).HasField("pin")
 
 
+async def test_a_leaf_that_was_let_go_on_its_way_back_is_waited_for_though_it_wants_nothing_new(
+    fabric: Any, pair: Any, attached: Any, eventually: Any
+) -> None:
+    """The plane wants by now what the leaf was rolled back to, so that the end of its pin is no new generation."""
+    generations, (machine, allocation) = fabric.generations(), attached
+    await generations.RollbackSwitch(rollback(1))
+    await eventually(lambda: pair[0].generation == 3)
+    await fabric.switches().DetachMachine(DetachMachineRequest(machine=machine, allocation=allocation))
+    await follow(pair[1:], eventually, 3)
+    shown = await generations.UnpinSwitch(UnpinSwitchRequest(switch_id="leaf01"))
+    assert (shown.sync.desired_generation, shown.sync.applied_generation, shown.HasField("pin")) == (3, 2, False)
+    other = RollbackSwitchRequest(switch_id="leaf02", generation=1)
+    with pytest.raises(FailedPrecondition) as caught:
+        await generations.RollbackSwitch(other)
+    assert caught.value.reason == "OTHER_LEAF_RETURNING"
+    assert "leaf01" in caught.value.message
+    await follow(pair[:1], eventually, 3)
+    assert (await generations.RollbackSwitch(other)).pin.generation == 1
+
+
 async def test_of_two_leaves_that_are_rolled_back_at_once_one_is(fabric: Any, pair: Any, attached: Any) -> None:
     answers = await asyncio.gather(
         *(

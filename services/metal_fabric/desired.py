@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from metal_fabric.filters import TENANT_ROLES, UNPROVISIONED, PortRole, Wish
 from metal_fabric.ports import Fec, LinkState, sort_key
-from metal_fabric.settings import NOTHING_SET, DriftPolicy, Settings
+from metal_fabric.settings import NOTHING_SET, DriftPolicy, Settings, ignored
 from metal_fabric.switch import Port, Switch
 
 # Bytes. EVPN underlay links carry VXLAN's overhead on top of the tenants' 9000 (metal-core's values).
@@ -106,7 +106,7 @@ def desired_state(
     """
     ports = sorted(switch.ports.values(), key=lambda port: sort_key(port.name, switch.facts.os))
     additional = settings.additional_bridge_ports
-    shapes = {each.name: each for each in settings.ports}
+    shapes = {each.name: each for each in settings.ports if not ignored(each, additional, switch.facts.partition)}
     shaped = []
     for port in ports:
         wish = wishes.get(port.name, UNPROVISIONED)

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from metal_fabric.desired import DesiredPort, DesiredState, DesiredVrf
 from metal_fabric.filters import TENANT_ROLES, PortRole
 from metal_fabric.problems import Refused
+from metal_fabric.settings import is_speed
 
 _SHOWN = 5
 
@@ -99,7 +100,8 @@ def lacking(state: DesiredState, live: DesiredState) -> frozenset[str]:
 def _held_port(old: DesiredPort | None, live: DesiredPort) -> DesiredPort:
     if old is None or PortRole.UPLINK in {old.role, live.role} or not _permitted(old, live):
         return live
-    return old
+    # What was made before the rule against it must not keep the leaf from all else.
+    return old if is_speed(old.speed) else old._replace(speed=live.speed, fec=live.fec)
 
 
 def _part(port: DesiredPort) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ matter. What is not set is as every leaf has it by itself, and takes no part in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from ipaddress import IPv4Network, ip_network
@@ -20,6 +20,8 @@ from metal_fabric.vlans import FIRST_VLAN, LAST_VLAN
 # RFC 4271 section 4.2: a hold time of 1 or 2 s must be refused. Section 4.4: a third of it between two keepalives.
 LEAST_HOLD = 3
 KEEPALIVES_PER_HOLD = 3
+# Mbit/s, as the contract and metal-core have it.
+LAST_SPEED = 1_600_000
 _PORTS = "settings.ports"
 
 
@@ -103,13 +105,36 @@ def _check_ports(settings: Settings) -> None:
                 field=_PORTS,
             )
     for port in settings.ports:
-        if port.speed % 1000 and port.speed not in {10, 100}:
-            raise Invalid(
-                "PORT_SPEED_UNKNOWN",
-                f"speed {port.speed} of port {port.name} must be in Mbit/s: 10, 100 or a multiple of 1000, "
-                "such as 25000 for 25 Gbit/s",
-                field=_PORTS,
-            )
+        if not is_speed(port.speed):
+            raise Invalid("PORT_SPEED_UNKNOWN", _unknown_speed(port), field=_PORTS)
+
+
+def is_speed(speed: int) -> bool:
+    """Whether ports can have this speed, in Mbit/s; 0 leaves a port its own. metal-core refuses a whole state for one
+    that they cannot have."""
+    return 0 <= speed <= LAST_SPEED and (speed % 1000 == 0 or speed in {10, 100})
+
+
+def ignored(port: PortSettings, additional: Collection[str], partition: str) -> str:
+    """Why leaves are not told what is set about a port, and the way out; empty when they are. `additional` names the
+    operator's own ports.
+
+    What is stored may be older than the rule that would refuse it by now, and must not keep a leaf from all else.
+    """
+    if port.name in additional:
+        what = f"port {port.name} is the operator's own, so its speed and error correction are left alone"
+    elif not is_speed(port.speed):
+        what = f"{_unknown_speed(port)}; it is left alone"
+    else:
+        return ""
+    return f"{what}. Set the ports of partition {partition} anew: `metalctl switch set {partition} --port ...`"
+
+
+def _unknown_speed(port: PortSettings) -> str:
+    return (
+        f"speed {port.speed} of port {port.name} must be in Mbit/s: 10, 100 or a multiple of 1000, "
+        "such as 25000 for 25 Gbit/s"
+    )
 
 
 def canonical_ports(ports: Iterable[PortSettings]) -> tuple[PortSettings, ...]:

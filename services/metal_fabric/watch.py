@@ -43,6 +43,7 @@ _SEVERITIES = {
     Code.BEHIND: Severity.MINOR,
     Code.PREFIX_LIMIT_NEAR: Severity.MINOR,
     Code.DRIFT: Severity.MINOR,
+    Code.PORT_SETTING_IGNORED: Severity.MINOR,
 }
 
 

@@ -9,6 +9,7 @@ import asyncpg
 from metal_kit.db import Connection
 
 from metal_fabric.health import RIVAL_FORGOTTEN, Code, Facts, Finding, SessionCount
+from metal_fabric.settings import ignored, of_stored
 from metal_fabric.store.syncs import CONNECTED
 
 _APPLY = """
@@ -65,6 +66,9 @@ _FACTS = f"""
 """
 _UPLINKS = "SELECT switch_id, name, reported FROM port WHERE uplink AND switch_id = ANY ($1) ORDER BY switch_id, name"
 _FINDINGS = "SELECT * FROM finding WHERE switch_id = ANY ($1) ORDER BY switch_id, source, code, subject"
+# Of few switches is anything set about ports at all.
+_SHAPED = "SELECT id, partition, settings FROM switch WHERE id = ANY ($1) AND settings ? 'ports'"
+_HAS_PORTS = "SELECT name FROM port WHERE switch_id = $1 AND name = ANY ($2)"
 _IDS = "SELECT id FROM switch WHERE id > $1 ORDER BY id LIMIT $2"
 
 
@@ -133,10 +137,22 @@ class FindingStore:
         findings: dict[str, list[Finding]] = {}
         for row in await conn.fetch(_FINDINGS, ids):
             findings.setdefault(row["switch_id"], []).append(_finding(row))
+        for row in await conn.fetch(_SHAPED, ids):
+            findings.setdefault(row["id"], []).extend(await self._ignored(conn, row))
         return {
             row["id"]: _facts(row, ports.get(row["id"], ()), tuple(findings.get(row["id"], ())))
             for row in await conn.fetch(_FACTS, ids)
         }
+
+    async def _ignored(self, conn: Connection, row: asyncpg.Record) -> list[Finding]:
+        """What is set about ports of a switch and not heeded. Not stored: it is over when the settings are others."""
+        settings = of_stored(row["settings"])
+        why = {port.name: ignored(port, settings.additional_bridge_ports, row["partition"]) for port in settings.ports}
+        wrong = {name: message for name, message in why.items() if message}
+        if not wrong:
+            return []
+        there = await conn.fetch(_HAS_PORTS, row["id"], list(wrong))
+        return [Finding(Code.PORT_SETTING_IGNORED, name, wrong[name]) for (name,) in sorted(map(tuple, there))]
 
 
 def _text(said: str) -> str:

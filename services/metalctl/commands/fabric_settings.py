@@ -18,6 +18,8 @@ from metalctl.output import show_one
 from metalctl.session import run
 
 Partition = Annotated[str, typer.Argument(help="the partition")]
+# Mbit/s, by the contract.
+_LAST_SPEED = 1_600_000
 _NEVER = ("id", "etag", "update_time")
 _NAMES = {field.name.replace("_", "-"): field.name for field in pb.FabricSettings.DESCRIPTOR.fields}
 
@@ -113,6 +115,13 @@ def _port(text: str) -> pb.PortSettings:
     known = {each.removeprefix("PORT_FEC_").lower(): number for each, number in pb.PortFec.items() if number}
     if not name or wanted or not (speed.isascii() and speed.isdigit()) or (fec and fec not in known):
         fail(f"--port {text!r}: write it as NAME:speed=25000,fec=rs; fec is one of {', '.join(known)}", USAGE)
+    if int(speed) > _LAST_SPEED or (int(speed) % 1000 and int(speed) not in {10, 100}):
+        # As fabric says it, which would refuse it too.
+        fail(
+            f"speed {speed} of port {name} must be in Mbit/s: 10, 100 or a multiple of 1000, "
+            "such as 25000 for 25 Gbit/s",
+            USAGE,
+        )
     return pb.PortSettings(name=name, speed=int(speed), fec=known.get(fec, pb.PORT_FEC_UNSPECIFIED))
 
 

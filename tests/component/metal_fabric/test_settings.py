@@ -19,6 +19,7 @@ from metalplane.fabric.v1.settings_pb2 import (
     UpdateFabricSettingsRequest,
 )
 from metalplane.fabric.v1.switch_pb2 import GetSwitchRequest
+from metalplane.plane.v1.issue_pb2 import ListPlaneIssuesRequest
 
 TIMERS = FabricSettings(id="mini", bgp_keepalive=2, bgp_hold=8)
 
@@ -63,6 +64,32 @@ async def test_settings_reach_the_leaves_of_a_rack_one_after_the_other(fabric: A
     await eventually(lambda: rolled_out(fabric), what="the end of the rollout")
     done = await fabric.switches(token="viewer").GetSwitch(GetSwitchRequest(id="leaf02"))
     assert not done.settings_wait_for
+
+
+async def test_a_nonsensical_speed_from_before_it_was_refused_keeps_a_leaf_from_nothing(
+    fabric: Any, pair: Any, eventually: Any
+) -> None:
+    ports = '[{"name": "Ethernet4", "speed": 7, "fec": ""}, {"name": "Ethernet999", "speed": 7, "fec": ""}]'
+    settings = f'{{"bgp_hold": 9, "bgp_keepalive": 3, "ports": {ports}}}'
+    await fabric.rows("UPDATE switch SET settings = $1::text::jsonb WHERE id = 'leaf01'", settings)
+    await pair[0].close()
+    await pair[0].open()
+    await eventually(lambda: pair[0].generation == 2)
+    state = pair[0].states[-1]
+    assert (state.bgp_hold, {port.speed for port in state.ports}) == (9, {0})
+    await follow(pair[0], eventually, 2)
+    shown = await fabric.switches(token="viewer").GetSwitch(GetSwitchRequest(id="leaf01"))
+    (reason,) = shown.sync.health_reasons
+    assert (reason.code, shown.sync.health) == ("PORT_SETTING_IGNORED", switch_pb2.SWITCH_HEALTH_DEGRADED)
+    assert all(word in reason.message for word in ("speed 7 of port Ethernet4", "metalctl switch set mini --port"))
+    issues = await fabric.issues(token="operator").ListPlaneIssues(ListPlaneIssuesRequest())
+    told = [each.id for each in issues.issues if each.id.startswith("switch/")]
+    assert told == ["switch/leaf01/PORT_SETTING_IGNORED/Ethernet4"]
+    await update(fabric, FabricSettings(id="mini", ports=[PortSettings(name="Ethernet4", speed=25000)]))
+    await eventually(lambda: pair[0].generation == 3)
+    assert {port.name: port.speed for port in pair[0].states[-1].ports if port.speed} == {"Ethernet4": 25000}
+    shown = await fabric.switches(token="viewer").GetSwitch(GetSwitchRequest(id="leaf01"))
+    assert not shown.sync.health_reasons
 
 
 async def test_settings_that_a_leaf_cannot_apply_never_reach_the_other_one(

@@ -7,6 +7,7 @@ import pytest
 from metal_fabric.desired import desired_state
 from metal_fabric.filters import PortRole, Wish
 from metal_fabric.messages import desired_message, desired_of, digest_of
+from metal_fabric.pinning import held
 from metal_fabric.ports import AdminState, Fec, LinkState, SwitchOs
 from metal_fabric.problems import Invalid
 from metal_fabric.settings import (
@@ -17,6 +18,7 @@ from metal_fabric.settings import (
     canonical_ports,
     canonical_routes,
     check,
+    ignored,
     of_stored,
     stored,
 )
@@ -69,6 +71,25 @@ def test_settings_that_contradict_themselves_are_refused(change: dict[str, objec
         check(replace(EVERYTHING, **change))  # type: ignore[arg-type]
     assert caught.value.reason == reason
     assert caught.value.field.startswith("settings.")
+
+
+@pytest.mark.parametrize("port", [PortSettings("Ethernet4", 25), PortSettings("Ethernet8", 1000)])
+def test_what_was_stored_before_it_was_refused_leaves_the_port_alone_and_nothing_else(port: PortSettings) -> None:
+    good = PortSettings("Ethernet120", 100_000, Fec.RS)
+    settings = replace(EVERYTHING, ports=(port, good))
+    state = desired_state(LEAF, {}, {}, settings=settings)
+    shapes = {each.name: (each.speed, each.fec) for each in state.ports}
+    assert (shapes[port.name], shapes["Ethernet120"]) == ((0, Fec.UNSET), (100_000, Fec.RS))
+    told = ignored(port, settings.additional_bridge_ports, "mini")
+    assert all(word in told for word in (port.name, "metalctl switch set mini --port"))
+    assert not ignored(good, settings.additional_bridge_ports, "mini")
+
+
+def test_an_old_content_with_a_speed_that_no_port_has_is_held_without_it() -> None:
+    live = desired_state(LEAF, {}, {}, settings=replace(EVERYTHING, ports=()))
+    port = next(each for each in live.ports if each.name == "Ethernet4")
+    old = replace(live, ports=tuple(each._replace(speed=25) if each is port else each for each in live.ports))
+    assert held(old, live, {}) == live
 
 
 def test_routes_are_sorted_and_named_once() -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from google.protobuf import empty_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
+from metal_fabric.problems import Invalid
+from metal_fabric.settings import PortSettings as SetPort
+from metal_fabric.settings import Settings, check
 from metal_kit.errors import FailedPrecondition
 from metalplane.fabric.v1 import generation_pb2, switch_pb2
 from metalplane.fabric.v1.settings_pb2 import (
@@ -187,6 +190,15 @@ def test_settings_are_changed_by_name_and_cleared_by_name(call: Any, plane: Any)
 def test_a_change_of_no_setting_or_of_one_twice_asks_nobody(call: Any, plane: Any, arguments: list[str]) -> None:
     assert call("switch", "set", "mini", *arguments).code == 2
     assert not plane.asked
+
+
+@pytest.mark.parametrize("speed", [25, 1001, 1_601_000])
+def test_a_speed_that_no_port_has_is_refused_here_in_the_words_of_fabric(call: Any, plane: Any, speed: int) -> None:
+    outcome = call("switch", "set", "mini", "--port", f"Ethernet4:speed={speed}")
+    assert (outcome.code, plane.asked) == (2, [])
+    with pytest.raises(Invalid) as caught:
+        check(Settings(ports=(SetPort("Ethernet4", speed),)))
+    assert caught.value.message in outcome.err
 
 
 def test_a_refused_rollback_is_one_line(call: Any, plane: Any) -> None:

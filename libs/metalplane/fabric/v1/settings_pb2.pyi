@@ -91,9 +91,11 @@ class PortSettings(_message.Message):
     name: _builtins.str
     """Name."""
     speed: _builtins.int
-    """Speed in Mbit/s; 0 to leave it as it is."""
+    """Speed in Mbit/s: 10, 100 or a multiple of 1000, such as 25000 for 25 Gbit/s; 0 to leave it as it is. Another one is
+    refused; one that was stored before that leaves the port alone, and its leaves tell it (`PORT_SETTING_IGNORED`).
+    """
     fec: Global___PortFec.ValueType
-    """Forward error correction. Both ends of a link need the same."""
+    """Forward error correction: none, rs, fc or auto. Both ends of a link need the same."""
     def __init__(
         self,
         *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 EXCHANGES = Histogram(
     "metalplane_bmc_exchange_seconds",
@@ -19,4 +19,6 @@ DROPPED_DATAGRAMS = Counter(
     "Datagrams on the RMCP+ sockets that belonged to no exchange or session, by cause.",
     ["cause"],
 )
+CONSOLES = Gauge("metalplane_bmc_consoles", "Serial consoles that are open or being opened.")
+CONSOLE_LOSSES = Counter("metalplane_bmc_console_losses_total", "Times that an open serial console was lost.")
 LEASE_PROBLEMS = Counter("metalplane_bmc_lease_problems_total", "Records of the lease file that could not be read.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -19,8 +21,12 @@ from pydantic_settings import NoDecode
 
 from metal_bmc.announcer import Announcer
 from metal_bmc.api import BmcApi
+from metal_bmc.api.console import ConsoleApi
 from metal_bmc.api.service import SERVICE
 from metal_bmc.command import Patience
+from metal_bmc.console.hub import ConsoleHub, HubPlan
+from metal_bmc.console.machine import ConsolePlan
+from metal_bmc.console.recording import Recorder
 from metal_bmc.controller import BmcReconciler
 from metal_bmc.credentials import KeyRing
 from metal_bmc.desk import TaskDesk
@@ -31,6 +37,7 @@ from metal_bmc.drivers.pool import WorkerPool
 from metal_bmc.drivers.pyghmi import PyghmiFru
 from metal_bmc.drivers.redfish import RedfishDriver
 from metal_bmc.drivers.router import DriverSet
+from metal_bmc.drivers.sol import SolConsoles
 from metal_bmc.exchange import BmcExchange
 from metal_bmc.poller import Poller, PollPlan
 from metal_bmc.redfish.client import RedfishClient, SessionLife
@@ -74,6 +81,18 @@ class Settings(ServiceSettings):
     factory_password: SecretStr = Field(SecretStr(""), description="its password")
     factory_port: int = Field(623, ge=1, le=65535, description="RMCP port of BMCs in the lease file")
 
+    consoles: int = Field(64, ge=1, le=1000, description="serial consoles that are open at once")
+    console_linger_seconds: float = Field(60.0, ge=0, le=3600, description="a console without readers is closed then")
+    console_idle_seconds: float = Field(
+        4 * 3600.0, gt=0, description="a console is closed when nothing was typed or printed for so long"
+    )
+    console_reopen_seconds: float = Field(
+        900.0, gt=0, description="a BMC that is lost has so long to come back before its readers are let go"
+    )
+    console_recordings: str = Field("", description="directory to record what consoles print in; empty: no recording")
+    console_recording_bytes: int = Field(10 << 20, ge=4096, description="a recording is turned over at that size")
+    console_recording_files: int = Field(4, ge=1, le=100, description="files a machine, the present one included")
+
     @field_validator("lease_networks", "lease_ignored_macs", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -109,6 +128,24 @@ def _discovery_plan(settings: Settings) -> DiscoveryPlan:
         password=settings.factory_password.get_secret_value(),
         deadline=settings.exchange_seconds,
     )
+
+
+def _console_plan(settings: Settings) -> HubPlan:
+    console = ConsolePlan(
+        linger=settings.console_linger_seconds,
+        idle=settings.console_idle_seconds,
+        reopen=settings.console_reopen_seconds,
+    )
+    return HubPlan(most=settings.consoles, open_seconds=settings.exchange_seconds, console=console)
+
+
+def _recorder(settings: Settings) -> Recorder | None:
+    if not settings.console_recordings:
+        return None
+    directory = Path(settings.console_recordings)
+    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+        raise StartError("METALPLANE_CONSOLE_RECORDINGS: has to be a directory that this service may write to")
+    return Recorder(directory, most_bytes=settings.console_recording_bytes, files=settings.console_recording_files)
 
 
 def _controller(
@@ -178,13 +215,22 @@ async def compose(rt: Runtime) -> Parts:
     if settings.lease_file:
         discovery = Discovery(db, driver, ring, rt.clock, partition=partition, plan=_discovery_plan(settings))
         background.append(Background("discovery", lambda: discovery.run(rt.stopping)))
-    api = BmcApi(db, registry, resealing, desk, rt.paging)
+    recorder = _recorder(settings)
+    hub = ConsoleHub(
+        db, exchange, SolConsoles(client), partition=partition, plan=_console_plan(settings), recorder=recorder
+    )
+    background.append(Background("consoles", lambda: hub.run(rt.stopping)))
+    closing: list[Callable[[], Awaitable[None]]] = [driver.close]
+    if recorder is not None:
+        background.append(Background("recorder", lambda: recorder.run(rt.stopping)))
+        closing.append(recorder.close)
+    api = BmcApi(db, registry, resealing, desk, rt.paging, ConsoleApi(hub))
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
         controllers=[_controller(settings, rt, exchange, announcer, registry, desk)],
         issues=[("manual tasks", desk.issues)],
         background=background,
-        close=[driver.close],
+        close=[*closing, hub.close],
     )
 
 

@@ -125,6 +125,7 @@ OVERRIDES: Mapping[str, Override] = {
     "AllocationService.CreateAllocation": lambda view: {"spec": _spec(view)},
     "AllocationService.UpdateAllocation": lambda _: {"update_mask": FieldMask(paths=["spec.description"])},
     "AuditService.AppendAuditEntries": lambda view: {"entries": [_audit_entry(view)]},
+    "BmcService.Console": lambda view: {"open": bmc_pb2.ConsoleOpen(machine=view.owned.machine)},
     "BmcService.RegisterBmc": lambda view: {"bmc": _bmc(view), "bmc.password": "y"},
     "BmcService.UpdateBmc": lambda _: {"update_mask": FieldMask(paths=["user"]), "bmc.user": "metal"},
     "BootService.Register": lambda view: {"hardware": made.hardware(view.owned.machine, "Ethernet0")},

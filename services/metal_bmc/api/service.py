@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from metal_kit.ids import parse_uuid, uuid7
 from metal_kit.paging import Paging
 from metalplane.bmc.v1 import bmc_pb2 as pb
 
+from metal_bmc.api.console import ConsoleApi
 from metal_bmc.api.tasks import TaskApi
 from metal_bmc.command import Command
 from metal_bmc.desk import TaskDesk
@@ -46,9 +48,17 @@ MAX_OPEN_COMMANDS = 20
 class BmcApi(TaskApi):
     """Answers BmcService. Passwords come in and never go out."""
 
-    def __init__(self, db: Database, registry: Registry, resealing: Resealing, desk: TaskDesk, paging: Paging) -> None:
+    def __init__(
+        self,
+        db: Database,
+        registry: Registry,
+        resealing: Resealing,
+        desk: TaskDesk,
+        paging: Paging,
+        consoles: ConsoleApi,
+    ) -> None:
         super().__init__(db, desk, paging)
-        self._registry = registry
+        self._registry, self._consoles = registry, consoles
         self._resealing, self._ring = resealing, resealing.ring
         self._endpoints, self._commands = EndpointStore(), CommandStore()
 
@@ -178,6 +188,10 @@ class BmcApi(TaskApi):
         resealed = await self._resealing.reseal()
         keys = credential_keys_message(self._resealing, await self._resealing.survey())
         return pb.ResealCredentialsResponse(resealed=resealed, keys=keys)
+
+    def Console(self, requests: AsyncIterator[pb.ConsoleRequest], context: Any) -> AsyncIterator[pb.ConsoleResponse]:
+        """The serial console of a machine."""
+        return self._consoles.stream(requests)
 
     async def _locked(self, connection: Connection, machine: str) -> Endpoint:
         endpoint = await self._endpoints.get(connection, machine, lock=True)

@@ -9,7 +9,7 @@ from metal_kit import guard
 from metal_bmc.drivers.interface import Target
 from metal_bmc.drivers.ipmi import bmc_error
 from metal_bmc.rmcp.client import RmcpClient
-from metal_bmc.rmcp.console import USUAL, ConsoleRefused, Ears, SolConsole, Watch
+from metal_bmc.rmcp.console import USUAL, ConsoleRefused, Ears, Mode, SolConsole, Watch
 from metal_bmc.rmcp.failures import RmcpFailure
 from metal_bmc.rmcp.handshake import Login
 
@@ -20,9 +20,7 @@ class SolConsoles:
     def __init__(self, client: RmcpClient, *, watch: Watch = USUAL) -> None:
         self._client, self._watch = client, watch
 
-    async def open(
-        self, target: Target, ears: Ears, *, take_over: bool, deadline: float
-    ) -> SolConsole | ConsoleRefused:
+    async def open(self, target: Target, ears: Ears, mode: Mode, *, deadline: float) -> SolConsole | ConsoleRefused:
         """The console, or why the BMC does not give it: that is no failure of the exchange. Raises BmcError."""
         guard.refuse_in_transaction("a BMC exchange")
         give_up = asyncio.get_running_loop().time() + deadline
@@ -30,7 +28,7 @@ class SolConsoles:
         try:
             link = await self._client.open(login, give_up=give_up)
             try:
-                return await SolConsole.open(link, ears, take_over=take_over, give_up=give_up, watch=self._watch)
+                return await SolConsole.open(link, ears, mode, give_up=give_up, watch=self._watch)
             except BaseException:
                 link.part()
                 raise

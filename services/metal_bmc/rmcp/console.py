@@ -54,6 +54,27 @@ USUAL = Watch()
 
 
 @dataclass(frozen=True, slots=True)
+class Mode:
+    """Whether the console may be taken from a session that has it: from anybody with `take_over`, else from our own.
+
+    `former` is what the BMC called the session that we had before: None when there was none, empty when it did not
+    tell.
+    """
+
+    take_over: bool = False
+    former: bytes | None = None
+
+    def knows(self, owner: bytes, link: Link) -> bool:
+        """Whether the session is our own: the former one, or this one, which an answer that was lost makes a stranger.
+
+        A BMC calls it by its own number or, as some do, by ours.
+        """
+        session = link.session
+        ours = (session.managed_id.to_bytes(4, "little"), session.console_id.to_bytes(4, "little"))
+        return owner in ours or (self.former is not None and (not self.former or owner in (self.former, b"")))
+
+
+@dataclass(frozen=True, slots=True)
 class Ears:
     """Who hears: `characters` gets what the machine prints; `gap` is called when the BMC lost some of that before."""
 
@@ -66,7 +87,8 @@ class SolConsole:
 
     def __init__(self, link: Link, ears: Ears, *, inbound: int, watch: Watch = USUAL) -> None:
         self._link, self._ears, self._watch = link, ears, watch
-        self._called = b""
+        self.called = b""
+        """What the BMC calls our session; empty when it does not tell."""
         self._most = most_characters(inbound)
         self._end = SolEnd()
         self._settled: asyncio.Future[None] | None = None
@@ -74,22 +96,21 @@ class SolConsole:
         link.on_sol = self._receive
 
     @classmethod
-    async def open(cls, link: Link, ears: Ears, *, take_over: bool, give_up: float, watch: Watch = USUAL) -> SolConsole:
-        """Activate the console on a fresh session. With `take_over` it is taken from whoever has it.
+    async def open(cls, link: Link, ears: Ears, mode: Mode, *, give_up: float, watch: Watch = USUAL) -> SolConsole:
+        """Activate the console on a fresh session.
 
         Raises ConsoleRefused and RmcpFailure; the session is the caller's to close then.
         """
         response = await link.ask(ACTIVATE_SOL, waits=PATIENT, give_up=give_up)
         if response.code == _ACTIVE_ELSEWHERE:
-            # An answer that was lost makes our own second request look like a stranger's.
-            if not take_over and await _owner(link, PATIENT, give_up) not in _names(link):
+            if not (mode.take_over or mode.knows(await _owner(link, PATIENT, give_up), link)):
                 raise ConsoleTaken("another session has the serial console of this BMC")
             await link.ask(DEACTIVATE_SOL, waits=PATIENT, give_up=give_up)
             response = await link.ask(ACTIVATE_SOL, waits=PATIENT, give_up=give_up)
         _check(response, link)
         made = cls(link, ears, inbound=int.from_bytes(response.data[4:6], "little"), watch=watch)
         # What a BMC calls a session here is not always one of its numbers; later it is compared with this.
-        made._called = await _owner(link, PATIENT, give_up)
+        made.called = await _owner(link, PATIENT, give_up)
         return made
 
     async def keep(self) -> None:
@@ -177,9 +198,9 @@ class SolConsole:
         give_up = asyncio.get_running_loop().time() + sum(self._watch.waits)
         # A BMC that cannot tell has at least to answer in this session.
         owner = await _owner(self._link, self._watch.waits, give_up)
-        if self._called and owner == _NO_OWNER:
+        if self.called and owner == _NO_OWNER:
             raise ConsoleLost("the serial console is no longer active on the BMC")
-        if self._called and owner != self._called:
+        if self.called and owner != self.called:
             raise ConsoleLost("another session has taken the serial console")
 
 
@@ -187,11 +208,6 @@ async def _owner(link: Link, waits: Sequence[float], give_up: float) -> bytes:
     """What the BMC calls the session that has the console; empty when it does not tell."""
     answer = await link.ask(SOL_OWNER, waits=waits, give_up=give_up)
     return answer.data[:4] if not answer.code and len(answer.data) >= 4 else b""
-
-
-def _names(link: Link) -> tuple[bytes, bytes]:
-    """What a BMC may call our session: by its own number or, as some do, by ours."""
-    return link.session.managed_id.to_bytes(4, "little"), link.session.console_id.to_bytes(4, "little")
 
 
 def _check(response: Response, link: Link) -> None:

@@ -1,9 +1,19 @@
 """SQL of this service: one class an aggregate, each method on the caller's connection."""
 
 from metal_bmc.store.commands import CommandStore
+from metal_bmc.store.consoles import Claim, ConsoleStore
 from metal_bmc.store.endpoints import EndpointStore
 from metal_bmc.store.schedule import ScheduleStore
 from metal_bmc.store.sightings import Sighting, SightingStore
 from metal_bmc.store.tasks import TaskStore
 
-__all__ = ["CommandStore", "EndpointStore", "ScheduleStore", "Sighting", "SightingStore", "TaskStore"]
+__all__ = [
+    "Claim",
+    "CommandStore",
+    "ConsoleStore",
+    "EndpointStore",
+    "ScheduleStore",
+    "Sighting",
+    "SightingStore",
+    "TaskStore",
+]

@@ -19,7 +19,7 @@ from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.sol import SolConsoles
 from metal_bmc.rmcp import failures
 from metal_bmc.rmcp.client import RmcpClient
-from metal_bmc.rmcp.console import ConsoleLost, ConsoleTaken, Ears, SolConsole, Watch
+from metal_bmc.rmcp.console import ConsoleLost, ConsoleTaken, Ears, Mode, SolConsole, Watch
 from metal_bmc.rmcp.handshake import Login
 from metal_bmc.rmcp.login import log_in
 from metal_bmc.rmcp.messages import DEVICE_ID
@@ -179,12 +179,12 @@ async def test_its_serial_console_is_opened_typed_at_taken_over_and_given_back(
     screen = bytearray()
     ears = Ears(screen.extend, lambda: None)
     consoles = SolConsoles(client, watch=Watch(silence=0.3, waits=(0.5, 0.5)))
-    console = await consoles.open(bmc, ears, take_over=False, deadline=20)
+    console = await consoles.open(bmc, ears, Mode(), deadline=20)
     assert isinstance(console, SolConsole)
     await console.type(b"0123456789" * 50)
     await eventually(lambda: bytes(screen) == b"0123456789" * 50)
-    assert isinstance(await consoles.open(bmc, ears, take_over=False, deadline=20), ConsoleTaken)
-    second = await consoles.open(bmc, ears, take_over=True, deadline=20)
+    assert isinstance(await consoles.open(bmc, ears, Mode(), deadline=20), ConsoleTaken)
+    second = await consoles.open(bmc, ears, Mode(take_over=True), deadline=20)
     assert isinstance(second, SolConsole)
     with pytest.raises(ConsoleLost, match="another session"):
         await asyncio.wait_for(console.keep(), 10)
@@ -194,7 +194,7 @@ async def test_its_serial_console_is_opened_typed_at_taken_over_and_given_back(
     serial.line.write(b"still there")
     await eventually(lambda: bytes(screen) == b"still there")
     await second.close()
-    third = await consoles.open(bmc, ears, take_over=False, deadline=20)
+    third = await consoles.open(bmc, ears, Mode(), deadline=20)
     assert isinstance(third, SolConsole), "it was given back"
     await third.close()
 

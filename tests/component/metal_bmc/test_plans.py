@@ -12,13 +12,14 @@ import pytest
 from metal_bmc.command import Finish, State
 from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.endpoint import Configuration
-from metal_bmc.store import CommandStore, EndpointStore, ScheduleStore, SightingStore, TaskStore
+from metal_bmc.store import CommandStore, ConsoleStore, EndpointStore, ScheduleStore, SightingStore, TaskStore
 from metal_kit.db import Connection
 from metal_lab.servers import Postgres
 from plans import MIDDLE, Call, Plans, measured
 
 ENDPOINTS, COMMANDS, SCHEDULE, SIGHTINGS = EndpointStore(), CommandStore(), ScheduleStore(), SightingStore()
 TASKS = TaskStore()
+CONSOLES = ConsoleStore()
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 # Four partitions: in `idle` nothing is due while many are in the others; `rare` has twenty endpoints.
 FILL = (
@@ -53,6 +54,10 @@ FILL = (
         now() + CASE WHEN n % 8 = 0 THEN '-1 h' ELSE '1 h' END::interval,
         CASE WHEN n <= 19900 THEN now() - (20000 - n) * interval '1 min' END
     FROM generate_series(1, 20000) AS n
+    """,
+    """
+    INSERT INTO console (machine, partition, holder, expires_at, idle)
+    SELECT machine, partition, 'h' || substr(machine::text, 1, 1), now() + interval '1 h', false FROM endpoint
     """,
     "INSERT INTO sighting (partition, mac, host) SELECT 'busy', 'mac' || n, 'h' FROM generate_series(1, 20000) AS n",
 )
@@ -131,6 +136,12 @@ async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "none open": partial(COMMANDS.oldest_open, machine=machine(7)),
             "open count": partial(COMMANDS.open_count, machine=machine(8)),
             "finish all": partial(COMMANDS.finish_all, machine=machine(8), end=end),
+            "claim a console": partial(CONSOLES.claim, machine=machine(8), partition="busy", holder="new", ttl=MINUTE),
+            "renew consoles": partial(
+                CONSOLES.renew, machines={machine(n): False for n in range(8, 16)}, holder="h1", ttl=MINUTE
+            ),
+            "open a console": partial(CONSOLES.opened, machine=machine(8), holder="h1", session=b"1234"),
+            "release a console": partial(CONSOLES.release, machine=machine(8), holder="h1"),
             "sighting": partial(SIGHTINGS.see, partition="busy", mac="mac7", host="h"),
         }
     )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from metal_bmc.rmcp.client import RmcpClient
-from metal_bmc.rmcp.console import ConsoleLost, ConsoleTaken, ConsoleUnsupported, Ears, SolConsole, Watch
+from metal_bmc.rmcp.console import ConsoleLost, ConsoleTaken, ConsoleUnsupported, Ears, Mode, SolConsole, Watch
 from metal_bmc.rmcp.failures import NoAnswer
 from metal_bmc.rmcp.handshake import Login
 from metal_bmc.rmcp.messages import Request
@@ -56,7 +56,7 @@ async def open_console(client: RmcpClient) -> AsyncIterator[Open]:
         give_up = asyncio.get_running_loop().time() + 10
         link = await client.open(Login(*bmc.address, "metal", PASSWORD), give_up=give_up)
         try:
-            console = await SolConsole.open(link, screen.ears, take_over=take_over, give_up=give_up, watch=QUICK)
+            console = await SolConsole.open(link, screen.ears, Mode(take_over), give_up=give_up, watch=QUICK)
         except BaseException:
             await link.close(give_up=give_up)
             raise

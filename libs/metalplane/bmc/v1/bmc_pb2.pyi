@@ -364,6 +364,50 @@ MANUAL_TASK_STATE_WITHDRAWN: ManualTaskState.ValueType  # 4
 """Nobody wants it any more: its command ended, or another power is wanted."""
 Global___ManualTaskState: _TypeAlias = ManualTaskState  # noqa: Y015
 
+class _ConsoleEvent:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConsoleEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsoleEvent.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONSOLE_EVENT_UNSPECIFIED: _ConsoleEvent.ValueType  # 0
+    """Not set."""
+    CONSOLE_EVENT_OPENED: _ConsoleEvent.ValueType  # 1
+    """The console is open; the first response."""
+    CONSOLE_EVENT_LOST: _ConsoleEvent.ValueType  # 2
+    """The BMC does not answer, or has ended the console. It is opened again as soon as that works; keys are dropped until
+    then.
+    """
+    CONSOLE_EVENT_REOPENED: _ConsoleEvent.ValueType  # 3
+    """The console is open again."""
+    CONSOLE_EVENT_WRITER_CHANGED: _ConsoleEvent.ValueType  # 4
+    """Somebody else types from now on, or nobody."""
+    CONSOLE_EVENT_SKIPPED: _ConsoleEvent.ValueType  # 5
+    """This reader was too slow: `skipped_bytes` of what was printed are lost to it."""
+    CONSOLE_EVENT_GAP: _ConsoleEvent.ValueType  # 6
+    """The BMC has lost some of what the machine printed; it does not tell how much."""
+
+class ConsoleEvent(_ConsoleEvent, metaclass=_ConsoleEventEnumTypeWrapper):
+    """What happens to a console, beside that the machine prints."""
+
+CONSOLE_EVENT_UNSPECIFIED: ConsoleEvent.ValueType  # 0
+"""Not set."""
+CONSOLE_EVENT_OPENED: ConsoleEvent.ValueType  # 1
+"""The console is open; the first response."""
+CONSOLE_EVENT_LOST: ConsoleEvent.ValueType  # 2
+"""The BMC does not answer, or has ended the console. It is opened again as soon as that works; keys are dropped until
+then.
+"""
+CONSOLE_EVENT_REOPENED: ConsoleEvent.ValueType  # 3
+"""The console is open again."""
+CONSOLE_EVENT_WRITER_CHANGED: ConsoleEvent.ValueType  # 4
+"""Somebody else types from now on, or nobody."""
+CONSOLE_EVENT_SKIPPED: ConsoleEvent.ValueType  # 5
+"""This reader was too slow: `skipped_bytes` of what was printed are lost to it."""
+CONSOLE_EVENT_GAP: ConsoleEvent.ValueType  # 6
+"""The BMC has lost some of what the machine printed; it does not tell how much."""
+Global___ConsoleEvent: _TypeAlias = ConsoleEvent  # noqa: Y015
+
 @_typing.final
 class Bmc(_message.Message):
     """The BMC of a machine."""
@@ -738,6 +782,187 @@ class CredentialKeys(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CredentialKeys: _TypeAlias = CredentialKeys  # noqa: Y015
+
+@_typing.final
+class ConsoleStatus(_message.Message):
+    """Something that happened to a console."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    WRITER_FIELD_NUMBER: _builtins.int
+    SKIPPED_BYTES_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    event: Global___ConsoleEvent.ValueType
+    """What."""
+    writer: _builtins.str
+    """Who types; empty when nobody does."""
+    skipped_bytes: _builtins.int
+    """How many bytes are lost to this reader."""
+    message: _builtins.str
+    """More about it, for people."""
+    def __init__(
+        self,
+        *,
+        event: Global___ConsoleEvent.ValueType = ...,
+        writer: _builtins.str = ...,
+        skipped_bytes: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "message", b"message", "skipped_bytes", b"skipped_bytes", "writer", b"writer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsoleStatus: _TypeAlias = ConsoleStatus  # noqa: Y015
+
+@_typing.final
+class ConsoleOpen(_message.Message):
+    """The first request of Console."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    TAKE_OVER_FIELD_NUMBER: _builtins.int
+    REPLAY_BYTES_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    machine: _builtins.str
+    """UUID of the machine."""
+    read_only: _builtins.bool
+    """Only read. Without it this reader types, and is refused when somebody else does."""
+    take_over: _builtins.bool
+    """Type, whoever does so now, who goes on reading. A session with the BMC that is not the plane's own, such as
+    ipmitool's, loses the console.
+    """
+    replay_bytes: _builtins.int
+    """How much of what was printed last comes first: up to 256 KiB, 0 for nothing."""
+    position: _builtins.str
+    """`position` of an earlier response, to go on after it; instead of `replay_bytes`. CONSOLE_POSITION_GONE when the console
+    was closed since then.
+    """
+    def __init__(
+        self,
+        *,
+        machine: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+        take_over: _builtins.bool = ...,
+        replay_bytes: _builtins.int = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine", "position", b"position", "read_only", b"read_only", "replay_bytes", b"replay_bytes", "take_over", b"take_over"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsoleOpen: _TypeAlias = ConsoleOpen  # noqa: Y015
+
+@_typing.final
+class ConsoleRequest(_message.Message):
+    """Request of Console."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    BREAK_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Keys, as the machine shall get them. Dropped when this reader does not type any more."""
+    @_builtins.property
+    def open(self) -> Global___ConsoleOpen:
+        """Open the console; first and only once."""
+
+    @_builtins.property
+    def detach(self) -> Global___ConsoleDetach:
+        """End the stream."""
+
+    def __init__(
+        self,
+        *,
+        open: Global___ConsoleOpen | None = ...,
+        data: _builtins.bytes = ...,
+        detach: Global___ConsoleDetach | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["break", b"break", "data", b"data", "detach", b"detach", "open", b"open", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break", b"break", "data", b"data", "detach", b"detach", "open", b"open", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["open", "data", "break", "detach"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___ConsoleRequest: _TypeAlias = ConsoleRequest  # noqa: Y015
+
+@_typing.final
+class ConsoleBreak(_message.Message):
+    """A break."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsoleBreak: _TypeAlias = ConsoleBreak  # noqa: Y015
+
+@_typing.final
+class ConsoleDetach(_message.Message):
+    """The end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsoleDetach: _TypeAlias = ConsoleDetach  # noqa: Y015
+
+@_typing.final
+class ConsoleResponse(_message.Message):
+    """Response of Console."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """What the machine printed, as it came."""
+    position: _builtins.str
+    """Where this reader is afterwards, for `ConsoleOpen.position`."""
+    @_builtins.property
+    def status(self) -> Global___ConsoleStatus:
+        """What happened."""
+
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        status: Global___ConsoleStatus | None = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "position", b"position", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["data", "status"]  # noqa: Y015
+    _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
+
+Global___ConsoleResponse: _TypeAlias = ConsoleResponse  # noqa: Y015
 
 @_typing.final
 class RegisterBmcRequest(_message.Message):

@@ -96,6 +96,11 @@ class BmcServiceStub:
                 request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsRequest.SerializeToString,
                 response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsResponse.FromString,
                 _registered_method=True)
+        self.Console = channel.stream_stream(
+                '/metalplane.bmc.v1.BmcService/Console',
+                request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConsoleRequest.SerializeToString,
+                response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConsoleResponse.FromString,
+                _registered_method=True)
 
 
 class BmcServiceServicer:
@@ -188,6 +193,15 @@ class BmcServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Console(self, request_iterator, context):
+        """Opens the serial console of a machine. The first request is `open`; then come keys, and what the machine prints comes
+        back until either side ends the stream. Any number may read and one may type. What passes through may hold secrets, so
+        it takes an operator to read, too; opening and closing are audited, the content is not kept there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BmcServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -250,6 +264,11 @@ def add_BmcServiceServicer_to_server(servicer, server):
                     servicer.ResealCredentials,
                     request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsRequest.FromString,
                     response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsResponse.SerializeToString,
+            ),
+            'Console': grpc.stream_stream_rpc_method_handler(
+                    servicer.Console,
+                    request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConsoleRequest.FromString,
+                    response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConsoleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -577,6 +596,33 @@ class BmcService:
             '/metalplane.bmc.v1.BmcService/ResealCredentials',
             metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsRequest.SerializeToString,
             metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ResealCredentialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Console(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/metalplane.bmc.v1.BmcService/Console',
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConsoleRequest.SerializeToString,
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ConsoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,11 @@ class BmcServiceStub:
     """Seals all passwords of this service's partition with the first key of its ring. Each replica also does so by itself,
     when it starts and every hour; this does it now and tells what is left. Repeating it does no harm.
     """
+    Console: _grpc.StreamStreamMultiCallable[_bmc_pb2.ConsoleRequest, _bmc_pb2.ConsoleResponse]
+    """Opens the serial console of a machine. The first request is `open`; then come keys, and what the machine prints comes
+    back until either side ends the stream. Any number may read and one may type. What passes through may hold secrets, so
+    it takes an operator to read, too; opening and closing are audited, the content is not kept there.
+    """
 
 @_typing.type_check_only
 class BmcServiceAsyncStub(BmcServiceStub):
@@ -95,6 +100,11 @@ class BmcServiceAsyncStub(BmcServiceStub):
     ResealCredentials: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ResealCredentialsRequest, _bmc_pb2.ResealCredentialsResponse]  # type: ignore[assignment]
     """Seals all passwords of this service's partition with the first key of its ring. Each replica also does so by itself,
     when it starts and every hour; this does it now and tells what is left. Repeating it does no harm.
+    """
+    Console: _aio.StreamStreamMultiCallable[_bmc_pb2.ConsoleRequest, _bmc_pb2.ConsoleResponse]  # type: ignore[assignment]
+    """Opens the serial console of a machine. The first request is `open`; then come keys, and what the machine prints comes
+    back until either side ends the stream. Any number may read and one may type. What passes through may hold secrets, so
+    it takes an operator to read, too; opening and closing are audited, the content is not kept there.
     """
 
 class BmcServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -198,6 +208,17 @@ class BmcServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_bmc_pb2.ResealCredentialsResponse, _abc.Awaitable[_bmc_pb2.ResealCredentialsResponse]]:
         """Seals all passwords of this service's partition with the first key of its ring. Each replica also does so by itself,
         when it starts and every hour; this does it now and tells what is left. Repeating it does no harm.
+        """
+
+    @_abc_1.abstractmethod
+    def Console(
+        self,
+        request_iterator: _MaybeAsyncIterator[_bmc_pb2.ConsoleRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_bmc_pb2.ConsoleResponse], _abc.AsyncIterator[_bmc_pb2.ConsoleResponse]]:
+        """Opens the serial console of a machine. The first request is `open`; then come keys, and what the machine prints comes
+        back until either side ends the stream. Any number may read and one may type. What passes through may hold secrets, so
+        it takes an operator to read, too; opening and closing are audited, the content is not kept there.
         """
 
 def add_BmcServiceServicer_to_server(servicer: BmcServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

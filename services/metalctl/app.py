@@ -12,6 +12,7 @@ from metalctl.commands import (
     allocation,
     audit,
     bmc,
+    console,
     fabric_settings,
     generation,
     ip,
@@ -77,6 +78,7 @@ def _assemble() -> None:
     for module in (
         allocation,
         bmc,
+        console,
         fabric_settings,
         generation,
         ip,

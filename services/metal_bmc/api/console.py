@@ -64,10 +64,11 @@ async def _listen(seat: Seat, requests: AsyncIterator[pb.ConsoleRequest], wish: 
                 raise InvalidArgument(
                     "CONSOLE_READ_ONLY", "this stream only reads; open one that types", field=kind or ""
                 )
-            if kind == "break":
+            if kind == "send_break":
                 console.send_break(attachment)
             else:
                 await console.type(attachment, request.data)
+        await console.typed_out(attachment)
         console.lay_down(attachment)
     except Problem as problem:
         attachment.end(problem)

@@ -145,6 +145,12 @@ class MachineConsole:
             await self._room.wait()
         self._put(attachment, data, len(data))
 
+    async def typed_out(self, attachment: Attachment) -> None:
+        """Wait until the BMC has been given what this reader has typed."""
+        while self._writer is attachment and self._typed and not self.ending:
+            self._room.clear()
+            await self._room.wait()
+
     def send_break(self, attachment: Attachment) -> None:
         """Hold the line low for a moment, after what was typed before."""
         self._put(attachment, _BREAK, 0)
@@ -286,6 +292,7 @@ class MachineConsole:
             self._moved = asyncio.get_running_loop().time()
             if self._typed[0] is _BREAK:
                 del self._typed[0]
+                self._room.set()
                 await sol.send_break()
                 continue
             data = b""

@@ -119,7 +119,7 @@ async def test_what_is_typed_reaches_the_machine_and_all_read_what_it_prints(
         await writer.send(data=b"x" * 4000)
         for person in (writer, first, second):
             await person.reads(b"uname -a\r" + b"x" * 4000)
-        await writer.send(**{"break": pb.ConsoleBreak()})
+        await writer.send(send_break=pb.ConsoleBreak())
         await eventually(lambda: bmc.serial.breaks == 1)
         assert bmc.seen[ACTIVATE] == 1, "one session for all readers"
         await writer.send(detach=pb.ConsoleDetach())

@@ -62,7 +62,7 @@ def test_the_whole_tree_is_there() -> None:
         ("prefix", "unreserve"), ("prefix", "reserved"), ("prefix", "lookup"), ("prefix", "history"),
         ("prefix", "overlaps"), ("network", "create"), ("network", "create-super"), ("network", "delete"),
         ("ip", "acquire"), ("ip", "release"), ("quota", "set"), ("token", "create"),
-        ("token", "revoke"), ("machine", "power"),
+        ("token", "revoke"), ("machine", "power"), ("machine", "console"),
         ("machine", "state"), ("machine", "events"), ("machine", "issues"), ("allocation", "create"),
         ("allocation", "watch"), ("allocation", "free"), ("switch", "ports"), ("switch", "describe"),
         ("switch", "port", "up"), ("switch", "port", "down"), ("switch", "history"), ("switch", "diff"),

@@ -867,13 +867,17 @@ class ConsoleRequest(_message.Message):
 
     OPEN_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
-    BREAK_FIELD_NUMBER: _builtins.int
+    SEND_BREAK_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """Keys, as the machine shall get them. Dropped when this reader does not type any more."""
     @_builtins.property
     def open(self) -> Global___ConsoleOpen:
         """Open the console; first and only once."""
+
+    @_builtins.property
+    def send_break(self) -> Global___ConsoleBreak:
+        """Hold the serial line low for a moment (a break)."""
 
     @_builtins.property
     def detach(self) -> Global___ConsoleDetach:
@@ -884,13 +888,14 @@ class ConsoleRequest(_message.Message):
         *,
         open: Global___ConsoleOpen | None = ...,
         data: _builtins.bytes = ...,
+        send_break: Global___ConsoleBreak | None = ...,
         detach: Global___ConsoleDetach | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["break", b"break", "data", b"data", "detach", b"detach", "open", b"open", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "detach", b"detach", "open", b"open", "request", b"request", "send_break", b"send_break"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["break", b"break", "data", b"data", "detach", b"detach", "open", b"open", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "detach", b"detach", "open", b"open", "request", b"request", "send_break", b"send_break"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["open", "data", "break", "detach"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["open", "data", "send_break", "detach"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 

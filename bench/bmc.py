@@ -1,33 +1,37 @@
 """What does it cost to ask BMCs whether their machines are on?
 
-`bench/bmc.py [--json FILE] [--quick]`. The BMCs are simulated, in a process of their own on the same processors, and
-answer at once; real ones take 10 to 500 ms, which changes rates and not the CPU of a poll. Our client is measured as
-the driver that the service uses, without database. ipmitool (a process a poll) and pyghmi (kept sessions, one
-thread) stand beside it; ipmitool is left out where it is not installed.
+`bench/bmc.py [--json FILE] [--quick] [--only NAME,...]`. The BMCs are simulated, in a process of their own on the same
+processors, and answer at once; real ones take 10 to 500 ms, which changes rates and not the CPU of a poll.
+
+`clients` measures our client as the driver that the service uses, without database. ipmitool (a process a poll) and
+pyghmi (kept sessions, one thread) stand beside it; ipmitool is left out where it is not installed. The others are about
+the whole service, in a process of its own with a durable Postgres and NATS: `fleet` is what 2,000 BMCs cost and
+how long an order takes meanwhile, `10k` what 10,000 cost, `dead` what the living notice when 500 die.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import resource
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvloop
 from _bmc_farm import PASSWORD
+from _bmc_fleet import polled, polled_by_ten_thousand, with_dead_ones
+from _bmc_plane import USER, farm
 from metal_bmc.drivers.interface import Target
 from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.pool import WorkerPool
 from metal_bmc.drivers.pyghmi import PyghmiFru
 from metal_bmc.rmcp.client import Keeping, RmcpClient
+from metal_kit import logs
 from report import Answer, arguments, finish, percentile
 
 AT_ONCE = 50
@@ -61,28 +65,6 @@ class Load:
             Answer(name, self.rate, "polls/s", rate, p50, p99, f"ms a poll; {len(self.samples):,} polls"),
             Answer(f"{name}: CPU", self.each, "ms a poll", each),
         ]
-
-
-@asynccontextmanager
-async def farm(count: int) -> AsyncIterator[list[Target]]:
-    """Simulated BMCs in another process; checks at the end that no session was left open."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(Path(__file__).with_name("_bmc_farm.py")), str(count),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        ports = json.loads(await process.stdout.readline())
-        yield [Target("127.0.0.1", port, "metal", PASSWORD) for port in ports]
-        process.stdin.close()
-        left = json.loads(await process.stdout.readline())["active"]
-        if left:
-            raise RuntimeError(f"{left} sessions were left open")
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 def spent(*, children: bool) -> float:
@@ -170,11 +152,12 @@ def pyghmi(targets: Sequence[Target], seconds: float) -> Load:
     return measured
 
 
-async def main(quick: bool) -> list[Answer]:
-    """All questions."""
+async def clients(quick: bool) -> list[Answer]:
+    """Our driver, and what others would use."""
     seconds, rounds = (0.3, 1) if quick else (2.0, 3)
     answers: list[Answer] = []
-    async with farm(BMCS) as targets:
+    async with farm(BMCS) as bmcs:
+        targets = [Target(each.host, each.port, USER, PASSWORD) for each in bmcs.bmcs]
         kept = await ours(targets, seconds, Keeping(), rounds)
         answers += kept.answers("kept sessions, 50 BMCs at once", rate=">= 4500", each="<= 0.15")
         fresh = await ours(targets, seconds, Keeping(oldest=0.0), rounds)
@@ -186,8 +169,39 @@ async def main(quick: bool) -> list[Answer]:
     return answers
 
 
-if __name__ == "__main__":
-    options = arguments(__doc__.partition("\n")[0])
+Question = Callable[[bool], Awaitable[list[Answer]]]
+QUESTIONS: dict[str, Question] = {
+    "clients": clients,
+    "fleet": polled,
+    "dead": with_dead_ones,
+    "10k": polled_by_ten_thousand,
+}
+
+
+async def measure(quick: bool, only: Sequence[str]) -> list[Answer]:
+    """The questions, one after the other."""
+    answers: list[Answer] = []
+    for name, question in QUESTIONS.items():
+        if only and name not in only:
+            continue
+        found = await question(quick)
+        for answer in found:
+            print(answer.line(), file=sys.stderr, flush=True)
+        answers += found
+    return answers
+
+
+def main() -> int:
+    """The console's entry."""
+    options = arguments(__doc__.partition("\n")[0], own=("--only",))
+    logs.configure("error", json=True)
+    only = [name for name in (options.only or "").split(",") if name]
+    if unknown := set(only) - QUESTIONS.keys():
+        print(f"no such question: {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}", file=sys.stderr)
+        return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(main(options.quick))
-    sys.exit(finish(found, options))
+        return finish(runner.run(measure(options.quick, only)), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

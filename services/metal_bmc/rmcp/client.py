@@ -11,7 +11,9 @@ import socket
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from ipaddress import ip_address
+from itertools import count
 
 from metal_bmc.rmcp.failures import NoAnswer, NoRoom
 from metal_bmc.rmcp.handshake import Login
@@ -35,15 +37,16 @@ Key = tuple[str, int, str]
 class Keeping:
     """How long sessions live, in seconds: unused, between two signs of life, and at all.
 
-    BMCs end a silent session after 60 s, some 3 s earlier (IPMI 2.0 §6.12.15). `oldest` bounds how long a session
-    outlives the password that opened it.
+    BMCs end a silent session after 60 s, some 3 s earlier (IPMI 2.0 §6.12.15); a sign of life may have to be repeated.
+    It comes late enough that a BMC that is polled every minute needs one in between. `oldest` bounds how long a session
+    outlives the password that opened it. `look` is how exact these times are; a short one spreads the work.
     """
 
     most: int = 2500
     unused: float = 90.0
-    sign_of_life: float = 25.0
+    sign_of_life: float = 40.0
     oldest: float = 3600.0
-    look: float = 1.0
+    look: float = 0.25
 
 
 @dataclass(slots=True)
@@ -53,6 +56,8 @@ class _Kept:
     link: Link | None = None
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
     visitors: int = 0
+    watched: bool = False
+    """Whether it is among those that the keeper will look at."""
 
 
 Chore = Callable[[_Kept], Awaitable[None]]
@@ -67,6 +72,9 @@ class RmcpClient:
         self._sockets: dict[socket.AddressFamily, asyncio.Task[UdpSocket]] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._chores: set[asyncio.Task[None]] = set()
+        # When to look at a session again: of thousands, only those whose time has come are looked at.
+        self._agenda: list[tuple[float, int, _Kept]] = []
+        self._numbers = count()
         self._closed = False
 
     @property
@@ -133,6 +141,7 @@ class RmcpClient:
                 if once:
                     raise
         kept.link, kept.login = await self._log_in(login, give_up), login
+        self._watch(kept)
         try:
             return await kept.link.ask(request, waits=_ONE_SHOT if once else PATIENT, give_up=give_up)
         except NoAnswer:
@@ -200,19 +209,32 @@ class RmcpClient:
         if link is not None:
             await link.close(give_up=asyncio.get_running_loop().time() + _GOODBYE_SECONDS)
 
+    def _watch(self, kept: _Kept) -> None:
+        if kept.watched or kept.link is None:
+            return
+        kept.watched = True
+        at = min(kept.used + self._keeping.unused, kept.link.heard + self._keeping.sign_of_life)
+        heappush(self._agenda, (at, next(self._numbers), kept))
+
     async def _keep(self) -> None:
-        """Look at all sessions now and then: close those that nobody uses, give a sign of life for the others."""
+        """Look at the sessions whose time has come: close those that nobody uses, give a sign of life for others."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._keeping.look)
-            now = loop.time()
-            for kept in list(self._kept.values()):
-                if kept.visitors or kept.link is None or len(self._chores) >= _MOST_CHORES:
+            now, again = loop.time(), list[_Kept]()
+            while self._agenda and self._agenda[0][0] <= now and len(self._chores) < _MOST_CHORES:
+                kept = heappop(self._agenda)[2]
+                kept.watched = False
+                if kept.link is None:
                     continue
-                if now - kept.used >= self._keeping.unused:
+                if not kept.visitors and now - kept.used >= self._keeping.unused:
                     self._do(kept, self._drop)
-                elif now - kept.link.heard >= self._keeping.sign_of_life:
+                elif not kept.visitors and now - kept.link.heard >= self._keeping.sign_of_life:
                     self._do(kept, self._sign_of_life)
+                else:
+                    again.append(kept)
+            for kept in again:
+                self._watch(kept)
 
     def _do(self, kept: _Kept, chore: Chore) -> None:
         kept.visitors += 1
@@ -225,6 +247,7 @@ class RmcpClient:
             async with kept.door:
                 await chore(kept)
         finally:
+            self._watch(kept)
             self._leave(kept.login, kept)
 
     async def _sign_of_life(self, kept: _Kept) -> None:

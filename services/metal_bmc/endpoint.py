@@ -89,6 +89,13 @@ class Endpoint:
         return (self.driver, self.host, self.port, self.login, self.sealed)
 
     @property
+    def calm(self) -> bool:
+        """Whether it answered the last time, without a trace of trouble: the next answer is probably the same."""
+        seen = self.observation
+        well = seen.observed_at is not None and not seen.reason and not seen.failures
+        return well and not self.refused_logins and self.sealed is not None and self.host != ""
+
+    @property
     def wants_power_change(self) -> bool:
         """Whether the power that was last seen, or never seen, is not the one that is wanted."""
         return self.desired_on is not None and self.observation.powered != self.desired_on

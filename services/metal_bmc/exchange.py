@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -60,6 +61,29 @@ class BmcExchange:
             return await self._driver.powered(target, deadline=left)
 
         return await self._exchange(machine, deadline, ask, lambda seen, on: replace(seen, powered=on))
+
+    async def glance(self, endpoint: Endpoint, *, deadline: float) -> datetime | None:
+        """Read the power of a BMC that was read from the database a moment ago, without reading it again.
+
+        Where nothing is new it returns when the BMC answered, and writes nothing: that is for the caller to do, of many
+        BMCs at once (`ScheduleStore.unchanged`). Otherwise it returns None, and all is recorded as ever.
+        """
+        door = self._door(endpoint.machine)
+        if door.locked() or not endpoint.calm:
+            await self.powered(endpoint.machine, deadline=deadline)
+            return None
+
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> bool:
+            return await self._driver.powered(target, deadline=left)
+
+        async with door:
+            give_up = asyncio.get_running_loop().time() + deadline
+            powered = await self._answer(endpoint, give_up, ask)
+            now = self._clock.now()
+            if powered == endpoint.observation.powered:
+                return now
+            await self._answered(endpoint, lambda seen: replace(seen, powered=powered))
+            return None
 
     async def inspect(self, machine: str, *, deadline: float) -> DeviceInfo:
         """Read power and identity."""
@@ -139,9 +163,13 @@ class BmcExchange:
         """Do something else with the BMC by the same rules. What `ask` raises is a BmcError."""
         return await self._exchange(machine, deadline, ask, _unchanged)
 
-    async def _exchange(self, machine: str, deadline: float, ask: Operation[_T], see: Sight[_T]) -> _T:
+    def _door(self, machine: str) -> asyncio.Lock:
         door = self._doors.get(machine) or asyncio.Lock()
         self._doors[machine] = door
+        return door
+
+    async def _exchange(self, machine: str, deadline: float, ask: Operation[_T], see: Sight[_T]) -> _T:
+        door = self._door(machine)
         give_up = asyncio.get_running_loop().time() + deadline
         try:
             async with asyncio.timeout_at(give_up):
@@ -160,6 +188,13 @@ class BmcExchange:
             raise NoCredentials("no BMC is registered for the machine")
         if endpoint.by_hand:
             raise BmcUnsupported("the machine has no BMC; a person does what is ordered of it")
+        result = await self._answer(endpoint, give_up, ask)
+        await self._settle(endpoint, 0)
+        await self._answered(endpoint, lambda seen: see(seen, result))
+        return result
+
+    async def _answer(self, endpoint: Endpoint, give_up: float, ask: Operation[_T]) -> _T:
+        """What the BMC says; a failure is on record when it is raised."""
         try:
             target = await self._login(endpoint)
         except NoCredentials as error:
@@ -183,12 +218,11 @@ class BmcExchange:
             await asyncio.shield(self._settle(endpoint, endpoint.refused_logins))
             raise
         metrics.EXCHANGES.labels("OK").observe(loop.time() - started)
-        await self._settle(endpoint, 0)
-        now = self._clock.now()
-        await self._record(
-            endpoint, lambda seen: replace(see(seen, result), observed_at=now, reason="", error="", failures=0)
-        )
         return result
+
+    async def _answered(self, endpoint: Endpoint, see: Callable[[Observation], Observation]) -> None:
+        now = self._clock.now()
+        await self._record(endpoint, lambda seen: replace(see(seen), observed_at=now, reason="", error="", failures=0))
 
     async def _login(self, endpoint: Endpoint) -> Target:
         if endpoint.blocked:

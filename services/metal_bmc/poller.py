@@ -1,13 +1,16 @@
 """Asks every BMC now and then whether its machine is on, and sometimes who it is.
 
 Spread out by jitter, bounded in number, and slower for BMCs that do not answer, so that dead ones cost little and
-delay nobody. Blocked logins are not polled at all. Replicas share the work: a poll is claimed in the database.
+delay nobody: a poll that waits for an answer for longer than most take gives its place to another one. Blocked logins
+are not polled at all. Replicas share the work: polls are claimed in the database. Most BMCs say what they said before;
+such answers are written together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,15 +22,23 @@ from metal_kit.errors import Problem
 from metal_kit.logs import get_logger
 
 from metal_bmc.drivers.errors import BmcError
+from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import BmcExchange
-from metal_bmc.store import EndpointStore, ScheduleStore
+from metal_bmc.store import EndpointStore, ScheduleStore, Unchanged
 
 log = get_logger(__name__)
 
-_TICK = timedelta(seconds=1)
+# Short, so that polls come a few at a time and orders need not wait behind many.
+_TICK = timedelta(seconds=0.5)
 _JITTER = 0.2
 _MOST_DOUBLINGS = 6
 _SLOWEST = timedelta(minutes=15)
+# Who takes longer than this gives its place to another: a slow BMC, one that is logged in to, or one that died.
+_BRISK_SECONDS = 0.5
+# So many polls for each place may wait for slow ones. Each is a task and a timer.
+_LINGERERS = 32
+_MOST_UNWRITTEN = 5000
+_TROUBLE = (Problem, asyncpg.PostgresError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,57 +65,106 @@ class Poller:
         self._partition, self._plan = partition, plan
         self._schedule, self._endpoints = ScheduleStore(), EndpointStore()
         self._running: set[asyncio.Task[None]] = set()
+        self._brisk: set[asyncio.Task[None]] = set()
+        self._place_free = asyncio.Event()
+        self._unwritten: list[Unchanged] = []
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Poll until `stopping` is set; polls that run then are given up."""
         try:
             while not stopping.is_set():
-                try:
-                    await self._start_due()
-                except (Problem, asyncpg.PostgresError, OSError) as error:
-                    log.warning("bmc.poll.waits", cause=type(error).__name__)
+                await self._try(self._start_due())
                 await pause(stopping, min(_TICK, self._plan.interval))
+                await self._try(self._write())
         finally:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
+            await self._try(self._write())
+
+    @staticmethod
+    async def _try(step: Awaitable[None]) -> None:
+        try:
+            await step
+        except _TROUBLE as error:
+            log.warning("bmc.poll.waits", cause=type(error).__name__)
 
     async def _start_due(self) -> None:
-        while (free := self._plan.parallel - len(self._running)) > 0:
+        while (free := self._free()) > 0:
             # Held for longer than a poll can take; a replica that dies with it delays the next poll by this much.
             hold = timedelta(seconds=self._plan.deadline * 3)
-            async with self._db.transaction(purpose="claim polls") as connection:
-                machines = await self._schedule.claim_polls(connection, self._partition, most=free, hold=hold)
-            for machine in machines:
-                task = asyncio.create_task(self._poll(machine), name=f"poll {machine}")
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
-            if len(machines) < free:
+            async with self._db.connection() as connection:
+                due = await self._schedule.claim_polls(connection, self._partition, most=free, hold=hold)
+            for endpoint in due:
+                self._start(endpoint)
+            if len(due) < free:
                 return
-            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            self._place_free.clear()
+            if not self._free():
+                try:
+                    async with asyncio.timeout(_TICK.total_seconds()):
+                        await self._place_free.wait()
+                except TimeoutError:
+                    return
 
-    async def _poll(self, machine: str) -> None:
+    def _free(self) -> int:
+        """How many more polls may be started."""
+        lingering = len(self._running) - len(self._brisk)
+        return min(self._plan.parallel - len(self._brisk), self._plan.parallel * _LINGERERS - lingering)
+
+    def _start(self, endpoint: Endpoint) -> None:
+        task = asyncio.create_task(self._poll(endpoint), name=f"poll {endpoint.machine}")
+        self._running.add(task)
+        # Who did not answer the last time will hardly answer soon.
+        if not endpoint.observation.failures:
+            self._brisk.add(task)
+        patience = asyncio.get_running_loop().call_later(_BRISK_SECONDS, self._give_place, task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            patience.cancel()
+            self._running.discard(task)
+            self._give_place(task)
+
+        task.add_done_callback(ended)
+
+    def _give_place(self, task: asyncio.Task[None]) -> None:
+        self._brisk.discard(task)
+        self._place_free.set()
+
+    async def _poll(self, endpoint: Endpoint) -> None:
+        machine = endpoint.machine
         try:
             try:
-                await self._ask(machine)
+                if await self._ask(endpoint):
+                    return
             except BmcError as error:
                 log.info("bmc.poll.failed", machine=machine, reason=error.reason)
             async with self._db.connection() as connection:
-                endpoint = await self._endpoints.get(connection, machine)
-                failures = endpoint.observation.failures if endpoint is not None else 0
-                after = next_poll(self._plan, failures, random.random())
-                await self._schedule.next_poll(connection, machine, after)
-        except (Problem, asyncpg.PostgresError, OSError):
+                current = await self._endpoints.get(connection, machine)
+                failures = current.observation.failures if current is not None else 0
+                await self._schedule.next_poll(connection, machine, self._after(failures))
+        except _TROUBLE:
             # The claim runs out by itself and the machine is due again.
             log.warning("bmc.poll.not_recorded", machine=machine)
 
-    async def _ask(self, machine: str) -> None:
-        async with self._db.connection() as connection:
-            endpoint = await self._endpoints.get(connection, machine)
-        if endpoint is None:
-            return
+    async def _ask(self, endpoint: Endpoint) -> bool:
+        """Whether the answer will be written with others."""
         inspected_at = endpoint.observation.inspected_at
         if inspected_at is None or self._clock.now() - inspected_at >= self._plan.inspect_every:
-            await self._exchange.inspect(machine, deadline=self._plan.deadline)
-        else:
-            await self._exchange.powered(machine, deadline=self._plan.deadline)
+            await self._exchange.inspect(endpoint.machine, deadline=self._plan.deadline)
+            return False
+        at = await self._exchange.glance(endpoint, deadline=self._plan.deadline)
+        if at is None or len(self._unwritten) >= _MOST_UNWRITTEN:
+            return False
+        self._unwritten.append(Unchanged(endpoint, at, self._after(0)))
+        return True
+
+    def _after(self, failures: int) -> timedelta:
+        return next_poll(self._plan, failures, random.random())
+
+    async def _write(self) -> None:
+        """Write what did not change. If that fails the claims run out, and the machines are due again."""
+        batch, self._unwritten = self._unwritten, []
+        if batch:
+            async with self._db.connection() as connection:
+                await self._schedule.unchanged(connection, batch)

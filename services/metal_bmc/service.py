@@ -59,7 +59,7 @@ class Settings(ServiceSettings):
     credential_keys: SecretStr = Field(
         description="key ring for BMC passwords, `id:base64-of-32-bytes,…`; the first seals, all open"
     )
-    polls_at_once: int = Field(16, ge=1, le=1000, description="BMCs whose state is read at once")
+    polls_at_once: int = Field(64, ge=1, le=1000, description="BMCs whose state is read at once, slow ones aside")
     commands_at_once: int = Field(8, ge=1, le=100, description="BMCs that carry out commands at once")
     sessions: int = Field(2500, ge=1, le=20000, description="BMCs that stay logged in to at once")
     session_seconds: float = Field(90.0, gt=0, description="how long a session that nobody uses is kept")

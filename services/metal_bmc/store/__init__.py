@@ -3,7 +3,7 @@
 from metal_bmc.store.commands import CommandStore
 from metal_bmc.store.consoles import Claim, ConsoleStore
 from metal_bmc.store.endpoints import EndpointStore
-from metal_bmc.store.schedule import ScheduleStore
+from metal_bmc.store.schedule import ScheduleStore, Unchanged
 from metal_bmc.store.sightings import Sighting, SightingStore
 from metal_bmc.store.tasks import TaskStore
 
@@ -16,4 +16,5 @@ __all__ = [
     "Sighting",
     "SightingStore",
     "TaskStore",
+    "Unchanged",
 ]

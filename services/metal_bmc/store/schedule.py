@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from metal_kit.db import Connection
@@ -11,28 +12,59 @@ from metal_bmc.endpoint import MAX_REFUSED_LOGINS, Endpoint
 from metal_bmc.store.endpoints import from_row, selected
 
 
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """A BMC that answered as it did before: `endpoint` as it was read then, and in how long it is asked again."""
+
+    endpoint: Endpoint
+    at: datetime
+    after: timedelta
+
+
 class ScheduleStore:
     """Columns `poll_at` and `report_at` of `endpoint`."""
 
-    async def claim_polls(self, connection: Connection, partition: str, *, most: int, hold: timedelta) -> list[str]:
-        """Machines that are due, longest due first; each is ours for `hold`, then due again unless rescheduled."""
+    async def claim_polls(
+        self, connection: Connection, partition: str, *, most: int, hold: timedelta
+    ) -> list[Endpoint]:
+        """BMCs that are due, longest due first; each is ours for `hold`, then due again unless rescheduled."""
         rows = await connection.fetch(
-            """UPDATE endpoint SET poll_at = now() + $3::interval WHERE machine IN (
+            f"""UPDATE endpoint SET poll_at = now() + $3::interval WHERE machine IN (
                 SELECT machine FROM endpoint WHERE partition = $1 AND poll_at <= now()
                 AND refused_logins < $4 AND sealed IS NOT NULL AND host <> ''
                 ORDER BY poll_at LIMIT $2 FOR UPDATE SKIP LOCKED
-            ) RETURNING machine::text""",
+            ) RETURNING {selected()}""",
             partition,
             most,
             hold,
             MAX_REFUSED_LOGINS,
         )
-        return [str(row["machine"]) for row in rows]
+        return [from_row(row) for row in rows]
 
     async def next_poll(self, connection: Connection, machine: str, after: timedelta) -> None:
         """Poll the machine again after that time."""
         await connection.execute(
             "UPDATE endpoint SET poll_at = now() + $2::interval WHERE machine = $1", machine, after
+        )
+
+    async def unchanged(self, connection: Connection, answers: Sequence[Unchanged]) -> None:
+        """BMCs answered as before, of many at once: when, and when to ask again.
+
+        Those that changed or were registered anew meanwhile are left alone: this says nothing about them.
+        """
+        await connection.execute(
+            """UPDATE endpoint AS e SET observed_at = seen.at, poll_at = now() + seen.after,
+            off_event = CASE WHEN reported_on THEN off_event END,
+            report_at = CASE WHEN report_at = 'infinity' THEN now() ELSE report_at END
+            FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::interval[])
+            AS seen (machine, version, revision, at, after)
+            WHERE e.machine = seen.machine AND e.version = seen.version AND e.revision = seen.revision
+            AND e.observed_at <= seen.at""",
+            [each.endpoint.machine for each in answers],
+            [each.endpoint.version for each in answers],
+            [each.endpoint.revision for each in answers],
+            [each.at for each in answers],
+            [each.after for each in answers],
         )
 
     async def due_reports(self, connection: Connection, partition: str, *, most: int) -> list[Endpoint]:

@@ -12,7 +12,15 @@ import pytest
 from metal_bmc.command import Finish, State
 from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.endpoint import Configuration
-from metal_bmc.store import CommandStore, ConsoleStore, EndpointStore, ScheduleStore, SightingStore, TaskStore
+from metal_bmc.store import (
+    CommandStore,
+    ConsoleStore,
+    EndpointStore,
+    ScheduleStore,
+    SightingStore,
+    TaskStore,
+    Unchanged,
+)
 from metal_kit.db import Connection
 from metal_lab.servers import Postgres
 from plans import MIDDLE, Call, Plans, measured
@@ -124,6 +132,10 @@ async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
         found = await SCHEDULE.due_reports(conn, "busy", most=32)
         await SCHEDULE.reported(conn, [(each.machine, each.observation.observed_at) for each in found], MINUTE)  # type: ignore[misc]
 
+    async def unchanged(conn: Connection) -> None:
+        found = await ENDPOINTS.page(conn, partition="busy", after=None, limit=32)
+        await SCHEDULE.unchanged(conn, [Unchanged(each, datetime.now(UTC), MINUTE) for each in found])
+
     await plans.check(
         {
             "by MAC": partial(ENDPOINTS.by_mac, partition="busy", mac="mac8"),
@@ -132,6 +144,7 @@ async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "delete": partial(ENDPOINTS.delete, machine=machine(8)),
             "next poll": partial(SCHEDULE.next_poll, machine=machine(8), after=MINUTE),
             "reported": reported,
+            "unchanged": unchanged,
             "oldest open": partial(COMMANDS.oldest_open, machine=machine(8)),
             "none open": partial(COMMANDS.oldest_open, machine=machine(7)),
             "open count": partial(COMMANDS.open_count, machine=machine(8)),

@@ -54,6 +54,8 @@ class Port(Protocol):
 class SimulatedBmc(asyncio.DatagramProtocol):
     """A BMC that belongs to the machine with SMBIOS UUID `machine`.
 
+    `dropped` counts packets that got no answer, faults aside; `restarts` how often the BMC restarted.
+
     `fru_info` defaults to serial numbers derived from the UUID. `session_slots` is how many sessions it keeps at once,
     `idle_seconds` how long an unused one lives, `suites` which cipher suites it knows.
     """
@@ -107,8 +109,14 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         self._transport: Port | None = None
         self._restarting: asyncio.TimerHandle | None = None
         self.restarts = 0
+        self.dropped = 0
         self._delayed: set[asyncio.TimerHandle] = set()
         self.address: _Address = ("", 0)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open or being opened."""
+        return len(self._sessions)
 
     @property
     def event_log(self) -> EventLog:
@@ -183,8 +191,10 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         if self._restarting is not None or self.faults.loses_packet():
             return
         answer = self._answer(data, addr)
-        if answer is not None:
+        if answer:
             self._send_faultily(answer, addr)
+        elif answer is None:
+            self.dropped += 1
 
     def _say(self, session: Session, packet: bytes) -> None:
         """Send a packet of the serial console."""
@@ -241,8 +251,9 @@ class SimulatedBmc(asyncio.DatagramProtocol):
             return None
         session.address = addr
         if packet.payload_type == PayloadType.SOL:
+            # The console speaks for itself.
             self._sol.receive(session, message)
-            return None
+            return b""
         response = self._execute(message, session) if packet.payload_type == PayloadType.IPMI else None
         return None if response is None else self._sealed(session, response)
 

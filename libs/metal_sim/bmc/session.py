@@ -99,6 +99,11 @@ class SessionTable:
         self._by_id: dict[int, Session] = {}
         self.counters = LoginCounters()
 
+    def __len__(self) -> int:
+        """Sessions of all kinds, also those that are being opened."""
+        self._expire()
+        return len(self._by_id)
+
     def active(self, managed_id: int) -> Session | None:
         """The active session with that id; being found keeps it alive."""
         self._expire()

@@ -2,7 +2,7 @@
 
 All talk to registered BMCs goes through here, so that three rules hold for commands, desired power and polls together:
 one exchange at a time per BMC; at most two refused logins, then silence until the credentials change; and whatever the
-BMC says, or fails to say, is on record before anyone decides by it.
+BMC says, or fails to say, is on record before anyone decides by it. What is on record already is written with others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import timedelta
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -31,6 +31,7 @@ from metal_bmc.drivers.errors import (
 )
 from metal_bmc.drivers.interface import BmcDriver, BootSetting, BootWish, DeviceInfo, Target
 from metal_bmc.endpoint import Endpoint, Observation
+from metal_bmc.journal import Journal
 from metal_bmc.store import EndpointStore
 
 log = get_logger(__name__)
@@ -51,7 +52,7 @@ class BmcExchange:
 
     def __init__(self, db: Database, driver: BmcDriver, ring: KeyRing, clock: Clock) -> None:
         self._db, self._driver, self._ring, self._clock = db, driver, ring, clock
-        self._endpoints = EndpointStore()
+        self._endpoints, self._journal = EndpointStore(), Journal(db)
         self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def powered(self, machine: str, *, deadline: float) -> bool:
@@ -62,28 +63,26 @@ class BmcExchange:
 
         return await self._exchange(machine, deadline, ask, lambda seen, on: replace(seen, powered=on))
 
-    async def glance(self, endpoint: Endpoint, *, deadline: float) -> datetime | None:
+    async def glance(self, endpoint: Endpoint, *, after: timedelta, deadline: float) -> bool:
         """Read the power of a BMC that was read from the database a moment ago, without reading it again.
 
-        Where nothing is new it returns when the BMC answered, and writes nothing: that is for the caller to do, of many
-        BMCs at once (`ScheduleStore.unchanged`). Otherwise it returns None, and all is recorded as ever.
+        True when nothing was new: then it will be polled again after `after`, which is written with the answer.
         """
         door = self._door(endpoint.machine)
         if door.locked() or not endpoint.calm:
             await self.powered(endpoint.machine, deadline=deadline)
-            return None
+            return False
 
         async def ask(_endpoint: Endpoint, target: Target, left: float) -> bool:
             return await self._driver.powered(target, deadline=left)
 
         async with door:
-            give_up = asyncio.get_running_loop().time() + deadline
-            powered = await self._answer(endpoint, give_up, ask)
-            now = self._clock.now()
-            if powered == endpoint.observation.powered:
-                return now
-            await self._answered(endpoint, lambda seen: replace(seen, powered=powered))
-            return None
+            powered = await self._answer(endpoint, asyncio.get_running_loop().time() + deadline, ask)
+            return not await self._answered(endpoint, lambda seen: replace(seen, powered=powered), after)
+
+    async def write(self) -> None:
+        """Write what was nothing new. Somebody has to call it now and then."""
+        await self._journal.write()
 
     async def inspect(self, machine: str, *, deadline: float) -> DeviceInfo:
         """Read power and identity."""
@@ -220,9 +219,17 @@ class BmcExchange:
         metrics.EXCHANGES.labels("OK").observe(loop.time() - started)
         return result
 
-    async def _answered(self, endpoint: Endpoint, see: Callable[[Observation], Observation]) -> None:
-        now = self._clock.now()
+    async def _answered(
+        self, endpoint: Endpoint, see: Callable[[Observation], Observation], after: timedelta | None = None
+    ) -> bool:
+        """Record an answer; whether it, or its time, was anything new."""
+        now, known = self._clock.now(), endpoint.observation
+        seen = see(known)
+        if endpoint.calm and _says(seen) == _says(known) and seen.inspected_at == known.inspected_at:
+            self._journal.add(endpoint, now, after)
+            return False
         await self._record(endpoint, lambda seen: replace(see(seen), observed_at=now, reason="", error="", failures=0))
+        return True
 
     async def _login(self, endpoint: Endpoint) -> Target:
         if endpoint.blocked:

@@ -24,7 +24,7 @@ from metal_kit.logs import get_logger
 from metal_bmc.drivers.errors import BmcError
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import BmcExchange
-from metal_bmc.store import EndpointStore, ScheduleStore, Unchanged
+from metal_bmc.store import EndpointStore, ScheduleStore
 
 log = get_logger(__name__)
 
@@ -37,7 +37,6 @@ _SLOWEST = timedelta(minutes=15)
 _BRISK_SECONDS = 0.5
 # So many polls for each place may wait for slow ones. Each is a task and a timer.
 _LINGERERS = 32
-_MOST_UNWRITTEN = 5000
 _TROUBLE = (Problem, asyncpg.PostgresError, OSError)
 
 
@@ -67,7 +66,6 @@ class Poller:
         self._running: set[asyncio.Task[None]] = set()
         self._brisk: set[asyncio.Task[None]] = set()
         self._place_free = asyncio.Event()
-        self._unwritten: list[Unchanged] = []
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Poll until `stopping` is set; polls that run then are given up."""
@@ -75,12 +73,12 @@ class Poller:
             while not stopping.is_set():
                 await self._try(self._start_due())
                 await pause(stopping, min(_TICK, self._plan.interval))
-                await self._try(self._write())
+                await self._try(self._exchange.write())
         finally:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
-            await self._try(self._write())
+            await self._try(self._exchange.write())
 
     @staticmethod
     async def _try(step: Awaitable[None]) -> None:
@@ -148,23 +146,12 @@ class Poller:
             log.warning("bmc.poll.not_recorded", machine=machine)
 
     async def _ask(self, endpoint: Endpoint) -> bool:
-        """Whether the answer will be written with others."""
+        """Whether it was nothing new, and the next poll is settled with that."""
         inspected_at = endpoint.observation.inspected_at
         if inspected_at is None or self._clock.now() - inspected_at >= self._plan.inspect_every:
             await self._exchange.inspect(endpoint.machine, deadline=self._plan.deadline)
             return False
-        at = await self._exchange.glance(endpoint, deadline=self._plan.deadline)
-        if at is None or len(self._unwritten) >= _MOST_UNWRITTEN:
-            return False
-        self._unwritten.append(Unchanged(endpoint, at, self._after(0)))
-        return True
+        return await self._exchange.glance(endpoint, after=self._after(0), deadline=self._plan.deadline)
 
     def _after(self, failures: int) -> timedelta:
         return next_poll(self._plan, failures, random.random())
-
-    async def _write(self) -> None:
-        """Write what did not change. If that fails the claims run out, and the machines are due again."""
-        batch, self._unwritten = self._unwritten, []
-        if batch:
-            async with self._db.connection() as connection:
-                await self._schedule.unchanged(connection, batch)

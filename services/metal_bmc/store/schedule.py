@@ -14,11 +14,11 @@ from metal_bmc.store.endpoints import from_row, selected
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """A BMC that answered as it did before: `endpoint` as it was read then, and in how long it is asked again."""
+    """A BMC that answered as it did before: `endpoint` as it was read then, `after` the time until the next poll."""
 
     endpoint: Endpoint
     at: datetime
-    after: timedelta
+    after: timedelta | None
 
 
 class ScheduleStore:
@@ -53,7 +53,7 @@ class ScheduleStore:
         Those that changed or were registered anew meanwhile are left alone: this says nothing about them.
         """
         await connection.execute(
-            """UPDATE endpoint AS e SET observed_at = seen.at, poll_at = now() + seen.after,
+            """UPDATE endpoint AS e SET observed_at = seen.at, poll_at = coalesce(now() + seen.after, poll_at),
             off_event = CASE WHEN reported_on THEN off_event END,
             report_at = CASE WHEN report_at = 'infinity' THEN now() ELSE report_at END
             FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::interval[])

@@ -1,16 +1,21 @@
 """What `vtysh -C` has accepted, line by line, so that it is asked about nothing twice.
 
 It looks at a line and at the context that the line is in, and at nothing else. So a text of which each line was seen in
-its context is accepted, be it another state of the same leaf or a delta made of its lines.
+its context is accepted, be it another state of the same leaf or a delta made of its lines. Lines that differ in numbers
+or prefixes alone are the same command: that those are in their ranges is known before (`checks`), or FRR has printed
+them itself. So another tenant costs no process.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 # Lines that are remembered; a leaf with 200 tenants has some 10,000.
 _MOST = 100_000
 _SILENT = ("!", "end")
+_NUMBER = re.compile(r"\d+")
 _CLOSINGS = frozenset({"exit", "exit-vrf", "exit-address-family"})
 
 
@@ -55,6 +60,19 @@ def _keys(lines: list[str]) -> Iterator[tuple[str, ...]]:
         if line == "!" or line in _CLOSINGS:
             family = ""
             continue
-        yield (line,) if number == 0 else (lines[0], family, line)
+        yield (_kind(line),) if number == 0 else (_kind(lines[0]), family, _kind(line))
         if line.startswith("address-family "):
             family = line
+
+
+def _kind(line: str) -> str:
+    """The line with `#` for each number and the family for each prefix."""
+    return " ".join(_family(word) if "/" in word else _NUMBER.sub("#", word) for word in line.split())
+
+
+def _family(word: str) -> str:
+    try:
+        return f"prefix of IPv{ip_network(word).version}"
+    except ValueError:
+        # The name of a port may have a slash.
+        return _NUMBER.sub("#", word)

@@ -133,10 +133,20 @@ async def test_only_what_is_new_in_a_text_is_checked(tmp_path: Path) -> None:
     await frr.check(one.replace("end\n", router + closed))
     assert asked.read_text() == router + closed
     # The same line in another context, and the same context with another line, are something else.
-    for text in ("neighbor A activate\n", "router bgp 1\n neighbor A activate\n", "vrf Vrf1\n vni 2\nexit-vrf\n"):
+    others = ("neighbor A activate\n", "router bgp 1\n neighbor A activate\n", "vrf Vrf1\n vmi 1\nexit-vrf\n")
+    for text in (*others, "ip prefix-list a seq 5 permit 10.0.0.0/8 le 32\n", "ip prefix-list a seq 5 permit 10/8\n"):
         asked.unlink()
         await frr.check(one + text)
         assert asked.read_text() == text
+
+
+async def test_one_more_tenant_is_nothing_new(tmp_path: Path) -> None:
+    frr = script(tmp_path, f'cat "$3" >> {tmp_path}/asked')
+    tenant = "ipv6 prefix-list Vrf{0} seq {0} permit 2001:db8:{0}::/48\nvrf Vrf{0}\n vni {0}\nexit-vrf\n"
+    await frr.check(tenant.format(1))
+    asked = (tmp_path / "asked").read_text()
+    await frr.check(tenant.format(2001))
+    assert (tmp_path / "asked").read_text() == asked
 
 
 async def test_a_long_delta_may_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

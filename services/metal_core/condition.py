@@ -6,13 +6,9 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from metal_core.bgp_state import Session
 from metal_core.outcome import Outcome
-
-if TYPE_CHECKING:
-    from metal_kit.metrics import MetricsPage
 
 # The peer group of the uplinks.
 FABRIC = "FABRIC"
@@ -48,13 +44,13 @@ class Condition:
         self._clock = clock
         self.seen = Seen()
         self.progress: Callable[[], Progress] = Progress
-        # Who counts runs, where there is a page.
-        self._count: Callable[[Outcome], None] | None = None
+        # Told of each run, where there is a page.
+        self.count: Callable[[Outcome], None] | None = None
 
     def ran(self, outcome: Outcome) -> None:
         """A run has ended."""
-        if self._count is not None:
-            self._count(outcome)
+        if self.count is not None:
+            self.count(outcome)
         self.seen.error = outcome.error
         if outcome.applied:
             self.seen.succeeded_at = self._clock()
@@ -87,17 +83,7 @@ class Condition:
             problems.append(f"uplinks without a BGP session: {', '.join(down)}")
         return problems
 
-    def listen(self, endpoint: str) -> MetricsPage:
-        """Serve `/metrics` and `/health` on `host:port`. Raises OSError when the address cannot be had."""
-        from metal_kit import metrics  # noqa: PLC0415 - it takes its time, and agents without a page do without
-
-        from metal_core.page import Page  # noqa: PLC0415
-
-        page = Page(self)
-        served = metrics.listen(endpoint, page.registry, {"/health": self._health})
-        self._count = page.ran
-        return served
-
-    def _health(self) -> tuple[int, str]:
+    def health(self) -> tuple[int, str]:
+        """HTTP status and JSON: whether the leaf is in order, and if not why."""
         problems = self.problems()
         return (503 if problems else 200), json.dumps({"healthy": not problems, "problems": problems}) + "\n"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from metal_kit import metrics
+from metal_kit.metrics import MetricsPage
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -20,6 +22,14 @@ GROUPS = (FABRIC, "FIREWALL", "MACHINE")
 OTHER = "other"
 # A session that reaches its limit is ended by FRR.
 _NEAR_TENTHS = 9
+
+
+def listen(condition: Condition, endpoint: str) -> MetricsPage:
+    """Serve `/metrics` and `/health` on `host:port`. Raises OSError when the address cannot be had."""
+    page = Page(condition)
+    served = metrics.listen(endpoint, page.registry, {"/health": condition.health})
+    condition.count = page.ran
+    return served
 
 
 class Page:

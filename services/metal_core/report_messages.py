@@ -20,7 +20,7 @@ from metal_core.bgp_state import Session
 from metal_core.compare import Differences
 from metal_core.drift import Drift, DriftState
 from metal_core.observe import Neighbour
-from metal_core.reports import Batch, RunEnded
+from metal_core.told import Batch, RunEnded
 from metal_core.wire import state_of
 
 # Limits of the contract, so that a long complaint or a chatty machine does not cost the whole stream.

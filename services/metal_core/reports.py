@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metal_kit import logs
@@ -19,6 +19,7 @@ from metal_kit.ids import uuid7
 from metal_core.drift import Drift
 from metal_core.observe import Announcement, Seen
 from metal_core.outcome import Outcome
+from metal_core.told import Batch, RunEnded
 
 if TYPE_CHECKING:
     from metalplane.fabric.v1.agent_pb2 import ConnectRequest
@@ -28,27 +29,6 @@ BATCH = 1024
 # Seconds after which an unacknowledged report is sent again on a stream that is otherwise alive.
 RESEND = 15.0
 _log = logs.get_logger("metal_core.reports")
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnded:
-    """How the run for a generation ended; `time` is in seconds since the epoch."""
-
-    generation: int
-    digest: str
-    outcome: Outcome
-    time: float
-
-
-@dataclass(slots=True)
-class Batch:
-    """What was observed: states of ports, announcements, and the newest of what is always told as a whole."""
-
-    states: dict[str, str] = field(default_factory=dict)
-    announcements: list[Announcement] = field(default_factory=list)
-    neighbours: Seen | None = None
-    sessions: Seen | None = None
-    drift: Drift | None = None
 
 
 @dataclass(slots=True)

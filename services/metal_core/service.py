@@ -147,8 +147,10 @@ class Core:
         if not self._settings.metrics_listen:
             yield
             return
+        from metal_core.page import listen  # noqa: PLC0415 - it takes its time, and agents without a page do without
+
         try:
-            page = self._condition.listen(self._settings.metrics_listen)
+            page = listen(self._condition, self._settings.metrics_listen)
         except OSError as error:
             raise StartError(f"METALPLANE_METRICS_LISTEN: {error}") from error
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from leaf_states import ALL, EMPTY, FOREIGN, ONE, STATES, TWO, Crash, Crashing, Frr, RecordingFrr, is_at
 from metal_core.apply import NO_FRR
-from metal_core.desired import Desired
+from metal_core.desired import Admin, Desired, Port, PortRole
 from metal_core.facts import unmet
 from metal_core.frr.managed import differences
 from metal_core.frr.parse import parse
@@ -97,6 +97,32 @@ async def test_rows_and_fields_of_others_survive_every_change(bench: Any) -> Non
         assert rows.items() >= others.items()
         assert rows["PORT|Ethernet0"]["fec"] == "rs"
         assert rows["PORT|Ethernet0"]["alias"] == "Eth1"
+
+
+@pytest.mark.parametrize("admin", [Admin.KEEP, Admin.DOWN, Admin.UP])
+async def test_breakouts_and_the_vlans_of_an_operators_own_port_survive_every_change(bench: Any, admin: Admin) -> None:
+    """The plane takes no part in either: of such a port it has the administrative state only, and of breakouts the
+    names of the ports that they make."""
+    theirs = {
+        "BREAKOUT_CFG|Ethernet0": {"brkout_mode": "4x25G[10G]"},
+        "VLAN|Vlan500": {"vlanid": "500"},
+        "VLAN|Vlan501": {"vlanid": "501"},
+        "VLAN_MEMBER|Vlan500|Ethernet12": {"tagging_mode": "tagged"},
+        "VLAN_MEMBER|Vlan501|Ethernet12": {"tagging_mode": "untagged"},
+    }
+    tables = ALL | {"BREAKOUT_CFG"}
+    await bench.sonic.write(theirs, {})
+    own = Port("Ethernet12", PortRole.ADDITIONAL, admin=admin)
+    mtu = (await bench.sonic.config({"PORT"}))["PORT|Ethernet12"].get("mtu")
+    for state in (*STATES, STATES[0]):
+        ports = tuple(own if port.name == own.name else port for port in state.ports)
+        assert own in ports
+        assert (await bench.applier().apply(replace(state, ports=ports))).applied
+        rows = await bench.sonic.config(tables)
+        assert rows.items() >= theirs.items()
+        assert rows["PORT|Ethernet12"].get("mtu") == mtu
+        if admin is not Admin.KEEP:
+            assert rows["PORT|Ethernet12"]["admin_status"] == admin.value
 
 
 async def test_a_foreign_row_in_the_way_refuses_the_state_and_nothing_is_touched(bench: Any) -> None:

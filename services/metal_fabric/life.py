@@ -120,7 +120,8 @@ class SwitchLife:
                 names = ", ".join(machines[:_SHOWN_MACHINES])
                 more = f" and {len(machines) - _SHOWN_MACHINES} more" if len(machines) > _SHOWN_MACHINES else ""
                 raise Refused("SWITCH_IN_USE", f"machines hang on {switch_id}: {names}{more}; delete them first")
-            if view.sync.connected and 0 < view.sync.applied < view.sync.desired:
+            # One that has never applied anything holds nothing, unless it came back without its state.
+            if view.sync.connected and (view.held or 0 < view.sync.applied < view.sync.desired):
                 raise Refused(
                     "SWITCH_BEHIND",
                     f"{switch_id} has applied generation {view.sync.applied} of {view.sync.desired}; wait for it, or "

@@ -24,11 +24,13 @@ from metal_kit.logs import get_logger
 from metal_bmc import events, metrics
 from metal_bmc.credentials import CredentialError, KeyRing
 from metal_bmc.drivers.errors import BmcAuthFailed, BmcError
-from metal_bmc.drivers.interface import BmcDriver, DeviceInfo, Target
+from metal_bmc.drivers.interface import BmcDriver, DeviceInfo, DriverKind, Target
 from metal_bmc.endpoint import Endpoint
+from metal_bmc.identity import readings
 from metal_bmc.leases import Lease, Network, current, parse
 from metal_bmc.registry import Registry, Wish
 from metal_bmc.store import EndpointStore, Sighting, SightingStore
+from metal_bmc.whose import Whose
 
 log = get_logger(__name__)
 
@@ -54,11 +56,20 @@ class Discovery:
     """`run` it as a task; more than one replica repeats the reading, not the asking."""
 
     def __init__(
-        self, db: Database, driver: BmcDriver, ring: KeyRing, clock: Clock, *, partition: str, plan: DiscoveryPlan
+        self,
+        db: Database,
+        driver: BmcDriver,
+        ring: KeyRing,
+        clock: Clock,
+        *,
+        partition: str,
+        plan: DiscoveryPlan,
+        whose: Whose | None = None,
     ) -> None:
+        self._whose = whose or Whose(db, None)
         self._db, self._driver, self._ring, self._clock = db, driver, ring, clock
         self._partition, self._plan = partition, plan
-        self._registry = Registry(ring, partition=partition)
+        self._registry = Registry(ring, partition=partition, kinds=frozenset(DriverKind))
         self._endpoints, self._sightings = EndpointStore(), SightingStore()
         self._complained: set[tuple[int, str]] = set()
 
@@ -116,7 +127,7 @@ class Discovery:
         info = await self._ask(target, sighting)
         if info is None:
             return
-        if info.machine and info.machine != known.machine:
+        if info.machine and known.machine not in (info.machine, *readings(info.guid).values()):
             log.warning("bmc.discovery.other_machine", machine=known.machine, reported_machine=info.machine)
             await self._close(sighting, "OTHER_MACHINE")
             return
@@ -130,6 +141,7 @@ class Discovery:
             log.warning("bmc.discovery.no_machine", mac=sighting.mac)
             await self._close(sighting, "NO_MACHINE_UUID")
             return
+        info = replace(info, machine=await self._whose.machine(info))
         await self._take_in(sighting.mac, sighting.host, info)
 
     async def _ask(self, target: Target, sighting: Sighting) -> DeviceInfo | None:

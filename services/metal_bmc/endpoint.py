@@ -8,6 +8,7 @@ from datetime import datetime
 
 from metal_bmc.drivers.interface import Capability, DriverKind
 from metal_bmc.drivers.quirks import Board, Quirks, quirks_of
+from metal_bmc.identity import Match, judge, serials
 
 MAX_REFUSED_LOGINS = 2
 """BMCs lock an account after three to five wrong passwords, and some count logins of other tools too."""
@@ -109,6 +110,20 @@ class Endpoint:
         """Which of the capabilities the BMC is known not to have; none as long as nothing is known."""
         able = self.observation.capabilities
         return [each for each in needed if each not in able] if able else []
+
+    @property
+    def match(self) -> Match:
+        """Whether the BMC that answers is the machine's own, by all that is known and all that it says."""
+        seen = self.observation
+        return judge(
+            self.machine,
+            guid=seen.guid,
+            order=self.quirks.guid_order,
+            serial=self.serial,
+            said_serials=serials(seen.fru),
+            mac=self.mac,
+            said_mac=seen.said_mac,
+        )
 
     @property
     def quirks(self) -> Quirks:

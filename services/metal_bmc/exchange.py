@@ -31,6 +31,7 @@ from metal_bmc.drivers.errors import (
 )
 from metal_bmc.drivers.interface import BmcDriver, BootSetting, BootWish, DeviceInfo, Target
 from metal_bmc.endpoint import Endpoint, Observation
+from metal_bmc.identity import Match
 from metal_bmc.journal import Journal
 from metal_bmc.store import EndpointStore
 
@@ -87,12 +88,8 @@ class BmcExchange:
     async def inspect(self, machine: str, *, deadline: float) -> DeviceInfo:
         """Read power and identity."""
 
-        async def ask(endpoint: Endpoint, target: Target, left: float) -> DeviceInfo:
-            info = await self._driver.inspect(target, deadline=left)
-            if info.machine and info.machine != endpoint.machine:
-                # Many BMCs have a GUID of their own, so this alone is no proof of a mix-up, but worth a look.
-                log.warning("bmc.other_identity", machine=endpoint.machine, reported_machine=info.machine)
-            return info
+        async def ask(_endpoint: Endpoint, target: Target, left: float) -> DeviceInfo:
+            return await self._driver.inspect(target, deadline=left)
 
         def see(seen: Observation, info: DeviceInfo) -> Observation:
             now = self._clock.now()
@@ -273,6 +270,8 @@ class BmcExchange:
             after = await self._endpoints.observe(connection, endpoint, seen, news=news)
             if news:
                 await events.endpoint_changed(connection, after)
+            if after.match is Match.OTHER and endpoint.match is not Match.OTHER:
+                log.warning("bmc.other_identity", machine=after.machine, guid=seen.guid.hex())
             # Only for news: the reconciler's own readings come by here too, and would end its waits between two orders.
             if news and after.wants_power_change and not after.blocked and not seen.reason:
                 await enqueue(connection, reconcile_kind(after.partition), after.machine)
@@ -289,4 +288,5 @@ def _failure(error: BmcError) -> Callable[[Observation], Observation]:
 
 def _says(seen: Observation) -> tuple[object, ...]:
     """What makes an observation news. The error's text is left out: it varies with times and codes."""
-    return (seen.powered, seen.reason, seen.firmware, dict(seen.fru), seen.capabilities)
+    identity = (seen.guid, seen.said_mac, dict(seen.fru))
+    return (seen.powered, seen.reason, seen.firmware, seen.capabilities, *identity)

@@ -13,6 +13,7 @@ from metal_bmc import address
 from metal_bmc.command import Command, State
 from metal_bmc.drivers.interface import BootMode, Capability, DriverKind
 from metal_bmc.endpoint import Endpoint, Observation
+from metal_bmc.identity import Match
 from metal_bmc.plan import Action
 from metal_bmc.resealing import Resealing, Survey
 from metal_bmc.task import Task, TaskState
@@ -28,6 +29,10 @@ _DRIVER_OF = {bmc_pb2.DRIVER_KIND_UNSPECIFIED: DriverKind.IPMI, **{number: kind 
 _CAPABILITIES: dict[Capability, bmc_pb2.Capability.ValueType] = {
     capability: bmc_pb2.Capability.Value(f"CAPABILITY_{capability.name}") for capability in Capability
 }
+_MATCHES: dict[Match, bmc_pb2.BmcIdentity.ValueType] = {
+    match: bmc_pb2.BmcIdentity.Value(f"BMC_IDENTITY_{match.name}") for match in Match if match is not Match.UNKNOWN
+}
+_MATCHES[Match.UNKNOWN] = bmc_pb2.BMC_IDENTITY_UNSPECIFIED
 _TASK_STATES: dict[TaskState, bmc_pb2.ManualTaskState.ValueType] = {
     state: bmc_pb2.ManualTaskState.Value(f"MANUAL_TASK_STATE_{state.name}") for state in TaskState
 }
@@ -94,6 +99,8 @@ def endpoint_message(endpoint: Endpoint) -> bmc_pb2.Bmc:
         driver=_DRIVERS[endpoint.driver],
         capabilities=sorted(_CAPABILITIES[each] for each in seen.capabilities),
         serial=endpoint.serial,
+        guid=seen.guid.hex(),
+        identity=_MATCHES[endpoint.match],
         etag=str(endpoint.revision),
         create_time=to_timestamp(endpoint.created_at),
         update_time=to_timestamp(endpoint.updated_at),

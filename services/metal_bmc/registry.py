@@ -116,6 +116,7 @@ class Registry:
         after = await self._endpoints.configure(
             connection, wanted, forgive=new_login or moved, capabilities=_known(wish)
         )
+        await self._endpoints.judge(connection, after)
         return await self._announce(connection, after)
 
     async def desire(self, connection: Connection, before: Endpoint, desired_on: bool | None) -> Endpoint:

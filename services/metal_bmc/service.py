@@ -39,6 +39,7 @@ from metal_bmc.drivers.redfish import RedfishDriver
 from metal_bmc.drivers.router import DriverSet
 from metal_bmc.drivers.sol import SolConsoles
 from metal_bmc.exchange import BmcExchange
+from metal_bmc.mixups import Mixups
 from metal_bmc.poller import Poller, PollPlan
 from metal_bmc.redfish.client import RedfishClient, SessionLife
 from metal_bmc.registry import Registry
@@ -46,6 +47,7 @@ from metal_bmc.reporter import Reporter
 from metal_bmc.resealing import Resealing
 from metal_bmc.rmcp.client import Keeping, RmcpClient
 from metal_bmc.upkeep import Upkeep
+from metal_bmc.whose import Whose
 
 log = get_logger(__name__)
 
@@ -205,15 +207,19 @@ async def compose(rt: Runtime) -> Parts:
         Background("tasks", lambda: desk.run(rt.stopping)),
     ]
     announcer: Announcer | None = None
+    machines: Any = None
     if rt.peers.has("inventory"):
-        stub: Any = rt.peers.stub(MachineServiceStub, "inventory")
-        announcer = Announcer(stub, partition=partition)
-        reporter = Reporter(db, stub, partition=partition, again=timedelta(seconds=settings.report_seconds))
+        machines = rt.peers.stub(MachineServiceStub, "inventory")
+        announcer = Announcer(machines, partition=partition)
+        reporter = Reporter(db, machines, partition=partition, again=timedelta(seconds=settings.report_seconds))
         background.append(Background("reporter", lambda: reporter.run(rt.stopping)))
     else:
         log.warning("bmc.no_inventory", cause="METALPLANE_PEERS names no inventory; nothing is reported")
     if settings.lease_file:
-        discovery = Discovery(db, driver, ring, rt.clock, partition=partition, plan=_discovery_plan(settings))
+        whose = Whose(db, machines)
+        discovery = Discovery(
+            db, driver, ring, rt.clock, partition=partition, plan=_discovery_plan(settings), whose=whose
+        )
         background.append(Background("discovery", lambda: discovery.run(rt.stopping)))
     recorder = _recorder(settings)
     hub = ConsoleHub(
@@ -228,7 +234,7 @@ async def compose(rt: Runtime) -> Parts:
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
         controllers=[_controller(settings, rt, exchange, announcer, registry, desk)],
-        issues=[("manual tasks", desk.issues)],
+        issues=[("manual tasks", desk.issues), ("identities", Mixups(db, partition=partition).issues)],
         background=background,
         close=[*closing, hub.close],
     )

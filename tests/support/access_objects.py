@@ -66,6 +66,8 @@ class Owned:
     spare_tokens: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     command: str = ""
+    task: str = ""
+    """What a person is to do at a machine of the site's that has no BMC."""
 
     @property
     def secret(self) -> frozenset[str]:
@@ -315,6 +317,7 @@ async def _tenant(plane: AccessPlane, name: str, machine: str) -> Owned:
         spare_networks=tuple([await network(mine) for _ in range(SPARES)]),
         spare_tokens=tuple([(await make_token(plane, user))[0] for _ in range(SPARES)]),
         command=await _bmc(plane, machine),
+        task=await _task(plane),
     )  # fmt: skip
 
 
@@ -346,6 +349,23 @@ async def _bmc(plane: AccessPlane, machine: str) -> str:
     await stub.RegisterBmc(bmc_pb2.RegisterBmcRequest(bmc=wanted))
     action = bmc_pb2.COMMAND_ACTION_IDENTIFY_ON
     return str((await stub.CreateCommand(bmc_pb2.CreateCommandRequest(machine=machine, action=action))).id)
+
+
+async def _task(plane: AccessPlane) -> str:
+    """A task for a person, once the service has opened it."""
+    from access_plane import PARTITION
+
+    stub: Any = plane.peers().stub(BmcServiceStub, "bmc")
+    machine = str(uuid4())
+    by_hand = bmc_pb2.Bmc(machine=machine, partition=PARTITION, driver=bmc_pb2.DRIVER_KIND_MANUAL)
+    await stub.RegisterBmc(bmc_pb2.RegisterBmcRequest(bmc=by_hand))
+    await stub.CreateCommand(bmc_pb2.CreateCommandRequest(machine=machine, action=bmc_pb2.COMMAND_ACTION_POWER_ON))
+
+    async def opened() -> str:
+        tasks = (await stub.ListManualTasks(bmc_pb2.ListManualTasksRequest(machine=machine))).tasks
+        return str(tasks[0].id) if tasks else ""
+
+    return await _until(opened)
 
 
 async def _until(made: Callable[[], Awaitable[str]]) -> str:

@@ -57,7 +57,8 @@ class View:
             self,
             owned=replace(
                 self.owned, tenant=str(uuid4()), project=str(uuid4()), network=str(uuid4()), machine=str(uuid4()),
-                allocation=str(uuid4()), token=str(uuid4()), command=str(uuid4()), address="10.131.255.1",
+                allocation=str(uuid4()), token=str(uuid4()), command=str(uuid4()), task=str(uuid4()),
+                address="10.131.255.1",
                 **{name: tuple(str(uuid4()) for _ in getattr(self.owned, name)) for name in _SPARE_IDS},
                 spare_addresses=tuple(f"10.131.255.{2 + number}" for number in range(len(self.owned.spare_addresses))),
             ),
@@ -125,6 +126,7 @@ OVERRIDES: Mapping[str, Override] = {
     "AllocationService.CreateAllocation": lambda view: {"spec": _spec(view)},
     "AllocationService.UpdateAllocation": lambda _: {"update_mask": FieldMask(paths=["spec.description"])},
     "AuditService.AppendAuditEntries": lambda view: {"entries": [_audit_entry(view)]},
+    "BmcService.ConfirmManualTask": lambda view: {"id": view.owned.task},
     "BmcService.Console": lambda view: {"open": bmc_pb2.ConsoleOpen(machine=view.owned.machine)},
     "BmcService.RegisterBmc": lambda view: {"bmc": _bmc(view), "bmc.password": "y"},
     "BmcService.UpdateBmc": lambda _: {"update_mask": FieldMask(paths=["user"]), "bmc.user": "metal"},

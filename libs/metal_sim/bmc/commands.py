@@ -49,6 +49,8 @@ class BmcState:
     boot_initiator: bytes = b"\x00" * 9
     readings: Readings = field(default_factory=Readings)
     event_log: EventLog = field(default_factory=EventLog)
+    # The BMC's own MAC address; empty: it does not tell.
+    mac: bytes = b""
 
 
 Handler = Callable[[BmcState, bytes, Session | None], bytes]
@@ -65,6 +67,14 @@ def _cipher_suites(state: BmcState, data: bytes, _session: Session | None) -> by
     listing = b"".join(suite.record() for suite in state.sessions.suites)
     index = data[2] & 0x3F
     return bytes((_LAN_CHANNEL,)) + listing[index * 16 : index * 16 + 16]
+
+
+def _lan_parameter(state: BmcState, data: bytes, _session: Session | None) -> bytes:
+    _need(data, 4)
+    # Of the LAN configuration there is the MAC address only (IPMI 2.0 table 23-4, parameter 5).
+    if data[1] != 5 or not state.mac:
+        raise Completion(Code.PARAMETER_NOT_SUPPORTED)
+    return b"\x11" + state.mac
 
 
 def _guid(state: BmcState, _data: bytes, _session: Session | None) -> bytes:
@@ -301,6 +311,7 @@ IN_SESSION: dict[tuple[int, int], tuple[int, Handler]] = {
     (APP, 0x4A): (_USER, _sol(Sol.status)),
     (APP, 0x4B): (_USER, _sol(Sol.instance)),
     (APP, 0x4D): (_OPERATOR, _sol(Sol.user_access)),
+    (TRANSPORT, 0x02): (_OPERATOR, _lan_parameter),
     (TRANSPORT, 0x21): (_ADMINISTRATOR, _sol(Sol.set_configuration)),
     (TRANSPORT, 0x22): (_USER, _sol(Sol.get_configuration)),
     (CHASSIS, 0x01): (_USER, _chassis_status),

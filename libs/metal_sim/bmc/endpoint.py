@@ -56,8 +56,9 @@ class SimulatedBmc(asyncio.DatagramProtocol):
 
     `dropped` counts packets that got no answer, faults aside; `restarts` how often the BMC restarted.
 
-    `fru_info` defaults to serial numbers derived from the UUID. `session_slots` is how many sessions it keeps at once,
-    `idle_seconds` how long an unused one lives, `suites` which cipher suites it knows.
+    `fru_info` defaults to serial numbers derived from the UUID, `guid` to the UUID in SMBIOS order; `mac` is the BMC's
+    own address, which it tells where it is given. `session_slots` is how many sessions it keeps at once, `idle_seconds`
+    how long an unused one lives, `suites` which cipher suites it knows.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         idle_seconds: float = 60.0,
         suites: Sequence[CipherSuite] = SUITES,
         on_power: PowerHook | None = None,
+        guid: bytes | None = None,
+        mac: str = "",
     ) -> None:
         identity = uuid.UUID(machine)
         self.machine = str(identity)
@@ -82,7 +85,7 @@ class SimulatedBmc(asyncio.DatagramProtocol):
         self.fru_info = fru_info or _default_fru(identity)
         self.seen: Counter[tuple[int, int]] = Counter()
         # SMBIOS keeps the first three fields little-endian, and that is how BMCs hand the UUID out.
-        guid = identity.bytes_le
+        guid = identity.bytes_le if guid is None else guid
         self._sessions = SessionTable(
             users=self.users,
             guid=guid,
@@ -105,6 +108,7 @@ class SimulatedBmc(asyncio.DatagramProtocol):
             sessions=self._sessions,
             faults=self.faults,
             sol=self._sol,
+            mac=bytes.fromhex(mac.replace(":", "")),
         )
         self._transport: Port | None = None
         self._restarting: asyncio.TimerHandle | None = None

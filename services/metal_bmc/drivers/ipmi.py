@@ -33,6 +33,8 @@ _TARGETS = {_PXE: BootTarget.PXE, _DISK: BootTarget.DISK, _REMOTE_DISK: BootTarg
 _BOOT_FLAGS = Request(CHASSIS, _GET_BOOT, b"\x05\x00\x00")
 # Get Power Reading, mode "system power statistics", for the group extension DCMI (DCMI 1.5 §6.6.1).
 _DCMI_POWER = Request(0x2C, 0x02, b"\xdc\x01\x00\x00")
+# Get LAN Configuration Parameters of the channel that we come by: MAC address (IPMI 2.0 tables 23-4 and 6-3).
+_LAN_MAC = Request(0x0C, 0x02, b"\x0e\x05\x00\x00")
 # Additional device support in the answer to Get Device ID (IPMI 2.0 table 20-2).
 _SUPPORTS = {0x01: Capability.SENSORS, 0x04: Capability.SEL, 0x08: Capability.FRU}
 # IPMI has no question for these: they are taken as there until an order fails.
@@ -156,6 +158,7 @@ class IpmiDriver:
         if len(device) < 11:
             raise BmcBadAnswer("the device id is cut short")
         guid = await self._guid(target, give_up)
+        mac = await self._mac(target, give_up)
         status = await self._status(target, give_up)
         able = await self._capabilities(target, device, give_up)
         fru = await self._fru.fru(target, deadline=max(0.1, give_up - asyncio.get_running_loop().time()))
@@ -168,6 +171,7 @@ class IpmiDriver:
             powered=status[0] & 1 != 0,
             fru=fru,
             guid=guid,
+            mac=mac,
             capabilities=able,
         )
 
@@ -177,6 +181,13 @@ class IpmiDriver:
         except (BmcRefused, BmcUnsupported):
             return b""
         return raw[:16] if len(raw) >= 16 and any(raw[:16]) else b""
+
+    async def _mac(self, target: Target, give_up: float) -> str:
+        try:
+            answer = await self._ask(target, _LAN_MAC, give_up)
+        except (BmcRefused, BmcUnsupported):
+            return ""
+        return answer[1:7].hex(":") if len(answer) >= 7 and any(answer[1:7]) else ""
 
     async def _capabilities(self, target: Target, device: bytes, give_up: float) -> frozenset[Capability]:
         able = set(_UNASKED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import asyncpg
@@ -207,7 +208,7 @@ class EndpointStore:
         row = await connection.fetchrow(
             f"""UPDATE endpoint SET reported_on = $2, observed_at = $3, error_reason = $4, error = $5, failures = $6,
             firmware = $7, fru = $8, inspected_at = $9, capabilities = $11, guid = $12, manufacturer = $13,
-            said_mac = $14, off_event = CASE WHEN $2 THEN off_event END,
+            said_mac = $14, identity = $15, off_event = CASE WHEN $2 THEN off_event END,
             version = CASE WHEN $10 THEN nextval('endpoint_version') ELSE version END,
             updated_at = CASE WHEN $10 THEN now() ELSE updated_at END,
             report_at = CASE WHEN $3::timestamptz IS NULL THEN report_at WHEN $10 THEN now()
@@ -227,9 +228,29 @@ class EndpointStore:
             seen.guid or None,
             seen.manufacturer,
             seen.said_mac,
+            replace(endpoint, observation=seen).match,
         )
         assert row is not None
         return from_row(row)
+
+    async def judge(self, connection: Connection, endpoint: Endpoint) -> None:
+        """Write whether the BMC is the machine's own, after something that it is told by has changed."""
+        query = "UPDATE endpoint SET identity = $2 WHERE machine = $1"
+        await connection.execute(query, endpoint.machine, endpoint.match)
+
+    async def of_other_machines(self, connection: Connection, partition: str, *, most: int) -> list[Endpoint]:
+        """Endpoints whose BMC does not seem to be the machine's own."""
+        rows = await connection.fetch(
+            f"""SELECT {_COLUMNS} FROM endpoint WHERE partition = $1 AND identity = 'other'
+            ORDER BY endpoint.machine LIMIT {most:d}""",
+            partition,
+        )
+        return [from_row(row) for row in rows]
+
+    async def known(self, connection: Connection, machines: Sequence[str]) -> list[str]:
+        """Those of the machines that have an endpoint."""
+        rows = await connection.fetch("SELECT machine::text FROM endpoint WHERE machine = ANY ($1::uuid[])", machines)
+        return [str(row["machine"]) for row in rows]
 
     async def off_event(self, connection: Connection, machine: str) -> str:
         """Id of the event that announces that the machine is being switched off as desired: the same one until the

@@ -22,7 +22,7 @@ from metal_bmc.rmcp.client import RmcpClient
 from metal_bmc.service import SPEC
 from metal_kit import identity
 from metal_kit.client import Peers
-from metal_kit.errors import Unauthenticated, Unavailable
+from metal_kit.errors import NotFound, Unauthenticated, Unavailable
 from metal_kit.identity import current_caller
 from metal_kit.runtime import RunningService, start
 from metal_sim.bmc import SimulatedBmc
@@ -33,6 +33,8 @@ from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.inventory.v1.machine_pb2 import (
     BmcReport,
     EventOutcome,
+    GetMachineRequest,
+    Machine,
     RecordEventsRequest,
     RecordEventsResponse,
     ReportBmcsRequest,
@@ -144,6 +146,7 @@ class Inventory(MachineServiceServicer):
     def __init__(self) -> None:
         self.reports: dict[str, list[BmcReport]] = {}
         self.events: list[tuple[str, ReportedEvent]] = []
+        self.machines: set[str] = set()
         self.away = False
         self.turned_away = 0
         self.before_events: Callable[[], Awaitable[None]] | None = None
@@ -158,6 +161,12 @@ class Inventory(MachineServiceServicer):
         if self.before_events is not None:
             await self.before_events()
         return RecordEventsResponse(outcomes=[EventOutcome.EVENT_OUTCOME_ACCEPTED] * len(request.events))
+
+    async def GetMachine(self, request: GetMachineRequest, context: Any) -> Machine:
+        if request.id not in self.machines:
+            raise NotFound("MACHINE_NOT_FOUND", "there is no such machine", field="id")
+        current_caller().require_partition("fra1", what="machine")
+        return Machine(id=request.id)
 
     async def ReportBmcs(self, request: ReportBmcsRequest, context: Any) -> ReportBmcsResponse:
         assert current_caller().partition == request.partition

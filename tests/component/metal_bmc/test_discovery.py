@@ -204,3 +204,27 @@ async def test_what_is_changed_while_a_bmc_that_moved_is_asked_stays_changed(
     await discovery.look(asyncio.Event())
     found = [(bmc.address, bmc.desired_power) for bmc in (await listed(plane)).values()]
     assert found == ([] if deleted else [("127.9.0.7:623", pb.POWER_OFF)])
+
+
+@pytest.mark.parametrize("known_to", ["inventory", "us"])
+async def test_a_bmc_with_swapped_bytes_is_taken_in_as_the_machine_that_is_known(
+    known_to: str,
+    plane: Any,
+    new_bmc: NewBmc,
+    lease_file: Path,
+    port: int,
+    options: dict[str, Any],
+    eventually: Eventually,
+) -> None:
+    machine = uuid.uuid4()
+    await new_bmc("127.9.0.1", port, machine=str(machine), guid=machine.bytes, user="ADMIN", password=FACTORY)
+    await plane.start(**options)
+    if known_to == "inventory":
+        plane.inventory.machines.add(str(machine))
+    else:
+        by_hand = pb.Bmc(machine=str(machine), partition="fra1", driver=pb.DRIVER_KIND_MANUAL)
+        await plane.stub().RegisterBmc(pb.RegisterBmcRequest(bmc=by_hand))
+    show(lease_file, lease("127.9.0.1", 1))
+    await eventually(lambda: plane.rows("SELECT FROM endpoint WHERE host <> ''"))
+    (found,) = (await listed(plane)).values()
+    assert (found.machine, found.mac, found.driver) == (str(machine), MAC.format(1), pb.DRIVER_KIND_IPMI)

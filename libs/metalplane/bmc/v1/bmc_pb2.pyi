@@ -248,6 +248,46 @@ COMMAND_ACTION_NMI: CommandAction.ValueType  # 12
 """Non-maskable interrupt, at which a running system writes its crash dump. Sent at most once, as RESET is."""
 Global___CommandAction: _TypeAlias = CommandAction  # noqa: Y015
 
+class _BmcIdentity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BmcIdentityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BmcIdentity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BMC_IDENTITY_UNSPECIFIED: _BmcIdentity.ValueType  # 0
+    """Not known: it says nothing to tell it by."""
+    BMC_IDENTITY_SMBIOS: _BmcIdentity.ValueType  # 1
+    """Its GUID is the machine's UUID, in the byte order of SMBIOS."""
+    BMC_IDENTITY_RFC4122: _BmcIdentity.ValueType  # 2
+    """The same, in the order of RFC 4122."""
+    BMC_IDENTITY_IPMI: _BmcIdentity.ValueType  # 3
+    """The same, from the last byte to the first, as IPMI has it."""
+    BMC_IDENTITY_SERIAL: _BmcIdentity.ValueType  # 4
+    """It tells the serial number that is known, though its GUID is another."""
+    BMC_IDENTITY_MAC: _BmcIdentity.ValueType  # 5
+    """It tells the MAC address that is known, though its GUID is another."""
+    BMC_IDENTITY_OTHER: _BmcIdentity.ValueType  # 6
+    """It contradicts what is known, or its GUID is another and nothing else speaks for it: an issue."""
+
+class BmcIdentity(_BmcIdentity, metaclass=_BmcIdentityEnumTypeWrapper):
+    """What makes a BMC the machine's own. The bytes of a GUID come in three orders, and are compared in all of them."""
+
+BMC_IDENTITY_UNSPECIFIED: BmcIdentity.ValueType  # 0
+"""Not known: it says nothing to tell it by."""
+BMC_IDENTITY_SMBIOS: BmcIdentity.ValueType  # 1
+"""Its GUID is the machine's UUID, in the byte order of SMBIOS."""
+BMC_IDENTITY_RFC4122: BmcIdentity.ValueType  # 2
+"""The same, in the order of RFC 4122."""
+BMC_IDENTITY_IPMI: BmcIdentity.ValueType  # 3
+"""The same, from the last byte to the first, as IPMI has it."""
+BMC_IDENTITY_SERIAL: BmcIdentity.ValueType  # 4
+"""It tells the serial number that is known, though its GUID is another."""
+BMC_IDENTITY_MAC: BmcIdentity.ValueType  # 5
+"""It tells the MAC address that is known, though its GUID is another."""
+BMC_IDENTITY_OTHER: BmcIdentity.ValueType  # 6
+"""It contradicts what is known, or its GUID is another and nothing else speaks for it: an issue."""
+Global___BmcIdentity: _TypeAlias = BmcIdentity  # noqa: Y015
+
 class _BootLasting:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -433,6 +473,8 @@ class Bmc(_message.Message):
     DRIVER_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     SERIAL_FIELD_NUMBER: _builtins.int
+    GUID_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     machine: _builtins.str
     """UUID of the machine."""
     partition: _builtins.str
@@ -465,6 +507,10 @@ class Bmc(_message.Message):
     """A serial number of the machine, its board or its chassis, to tell by whether the BMC is the machine's; empty when
     none is known.
     """
+    guid: _builtins.str
+    """The system GUID as the BMC sends it, in hexadecimal digits; empty when it sends none. Output only."""
+    identity: Global___BmcIdentity.ValueType
+    """Whether the BMC is the machine's own, and by what. Output only."""
     @_builtins.property
     def observed_time(self) -> _timestamp_pb2.Timestamp:
         """When the BMC last answered. Output only."""
@@ -503,10 +549,12 @@ class Bmc(_message.Message):
         driver: Global___DriverKind.ValueType = ...,
         capabilities: _abc.Iterable[Global___Capability.ValueType] | None = ...,
         serial: _builtins.str = ...,
+        guid: _builtins.str = ...,
+        identity: Global___BmcIdentity.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "observed_time", b"observed_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "create_time", b"create_time", "desired_power", b"desired_power", "driver", b"driver", "error", b"error", "etag", b"etag", "has_password", b"has_password", "login_blocked", b"login_blocked", "mac", b"mac", "machine", b"machine", "observed_time", b"observed_time", "partition", b"partition", "password", b"password", "reported_power", b"reported_power", "serial", b"serial", "update_time", b"update_time", "user", b"user", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "create_time", b"create_time", "desired_power", b"desired_power", "driver", b"driver", "error", b"error", "etag", b"etag", "guid", b"guid", "has_password", b"has_password", "identity", b"identity", "login_blocked", b"login_blocked", "mac", b"mac", "machine", b"machine", "observed_time", b"observed_time", "partition", b"partition", "password", b"password", "reported_power", b"reported_power", "serial", b"serial", "update_time", b"update_time", "user", b"user", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -137,8 +137,15 @@ async def test_an_order_is_a_task_and_done_when_a_person_says_so(
     task = await site.task(action)
     assert (task.command, task.state, task.machine, task.partition) == (command, OPEN, site.machine, "fra1")
     assert words in task.instruction
+
+    async def waits() -> bool:
+        return outcome(await site.stub.GetCommand(pb.GetCommandRequest(id=command))) == (
+            "RUNNING",
+            "WAITING_FOR_PERSON",
+        )
+
+    await site.eventually(waits)
     waiting = await site.stub.GetCommand(pb.GetCommandRequest(id=command))
-    assert outcome(waiting) == ("RUNNING", "WAITING_FOR_PERSON")
     assert waiting.deadline.seconds - waiting.create_time.seconds == 24 * 3600
     assert (await site.shown()).reported_power == pb.POWER_UNSPECIFIED
     ended = await site.say(task, note="done, the fan is loud")

@@ -108,6 +108,7 @@ async def test_schedules_read_what_is_due(plans: Plans, partition: str) -> None:
             "polls": partial(SCHEDULE.claim_polls, partition=partition, most=32, hold=MINUTE),
             "reports": partial(SCHEDULE.due_reports, partition=partition, most=32),
             "unsettled": partial(ENDPOINTS.unsettled, partition=partition),
+            "other machines": partial(ENDPOINTS.of_other_machines, partition=partition, most=500),
             "open": partial(COMMANDS.machines_with_open, partition=partition),
             "expired": partial(COMMANDS.expire_waiting, partition=partition, end=end),
         }
@@ -140,6 +141,7 @@ async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
         {
             "by MAC": partial(ENDPOINTS.by_mac, partition="busy", mac="mac8"),
             "insert": partial(ENDPOINTS.insert, wanted=wanted),
+            "known": partial(ENDPOINTS.known, machines=[machine(8), MIDDLE]),
             "free address": partial(ENDPOINTS.free_address, partition="busy", host="host8", port=623, but=MIDDLE),
             "delete": partial(ENDPOINTS.delete, machine=machine(8)),
             "next poll": partial(SCHEDULE.next_poll, machine=machine(8), after=MINUTE),

@@ -293,6 +293,8 @@ def edge_configuration(plane: ComposedPlane, directory: Path) -> Path:
         text = (ROOT / "deploy" / "edge" / name).read_text()
         text = text.replace("/tmp/", f"{directory}/").replace(MOUNTED, str(plane.secrets / "edge"))
         text = text.replace("listen 8443 ", f"listen {plane.address('edge')} ")
+        # What nginx waits for between two pieces of a request, 60 s by itself.
+        text = text.replace("client_max_body_size 5m;", "client_max_body_size 5m; client_body_timeout 1s;")
         text = text.replace("127.0.0.1:8081", plane.address("edge-health"))
         (directory / name).write_text(plane.here("edge", text))
     return directory / "nginx.conf"

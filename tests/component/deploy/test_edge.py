@@ -10,8 +10,18 @@ import pytest
 from metal_init.plane import SERVICES
 from metal_kit.ca import Authority
 from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unauthenticated, Unavailable, Unimplemented
+from metal_sim.bmc import SimulatedBmc
 from metalplane.audit.v1.audit_pb2 import ListAuditRecordsRequest
 from metalplane.audit.v1.audit_pb2_grpc import AuditServiceStub
+from metalplane.bmc.v1.bmc_pb2 import (
+    CONSOLE_EVENT_OPENED,
+    Bmc,
+    ConsoleOpen,
+    ConsoleRequest,
+    DeleteBmcRequest,
+    RegisterBmcRequest,
+)
+from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
 from metalplane.common.v1.access_pb2 import PlaneRole
 from metalplane.inventory.v1.machine_pb2 import GetMachineRequest, ListMachinesRequest, WatchMachinesRequest
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
@@ -91,6 +101,30 @@ async def test_a_watch_passes_and_ends_with_its_client(people: Any, eventually: 
         break
     watch.cancel()
     await eventually(lambda: "MachineService/WatchMachines" in edge.log(), what="nginx logs a call when it has ended")
+
+
+async def test_a_console_passes_in_both_directions_and_may_be_silent(people: Any) -> None:
+    bmc = SimulatedBmc("6f8e2c1a-0b7d-4e55-9a10-0242ac12ed6e", password="at the edge")
+    host, port = await bmc.start()
+    bmc.serial.on_input = bmc.serial.write
+    service = people.stub(BmcServiceStub, "bmc")
+    wanted = Bmc(
+        machine=bmc.machine, partition="partition-1", address=f"{host}:{port}", user="metal", password="at the edge"
+    )
+    await service.RegisterBmc(RegisterBmcRequest(bmc=wanted))
+    call = service.Console()
+    try:
+        await call.write(ConsoleRequest(open=ConsoleOpen(machine=bmc.machine)))
+        assert (await call.read()).status.event == CONSOLE_EVENT_OPENED
+        await call.write(ConsoleRequest(data=b"before"))
+        assert (await call.read()).data == b"before"
+        await asyncio.sleep(2)  # longer than nginx waits for the next piece of other requests here
+        await call.write(ConsoleRequest(data=b"after"))
+        assert (await call.read()).data == b"after"
+    finally:
+        call.cancel()
+        await service.DeleteBmc(DeleteBmcRequest(machine=bmc.machine))
+        bmc.stop()
 
 
 async def test_what_every_service_serves_is_asked_of_the_one_that_is_named(

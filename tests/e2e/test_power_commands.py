@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,3 +63,19 @@ async def test_a_waiting_machine_that_an_operator_restarts_waits_again_without_a
     assert not [event.message for event in story if "unexpectedly" in event.message]
     assert not found.lifecycle.crash_loop
     assert found.lifecycle.last_error == error_before
+
+
+async def test_a_machine_that_is_reset_tells_on_its_console_what_it_does(world: World) -> None:
+    await world.until_all_waiting()
+    machine = world.machine_named("rack-1-m2").placed.uuid
+    console = world.operator.stub(BmcServiceStub, "bmc").Console()
+    await console.write(bmc.ConsoleRequest(open=bmc.ConsoleOpen(machine=machine, read_only=True)))
+    assert (await console.read()).status.event == bmc.CONSOLE_EVENT_OPENED
+    await give(world, machine, "RESET")
+    printed = b""
+    async with asyncio.timeout(60):
+        while b"[rack-1-m2] installer" not in printed:
+            printed += (await console.read()).data
+    assert printed.index(b"self test") < printed.index(b"PXE") < printed.index(b"installer")
+    console.cancel()
+    await world.until_waiting(machine)

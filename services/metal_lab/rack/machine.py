@@ -78,6 +78,8 @@ class LabMachine:
         self.hardware = SimulatedHardware(
             self.placed.facts, self.directory, powered=lambda: self.bmc.chassis.powered, wiring=self._neighbours
         )
+        # Its serial console tells what it does, and echoes what is typed.
+        self.bmc.serial.on_input = self.bmc.serial.write
         self._running: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -124,9 +126,13 @@ class LabMachine:
                 if cable.leaf == leaf:
                     await self.leaves[leaf].link_up(cable.port)
 
+    def _show(self, activity: str) -> None:
+        self.activity = activity
+        self.bmc.serial.write(f"[{self.placed.name}] {activity}\r\n".encode())
+
     def _break(self) -> None:
         log.exception("machine.simulation_failed", machine=self.placed.name)
-        self.activity = "simulation failed"
+        self._show("simulation failed")
         self._broken.set()
 
     async def _supervise(self) -> None:
@@ -148,12 +154,12 @@ class LabMachine:
             if self.bmc.chassis.powered:
                 self._running = asyncio.create_task(self._powered_on(), name=f"firmware {self.placed.name}")
             else:
-                self.activity = "off"
+                self._show("off")
 
     async def _powered_on(self) -> None:
         try:
             while self.bmc.chassis.powered:
-                self.activity = "self test"
+                self._show("self test")
                 await asyncio.sleep(SELF_TEST)
                 self.hardware.reset()
                 await self._boot_once()
@@ -169,7 +175,7 @@ class LabMachine:
             await self._boot_disk(fallback=True)
 
     async def _boot_network(self) -> None:
-        self.activity = "PXE"
+        self._show("PXE")
         mac = self.placed.facts.nics[0].mac
         url = f"{self.boot_url}/v1/boot/{self.placed.uuid}?mac={mac}"
         try:
@@ -185,7 +191,7 @@ class LabMachine:
             case BootKernel(command_line=command_line):
                 await self._run_installer(command_line)
             case BootAgain(pause=pause):
-                self.activity = "told to boot again"
+                self._show("told to boot again")
                 await asyncio.sleep(min(pause, LONGEST_PAUSE))
 
     async def _fetch(self, url: str) -> str:
@@ -195,7 +201,7 @@ class LabMachine:
             return await response.text()
 
     async def _run_installer(self, command_line: str) -> None:
-        self.activity = "installer"
+        self._show("installer")
         stopped = await run_until_stopped(self._installer(command_line))
         match stopped:
             case KernelStarted():
@@ -204,7 +210,7 @@ class LabMachine:
                 if system is not None:
                     await self._run_system(system)
             case Rebooted() | PowerLost():
-                self.activity = "rebooting"
+                self._show("rebooting")
 
     async def _installer(self, command_line: str) -> None:
         parameters = parse_command_line(command_line)
@@ -235,12 +241,12 @@ class LabMachine:
         elif fallback:
             await self._boot_network()
         else:
-            self.activity = "no bootable disk"
+            self._show("no bootable disk")
             await asyncio.sleep(RETRY)
 
     async def _run_system(self, system: InstalledSystem) -> None:
         """The installed system: it does nothing but announce itself on its cables until somebody stops it."""
-        self.activity = f"running {system.hostname}"
+        self._show(f"running {system.hostname}")
         description = f"metalplane: provisioned since boot {self._boots}, {system.hostname}"
         while True:
             if not self.no_lldp:

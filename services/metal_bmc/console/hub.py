@@ -22,7 +22,7 @@ from metal_bmc.console.attachment import Attachment
 from metal_bmc.console.machine import ConsolePlan, MachineConsole, Wish
 from metal_bmc.console.recording import Recorder
 from metal_bmc.drivers.errors import BmcAuthFailed, BmcError
-from metal_bmc.drivers.interface import Target
+from metal_bmc.drivers.interface import Capability, DriverKind, Target
 from metal_bmc.drivers.sol import SolConsoles
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.exchange import BmcExchange
@@ -125,6 +125,12 @@ class ConsoleHub:
         if endpoint.partition != self._partition:
             raise FailedPrecondition(
                 "OTHER_PARTITION", f"the machine is in the partition {endpoint.partition}; ask the service there"
+            )
+        # Whether SOL is switched on the BMC says best itself; what was seen at the last inspection may be hours old.
+        if endpoint.driver is not DriverKind.IPMI or Capability.CONSOLE in endpoint.quirks.lacks:
+            raise Unimplemented(
+                "CONSOLE_UNSUPPORTED",
+                f"consoles go over IPMI's SOL, which this machine's BMC ({endpoint.driver}) has not",
             )
 
     async def _console(self, machine: str, mode: Mode) -> MachineConsole:

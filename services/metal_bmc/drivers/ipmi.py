@@ -35,6 +35,8 @@ _BOOT_FLAGS = Request(CHASSIS, _GET_BOOT, b"\x05\x00\x00")
 _DCMI_POWER = Request(0x2C, 0x02, b"\xdc\x01\x00\x00")
 # Get LAN Configuration Parameters of the channel that we come by: MAC address (IPMI 2.0 tables 23-4 and 6-3).
 _LAN_MAC = Request(0x0C, 0x02, b"\x0e\x05\x00\x00")
+# Get SOL Configuration Parameters of this channel: whether it is enabled (IPMI 2.0 table 26-5).
+_SOL_ENABLED = Request(0x0C, 0x22, b"\x0e\x01\x00\x00")
 # Additional device support in the answer to Get Device ID (IPMI 2.0 table 20-2).
 _SUPPORTS = {0x01: Capability.SENSORS, 0x04: Capability.SEL, 0x08: Capability.FRU}
 # IPMI has no question for these: they are taken as there until an order fails.
@@ -47,7 +49,6 @@ _UNASKED = (
     Capability.NMI,
     Capability.IDENTIFY,
     Capability.USERS,
-    Capability.CONSOLE,
 )
 _BOOTS = (Capability.BOOT_ONCE, Capability.BOOT_PERSISTENT, Capability.BOOT_UEFI, Capability.BOOT_BIOS)
 # Get System Boot Options: parameter not supported. Group extensions: requested one not supported, as invalid data.
@@ -196,7 +197,18 @@ class IpmiDriver:
             able.update(_BOOTS)
         if await self._knows(target, _DCMI_POWER, give_up):
             able.add(Capability.POWER_METRICS)
+        if await self._has_console(target, give_up):
+            able.add(Capability.CONSOLE)
         return frozenset(each for each in able if each not in target.quirks.lacks)
+
+    async def _has_console(self, target: Target, give_up: float) -> bool:
+        try:
+            answer = await self._ask(target, _SOL_ENABLED, give_up)
+        except BmcUnsupported:
+            return False
+        except BmcRefused as refusal:
+            return refusal.code not in _NO_SUCH_PARAMETER
+        return len(answer) >= 2 and bool(answer[1] & 1)
 
     async def _knows(self, target: Target, request: Request, give_up: float) -> bool:
         """Whether the BMC knows a command and its parameter; one that is only busy does."""

@@ -129,12 +129,14 @@ async def test_a_bmc_says_what_it_can_do(
     bmc = await new_bmc()
     info = await driver.inspect(target(bmc), deadline=20)
     told = (Capability.POWER_ON, Capability.BOOT_ONCE, Capability.FRU, Capability.SENSORS, Capability.SEL)
-    assert {*told, Capability.POWER_METRICS} <= info.capabilities
+    assert {*told, Capability.POWER_METRICS, Capability.CONSOLE} <= info.capabilities
     assert not info.capabilities & {Capability.VIRTUAL_MEDIA, Capability.FIRMWARE_UPDATE, Capability.BIOS_SETTINGS}
     quirky = replace(target(bmc), quirks=Quirks(lacks=frozenset({"identify"})))
     answering(monkeypatch, (0, 9), [0x80])
     info = await driver.inspect(quirky, deadline=20)
     assert not info.capabilities & {Capability.BOOT_ONCE, Capability.BOOT_UEFI, Capability.IDENTIFY}
+    answering(monkeypatch, (0x0C, 0x22), [0xC1])
+    assert Capability.CONSOLE not in (await driver.inspect(target(bmc), deadline=20)).capabilities
     answering(monkeypatch, (0, 9), [0xC0])
     assert Capability.BOOT_ONCE in (await driver.inspect(target(bmc), deadline=20)).capabilities
 

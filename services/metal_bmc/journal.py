@@ -1,6 +1,6 @@
 """Answers of BMCs that say what was known: kept for a moment and written together, in one statement for all.
 
-Nobody decides by them, for nothing is new, so nobody waits for them. A process that is killed loses half a second of
+Nobody decides by them, for nothing is new, so nobody waits for them. A process that is killed loses a second of
 "it still answers"; the next poll says it again.
 """
 

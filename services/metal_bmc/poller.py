@@ -28,8 +28,7 @@ from metal_bmc.store import EndpointStore, ScheduleStore
 
 log = get_logger(__name__)
 
-# Short, so that polls come a few at a time and orders need not wait behind many.
-_TICK = timedelta(seconds=0.5)
+_TICK = timedelta(seconds=1)
 _JITTER = 0.2
 _MOST_DOUBLINGS = 6
 _SLOWEST = timedelta(minutes=15)

@@ -39,14 +39,14 @@ class Keeping:
 
     BMCs end a silent session after 60 s, some 3 s earlier (IPMI 2.0 §6.12.15); a sign of life may have to be repeated.
     It comes late enough that a BMC that is polled every minute needs one in between. `oldest` bounds how long a session
-    outlives the password that opened it. `look` is how exact these times are; a short one spreads the work.
+    outlives the password that opened it. `look` is how exact these times are.
     """
 
     most: int = 2500
     unused: float = 90.0
     sign_of_life: float = 40.0
     oldest: float = 3600.0
-    look: float = 0.25
+    look: float = 1.0
 
 
 @dataclass(slots=True)

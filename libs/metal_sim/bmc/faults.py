@@ -60,6 +60,7 @@ KINDS: dict[BmcFault, FaultKind] = {
     BmcFault.SHARED_UUID: FaultKind("reports the UUID that its maker forgot to replace, as thousands of others do"),
     BmcFault.GARBAGE: FaultKind("sends random, cut or damaged packets in place of answers", "percent", 100.0, 100.0),
 }
+_AUTHENTICATED = 0x40
 RESTART_SECONDS = 0.3
 """How long a restart of a simulated BMC takes; a real one's takes a minute or more."""
 FORGOTTEN_UUID = "03000200-0400-0500-0006-000700080009"
@@ -152,7 +153,8 @@ class Faults:
         """What is sent in place of `answer`: mostly itself."""
         if not self.has(BmcFault.GARBAGE) or self._random.random() * 100 >= self.value(BmcFault.GARBAGE):
             return answer
-        kind = self._random.randrange(4)
+        # One wrong bit in a proof of RAKP is what a wrong password looks like, and that is another fault.
+        kind = self._random.randrange(4 if answer[5] & _AUTHENTICATED else 3)
         if kind == 0:
             return self._random.randbytes(self._random.randrange(1, 80))
         if kind == 1:

@@ -52,7 +52,8 @@ def test_every_fault_is_looked_at() -> None:
 
 async def test_faults_show_with_their_reasons_and_never_as_a_success(plane: Any, eventually: Any) -> None:
     farm = BmcFarm(IPv4Network("127.79.0.0/24"))
-    bmcs = {fault: SimulatedBmc(str(uuid.uuid4()), password=PASSWORD) for fault in SHOWN}
+    # The same UUIDs in each run: they decide which packets are lost and damaged.
+    bmcs = {each: SimulatedBmc(str(uuid.uuid5(uuid.NAMESPACE_DNS, each)), password=PASSWORD) for each in SHOWN}
     for fault, bmc in bmcs.items():
         farm.add(bmc)
         bmc.faults.switch_on(fault, SHOWN[fault].value)

@@ -113,7 +113,7 @@ def test_every_fault_is_explained_and_has_a_value_only_where_it_has_a_unit() -> 
 
 
 def test_garbage_is_the_same_in_each_run_and_as_much_as_was_asked() -> None:
-    answer = bytes(range(40))
+    answer = bytes(range(0x40, 0x70))
     runs = []
     for _ in range(2):
         faults = Faults(seed=9)

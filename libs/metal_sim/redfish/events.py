@@ -10,6 +10,8 @@ from aiohttp import web
 from metal_sim.redfish.state import LogEntry
 
 _MOST_WAITING = 256
+_LOOK_SECONDS = 0.1
+"""How often it is looked whether the listener is still there."""
 
 
 class Listeners:
@@ -41,7 +43,13 @@ class Listeners:
         try:
             await response.prepare(request)
             await response.write(b": stream is open\n\n")
-            while (entry := await queue.get()) is not None:
+            while request.transport is not None and not request.transport.is_closing():
+                try:
+                    entry = await asyncio.wait_for(queue.get(), _LOOK_SECONDS)
+                except TimeoutError:
+                    continue
+                if entry is None:
+                    break
                 await response.write(_event(entry))
         finally:
             self._queues.discard(queue)

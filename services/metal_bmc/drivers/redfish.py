@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from metal_kit import guard
 
-from metal_bmc.drivers import abilities
+from metal_bmc.drivers import abilities, redfish_readings
 from metal_bmc.drivers.errors import (
     BmcAuthFailed,
     BmcBadAnswer,
@@ -26,6 +26,7 @@ from metal_bmc.drivers.errors import (
     DriverBusy,
 )
 from metal_bmc.drivers.interface import BootMode, BootSetting, BootTarget, BootWish, DeviceInfo, Target
+from metal_bmc.drivers.telemetry import Cursor, LogEntry, PowerDraw, Reading
 from metal_bmc.redfish import failures, identity, system
 from metal_bmc.redfish.client import RedfishClient
 from metal_bmc.redfish.document import Document, checked_path
@@ -127,6 +128,40 @@ class RedfishDriver:
                 fingerprint=visit.fingerprint,
             )
 
+    async def sensors(self, target: Target, *, deadline: float) -> list[Reading]:
+        """Read all sensors. Raises BmcError; BmcUnsupported when the BMC shows none."""
+        async with self._visit(target, deadline) as visit:
+            return await redfish_readings.sensors(visit, await identity.cases(visit, await _system(visit)))
+
+    async def power_draw(self, target: Target, *, deadline: float) -> PowerDraw:
+        """Read what the machine draws. Raises BmcError; BmcUnsupported when the BMC does not measure it."""
+        async with self._visit(target, deadline) as visit:
+            return await redfish_readings.power_draw(visit, await identity.cases(visit, await _system(visit)))
+
+    async def event_log(self, target: Target, *, since: Cursor, deadline: float) -> list[LogEntry]:
+        """The entries of the system event log beyond `since`, the oldest first. Raises BmcError."""
+        async with self._visit(target, deadline) as visit:
+            machine = await _system(visit)
+            owner = machine if "LogServices" in machine else await identity.manager_of(visit, machine)
+            return await redfish_readings.event_log(visit, owner or machine, since)
+
+    @asynccontextmanager
+    async def events(
+        self, target: Target, *, deadline: float, silence: float = 120.0
+    ) -> AsyncIterator[AsyncIterator[LogEntry]]:
+        """What the BMC tells by itself, as it happens, until it ends the stream. Other exchanges may go on beside it.
+
+        Begins within `deadline` seconds. Raises BmcError: BmcUnsupported when the BMC has no event stream, BmcTimeout
+        after `silence` seconds without a sign of life. What happened before, or between two streams, is in the log.
+        """
+        guard.refuse_in_transaction("a BMC exchange")
+        give_up = asyncio.get_running_loop().time() + deadline
+        try:
+            async with self._client.listen(_login(target), give_up=give_up, silence=silence) as stream:
+                yield redfish_readings.events(stream)
+        except failures.RedfishFailure as failure:
+            raise _error(failure) from None
+
     async def _shoot(self, target: Target, wanted: Sequence[str], name: str, deadline: float) -> None:
         async with self._visit(target, deadline) as visit:
             # Whoever does not answer this got no order, so a dead BMC leaves no doubt about the outcome.
@@ -141,13 +176,16 @@ class RedfishDriver:
     @asynccontextmanager
     async def _visit(self, target: Target, deadline: float) -> AsyncIterator[Visit]:
         guard.refuse_in_transaction("a BMC exchange")
-        login = Login(target.host, target.port, target.user, target.password, target.fingerprint)
         give_up = asyncio.get_running_loop().time() + deadline
         try:
-            async with self._client.visit(login, give_up=give_up) as visit:
+            async with self._client.visit(_login(target), give_up=give_up) as visit:
                 yield visit
         except failures.RedfishFailure as failure:
             raise _error(failure) from None
+
+
+def _login(target: Target) -> Login:
+    return Login(target.host, target.port, target.user, target.password, target.fingerprint)
 
 
 async def _system(visit: Visit) -> Document:

@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from metal_bmc.redfish import events
 from metal_bmc.redfish import session as sessions
+from metal_bmc.redfish.document import Document
 from metal_bmc.redfish.failures import (
     BadAnswer,
     ConnectionLost,
@@ -127,6 +129,25 @@ class RedfishClient:
                 )
             finally:
                 kept.door.release()
+        finally:
+            self._leave(kept)
+
+    @asynccontextmanager
+    async def listen(self, login: Login, *, give_up: float, silence: float) -> AsyncIterator[AsyncIterator[Document]]:
+        """What the BMC tells by itself (DSP0266 §13.5), while others may ask it. Raises RedfishFailure.
+
+        Begins by `give_up` on the event loop's clock; NoAnswer after `silence` seconds without a byte.
+        """
+        # As a visitor that does not stand in the door, it keeps the session open.
+        kept = self._enter(login)
+        try:
+            async with self.visit(login, give_up=give_up) as visit:
+                path = await events.path(visit)
+                headers = sessions.authority(login, await self._session(kept, give_up))
+            async with self._wire.stream(kept.place, path, headers=headers, give_up=give_up, silence=silence) as stream:
+                if isinstance(stream, Reply):
+                    raise sessions.failure(path, stream)
+                yield events.documents(stream)
         finally:
             self._leave(kept)
 

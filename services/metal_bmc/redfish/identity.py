@@ -29,7 +29,7 @@ class Identity:
 
 async def identify(visit: Visit, machine: Document) -> Identity:
     """Read what is known of a machine and its BMC. Raises RedfishFailure; what a BMC does not have is left empty."""
-    manager, chassis = await _manager(visit, machine), await cases(visit, machine)
+    manager, chassis = await manager_of(visit, machine), await cases(visit, machine)
     case = chassis[0] if chassis else None
     fru = {
         "Manufacturer": machine.optional_text("Manufacturer"),
@@ -63,7 +63,8 @@ async def cases(visit: Visit, machine: Document) -> tuple[Document, ...]:
     return tuple(found)
 
 
-async def _manager(visit: Visit, machine: Document) -> Document | None:
+async def manager_of(visit: Visit, machine: Document) -> Document | None:
+    """The BMC's own document, None when it shows none. Raises RedfishFailure."""
     links = machine.optional_inner("Links")
     paths = links.links("ManagedBy") if links is not None else []
     if not paths:

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -85,24 +86,32 @@ class Wire:
 
         With `headers_matter` the headers of a success come back whatever is wrong with its body.
         """
-        try:
+        with _told():
             async with asyncio.timeout_at(give_up), self._request(place, method, path, headers, body) as response:
-                told = {name.lower(): value for name, value in response.headers.items()}
                 if headers_matter and 200 <= response.status < 300:
-                    return Reply(response.status, told, await _courtesy(response))
-                return Reply(response.status, told, await _limited(response))
-        except TimeoutError:
-            raise NoAnswer("the BMC does not answer") from None
-        except aiohttp.ServerFingerprintMismatch:
-            raise WrongCertificate("the BMC shows another certificate than the one that is known of it") from None
-        except (aiohttp.ClientSSLError, ssl.SSLError):
-            raise BadAnswer("the BMC does not get through a TLS handshake (1.2 or newer)") from None
-        except (aiohttp.ClientConnectionError, OSError):
-            raise ConnectionLost("the BMC cannot be reached, or cut the connection") from None
-        except aiohttp.ClientPayloadError:
-            raise ConnectionLost("the BMC cut the connection within its answer") from None
-        except (aiohttp.ClientError, ValueError):
-            raise BadAnswer("the BMC does not answer in HTTP that makes sense") from None
+                    return _reply(response, await _courtesy(response))
+                return _reply(response, await _limited(response))
+
+    @asynccontextmanager
+    async def stream(
+        self, place: Place, path: str, *, headers: Mapping[str, str], give_up: float, silence: float
+    ) -> AsyncIterator[Reply | AsyncIterator[bytes]]:
+        """An event stream piece by piece, or the reply of a BMC that does not give one. Raises RedfishFailure.
+
+        It begins by `give_up`, and ends with NoAnswer after `silence` seconds without a byte.
+        """
+        with _told():
+            async with asyncio.timeout_at(give_up):
+                events = {**headers, "Accept": "text/event-stream"}
+                response = await self._request(place, "GET", path, events, None)
+            try:
+                if response.status == 200 and response.content_type == "text/event-stream":
+                    yield _pieces(response, silence)
+                else:
+                    async with asyncio.timeout_at(give_up):
+                        yield _reply(response, await _limited(response))
+            finally:
+                response.close()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -119,6 +128,39 @@ class Wire:
         content = None if body is None else json.dumps(body).encode()
         typed = {**headers, "Content-Type": "application/json"} if body is not None else headers
         return self._session.request(method, url, headers=typed, data=content, ssl=place.pin, allow_redirects=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell what the library raises in our terms."""
+    try:
+        yield
+    except TimeoutError:
+        raise NoAnswer("the BMC does not answer") from None
+    except aiohttp.ServerFingerprintMismatch:
+        raise WrongCertificate("the BMC shows another certificate than the one that is known of it") from None
+    except (aiohttp.ClientSSLError, ssl.SSLError):
+        raise BadAnswer("the BMC does not get through a TLS handshake (1.2 or newer)") from None
+    except (aiohttp.ClientConnectionError, OSError):
+        raise ConnectionLost("the BMC cannot be reached, or cut the connection") from None
+    except aiohttp.ClientPayloadError:
+        raise ConnectionLost("the BMC cut the connection within its answer") from None
+    except (aiohttp.ClientError, ValueError):
+        raise BadAnswer("the BMC does not answer in HTTP that makes sense") from None
+
+
+def _reply(response: aiohttp.ClientResponse, body: bytes) -> Reply:
+    return Reply(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
+
+
+async def _pieces(response: aiohttp.ClientResponse, silence: float) -> AsyncIterator[bytes]:
+    with _told():
+        while True:
+            async with asyncio.timeout(silence):
+                piece = await response.content.readany()
+            if not piece:
+                return
+            yield piece
 
 
 def _session() -> aiohttp.ClientSession:

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from metal_bmc.drivers import errors
-from metal_bmc.drivers.interface import BootMode, BootSetting, BootTarget, BootWish, Capability
+from metal_bmc.drivers.interface import BootMode, BootSetting, BootTarget, BootWish, Capability, Target
+from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.redfish import RedfishDriver
 from metal_bmc.redfish.client import RedfishClient
 from metal_kit.guard import in_transaction
-from metal_sim.bmc import PowerAction
+from metal_sim.bmc import PowerAction, SimulatedBmc
 from metal_sim.redfish import PERSONALITIES, SimulatedRedfish
 from redfish_targets import redfish_target
 
@@ -192,6 +193,23 @@ async def test_what_a_make_lacks_is_no_capability(make: str, new_redfish: NewRed
     everything = {Capability.BOOT_BIOS, Capability.NMI, Capability.POWER_CYCLE, Capability.FIRMWARE_UPDATE}
     assert everything - able == LACKS[make]
     assert able >= {Capability.POWER_ON, Capability.POWER_OFF, Capability.BOOT_ONCE, Capability.IDENTIFY}
+
+
+async def test_one_machine_may_have_both_protocols(
+    new_redfish: NewRedfish,
+    new_bmc: Callable[..., Awaitable[SimulatedBmc]],
+    redfish: RedfishDriver,
+    driver: IpmiDriver,
+    target: Callable[..., Target],
+) -> None:
+    ipmi = await new_bmc()
+    bmc = await new_redfish(machine=ipmi.machine, chassis=ipmi.chassis)
+    await redfish.set_power(redfish_target(bmc), on=True, deadline=20)
+    assert await driver.powered(target(ipmi), deadline=20)
+    wish = BootWish(BootTarget.DISK, persistent=False)
+    assert await redfish.set_boot(redfish_target(bmc), wish, deadline=20) == await driver.boot(
+        target(ipmi), deadline=20
+    )
 
 
 async def test_a_bmc_is_not_asked_within_a_transaction(new_redfish: NewRedfish, redfish: RedfishDriver) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from metal_bmc.drivers.errors import BmcAuthFailed, BmcError, BmcSessionsFull, DriverBusy
+from metal_bmc.drivers.errors import BmcAuthFailed, BmcBusy, BmcError, BmcSessionsFull, DriverBusy
 from metal_bmc.drivers.interface import BootMode, BootWish
 from metal_bmc.plan import ONE_SHOT, Action, Step, boot_wish, plan_of
 
@@ -182,7 +182,7 @@ def judge_error(command: Command, error: BmcError, now: datetime, patience: Pati
         return unknown_outcome(command, error.message) if error.outcome_unknown else _failed(error)
     if not error.retryable or command.tries + 1 >= _tries(error, patience):
         return _failed(error)
-    after = patience.slots if isinstance(error, BmcSessionsFull) else _ladder(command.tries, ceiling=8)
+    after = _pause(command, error, patience)
     if now + after >= command.deadline:
         # Waiting would end as "expired", which says less than what is known now.
         return Finish(State.FAILED, error.reason, f"{error.message}; no time is left to try again")
@@ -200,10 +200,18 @@ def _failed(error: BmcError) -> Finish:
 
 
 def _tries(error: BmcError, patience: Patience) -> int:
-    if isinstance(error, BmcSessionsFull | DriverBusy):
-        # Asking for a slot, or waiting for a process, harms nothing, so the deadline alone decides.
+    if isinstance(error, BmcSessionsFull | BmcBusy | DriverBusy):
+        # Asking for a slot or another time, or waiting for a process, harms nothing, so the deadline alone decides.
         return 1000
     return 2 if isinstance(error, BmcAuthFailed) else patience.tries
+
+
+def _pause(command: Command, error: BmcError, patience: Patience) -> timedelta:
+    if isinstance(error, BmcSessionsFull):
+        return patience.slots
+    if isinstance(error, BmcBusy) and error.retry_after > 0:
+        return timedelta(seconds=error.retry_after)
+    return _ladder(command.tries, ceiling=8)
 
 
 def _ladder(tries: int, *, ceiling: int) -> timedelta:

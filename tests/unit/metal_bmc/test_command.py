@@ -24,11 +24,13 @@ from metal_bmc.command import (
 from metal_bmc.drivers.errors import (
     BmcAuthFailed,
     BmcBadAnswer,
+    BmcBusy,
     BmcError,
     BmcRefused,
     BmcSessionsFull,
     BmcTimeout,
     BmcUnsupported,
+    BmcUntrusted,
     DriverBusy,
     DriverCrashed,
     LoginBlocked,
@@ -46,6 +48,9 @@ ERRORS: list[BmcError] = [
     BmcTimeout("x"),
     BmcAuthFailed("x"),
     BmcSessionsFull("x"),
+    BmcBusy("x", 7),
+    BmcBusy("x"),
+    BmcUntrusted("x"),
     BmcUnsupported("x"),
     BmcRefused("x", 0xC0),
     BmcBadAnswer("x"),
@@ -146,6 +151,15 @@ def test_an_announcement_leaves_most_of_the_time_to_the_bmc(left: timedelta) -> 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.reason)
 def test_what_cannot_get_better_is_not_tried_again(error: BmcError) -> None:
     assert isinstance(judge_error(command(), error, NOW, PATIENCE), Again if error.retryable else Finish)
+
+
+def test_a_busy_bmc_gets_the_time_that_it_asks_for() -> None:
+    verdict = judge_error(command(tries=9), BmcBusy("x", 7), NOW, PATIENCE)
+    assert isinstance(verdict, Again)
+    assert verdict.after == timedelta(seconds=7)
+    late = judge_error(command(), BmcBusy("x", 3600), NOW, PATIENCE)
+    assert isinstance(late, Finish)
+    assert late.reason == "BUSY"
 
 
 def test_a_refused_login_is_tried_once_more() -> None:

@@ -114,6 +114,10 @@ def _fill_bmc(message: hardware_pb2.BmcInfo, row: asyncpg.Record) -> None:
     message.power = _POWER[row["bmc_power"]]
     if row["bmc_observed_at"] is not None:
         _set(message.observed_time, row["bmc_observed_at"])
+    if row["bmc_fault_reason"]:
+        message.fault.reason, message.fault.message = row["bmc_fault_reason"], row["bmc_fault"]
+        if row["bmc_fault_since"] is not None:
+            _set(message.fault.since, row["bmc_fault_since"])
     if row["bmc_fru"]:
         message.fru.MergeFromString(row["bmc_fru"])
 
@@ -173,6 +177,7 @@ def facts(row: asyncpg.Record, sharing: Collection[str]) -> Facts:
         bmc_mac=row["bmc_mac"] or "",
         bmc_address=row["bmc_address"] or "",
         bmc_updated=row["bmc_observed_at"],
+        bmc_fault=f"{row['bmc_fault_reason']}, {row['bmc_fault']}" if row["bmc_fault_reason"] else "",
         bmc_address_shared_with=tuple(other for other in sharing if other != id_),
         quarantined_disks=tuple(row["quarantined_disks"]),
         cabling_problem=row["cabling_error"],

@@ -101,6 +101,7 @@ class Agents:
         }
         for at, report in enumerate(request.reports):
             parse_timestamp(report.bmc.observed_time, field=f"reports[{at}].bmc.observed_time")
+            parse_timestamp(report.bmc.fault.since, field=f"reports[{at}].bmc.fault.since")
         if len(reports) < len(request.reports):
             raise InvalidArgument("DUPLICATE_MACHINE", "reports: each machine may appear once", field="reports")
         async with self.tools.db.transaction(purpose="report bmcs") as conn:

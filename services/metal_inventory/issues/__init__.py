@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from metal_inventory.issues import (
+    bmc_fault,
     bmc_info_outdated,
     bmc_no_distinct_ip,
     bmc_without_ip,
@@ -41,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     bmc_without_mac.RULE,
     bmc_without_ip.RULE,
     bmc_info_outdated.RULE,
+    bmc_fault.RULE,
     bmc_no_distinct_ip.RULE,
     no_event_container.RULE,
     quarantined_disks.RULE,

@@ -47,6 +47,7 @@ class Facts:
     bmc_mac: str = ""
     bmc_address: str = ""
     bmc_updated: datetime | None = None
+    bmc_fault: str = ""
     bmc_address_shared_with: tuple[str, ...] = ()
     quarantined_disks: tuple[str, ...] = ()
     cabling_problem: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 
 import asyncpg
 from metal_kit.db import Connection
@@ -21,15 +21,20 @@ INSERT INTO lifecycle (machine) SELECT id FROM fresh RETURNING machine::text
 """
 # In the order of ids, so that two reports with the same machines cannot wait for each other in a circle.
 _LOCK = "SELECT id::text, partition FROM machine WHERE id = ANY ($1::uuid[]) ORDER BY machine.id FOR NO KEY UPDATE"
-_KNOWN = "SELECT machine::text, address, mac, firmware, power, fru FROM bmc WHERE machine = ANY ($1::uuid[])"
+_KNOWN = """
+SELECT machine::text, address, mac, firmware, power, fru, fault_reason, fault, fault_since FROM bmc
+WHERE machine = ANY ($1::uuid[])
+"""
 _UPSERT = """
-INSERT INTO bmc (machine, address, mac, firmware, power, fru, observed_at)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::timestamptz[])
+INSERT INTO bmc (machine, address, mac, firmware, power, fru, fault_reason, fault, fault_since, observed_at)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[],
+    $9::timestamptz[], $10::timestamptz[])
 ON CONFLICT (machine) DO UPDATE SET
     address = excluded.address, mac = excluded.mac, firmware = excluded.firmware, power = excluded.power,
-    fru = excluded.fru, observed_at = greatest(excluded.observed_at, bmc.observed_at)
+    fru = excluded.fru, fault_reason = excluded.fault_reason, fault = excluded.fault,
+    fault_since = excluded.fault_since, observed_at = greatest(excluded.observed_at, bmc.observed_at)
 """
-Facts = tuple[str, str, str, str, bytes]
+Facts = tuple[str, str, str, str, bytes, str, str, datetime | None]
 
 
 class BmcStore:
@@ -43,7 +48,8 @@ class BmcStore:
     ) -> tuple[Sequence[str], Sequence[str]]:
         """Take in reports by machine; the machines that were created, and those that another partition claims.
 
-        A report that repeats what is known only moves its time. What a report leaves empty keeps its old value.
+        A report that repeats what is known only moves its time. What a report leaves empty keeps its old value, but for
+        the fault: that is over then.
         Raises FailedPrecondition when the partition does not exist.
         """
         ids = sorted(reports)
@@ -60,7 +66,7 @@ class BmcStore:
             reports[id_].observed_time.ToDatetime(tzinfo=UTC) if reports[id_].HasField("observed_time") else None
             for id_ in mine
         ]
-        columns = list(zip(*facts.values(), strict=True)) or [()] * 5
+        columns = list(zip(*facts.values(), strict=True)) or [()] * 8
         await conn.execute(_UPSERT, mine, *columns, times)
         for id_ in mine:
             adopted = locked[id_] is None
@@ -71,17 +77,21 @@ class BmcStore:
 
 
 def _known(row: asyncpg.Record) -> Facts:
-    return row["address"], row["mac"], row["firmware"], row["power"], row["fru"]
+    known = (row["address"], row["mac"], row["firmware"], row["power"], row["fru"])
+    return (*known, row["fault_reason"], row["fault"], row["fault_since"])
 
 
 def _merged(info: BmcInfo, known: Facts | None) -> Facts:
     power, fru = POWER_NAMES[info.power], info.fru.SerializeToString(deterministic=True)
+    since = info.fault.since.ToDatetime(tzinfo=UTC) if info.fault.HasField("since") else None
+    fault = (info.fault.reason, info.fault.message, since)
     if known is None:
-        return info.address, info.mac, info.version, power, fru
+        return info.address, info.mac, info.version, power, fru, *fault
     return (
         info.address or known[0],
         info.mac or known[1],
         info.version or known[2],
         known[3] if power == "UNSPECIFIED" else power,
         fru or known[4],
+        *fault,
     )

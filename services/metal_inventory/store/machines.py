@@ -29,6 +29,7 @@ SELECT m.id, m.version, m.created_at, m.updated_at, m.partition, m.rack, m.size,
     l.error_type, l.error_at, l.error_reported_at, l.error_message,
     b.machine IS NOT NULL AS bmc, b.address AS bmc_address, b.mac AS bmc_mac, b.firmware AS bmc_firmware,
     b.power AS bmc_power, b.observed_at AS bmc_observed_at, b.fru AS bmc_fru,
+    b.fault_reason AS bmc_fault_reason, b.fault AS bmc_fault, b.fault_since AS bmc_fault_since,
     w.holder AS lease_holder, w.expires_at AS lease_expires_at, clock_timestamp() AS now
 """
 DETAILS = """

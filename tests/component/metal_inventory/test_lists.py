@@ -197,6 +197,36 @@ async def test_bmc_reports_create_machines_and_repeat_without_events(inventory: 
     assert int(changed.etag) == int(machine.etag) + 1
 
 
+async def test_a_fault_of_a_bmc_is_an_issue_until_a_report_comes_without_it(inventory: Any) -> None:
+    bmc, id_ = inventory.machines(partition_agent_id("mini", "bmc")), inventory.machine_id(1)
+    await inventory.report(id_, "PXE_BOOTING")
+    await inventory.set_state(id_, "TAINTED", "fan is loud")
+    request = bmc_reports(**{id_: "10.0.0.1:623"})
+    request.reports[0].bmc.fault.reason = "UNREACHABLE"
+    request.reports[0].bmc.fault.message = "the BMC does not answer"
+    request.reports[0].bmc.fault.since.seconds = 1_700_000_000
+    wanted = pb.ListMachineIssuesRequest(only=["bmc-fault"])
+    for _ in range(2):
+        await bmc.ReportBmcs(request)
+        [issue] = (await inventory.machines().ListMachineIssues(wanted)).issues
+        assert "UNREACHABLE, the BMC does not answer" in issue.message
+    assert (await inventory.get(id_)).bmc.fault == request.reports[0].bmc.fault
+    told = (await inventory.get(id_)).etag
+    request.reports[0].bmc.ClearField("fault")
+    await bmc.ReportBmcs(request)
+    assert not (await inventory.machines().ListMachineIssues(wanted)).issues
+    machine = await inventory.get(id_)
+    assert not machine.bmc.HasField("fault")
+    assert int(machine.etag) == int(told) + 1
+    # What an operator has decided is nobody else's to take back.
+    assert (machine.state, machine.state_description) == (pb.MACHINE_STATE_TAINTED, "fan is loud")
+    request.reports[0].bmc.fault.reason = "UNREACHABLE"
+    request.reports[0].bmc.fault.since.seconds = 1 << 60
+    with pytest.raises(InvalidArgument) as refused:
+        await bmc.ReportBmcs(request)
+    assert refused.value.field == "reports[0].bmc.fault.since"
+
+
 async def test_a_machine_of_another_partition_is_refused_to_a_bmc_agent(inventory: Any) -> None:
     await inventory.sql("INSERT INTO partition (id, body) VALUES ('other', '')")
     id_ = inventory.machine_id(1)

@@ -52,6 +52,7 @@ def test_a_healthy_machine_has_no_issue() -> None:
         (replace(HEALTHY, last_error=CRASH, last_error_threshold=timedelta(0), now=NOW + timedelta(seconds=1)), []),
         (replace(HEALTHY, bmc_mac=""), ["bmc-without-mac"]),
         (replace(HEALTHY, bmc_address=""), ["bmc-without-ip"]),
+        (replace(HEALTHY, bmc_fault="UNREACHABLE, no answer"), ["bmc-fault"]),
         (replace(HEALTHY, bmc_updated=None), ["bmc-info-outdated"]),
         (replace(HEALTHY, bmc_updated=NOW - timedelta(minutes=20)), []),
         (replace(HEALTHY, bmc_updated=NOW - timedelta(minutes=20, seconds=1)), ["bmc-info-outdated"]),
@@ -86,7 +87,7 @@ def test_the_query_selects_by_rule_and_severity_and_omit_wins() -> None:
 
 
 def test_rules_have_distinct_ids_and_unknown_ones_are_named() -> None:
-    assert len({rule.id for rule in RULES}) == len(RULES) == 15
+    assert len({rule.id for rule in RULES}) == len(RULES) == 16
     assert unknown_ids(["crashloop", "nonsense"]) == ["nonsense"]
 
 

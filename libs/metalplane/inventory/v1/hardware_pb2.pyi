@@ -305,6 +305,7 @@ class BmcInfo(_message.Message):
     POWER_FIELD_NUMBER: _builtins.int
     OBSERVED_TIME_FIELD_NUMBER: _builtins.int
     FRU_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """`address:port` of the BMC; empty when not known."""
     mac: _builtins.str
@@ -321,6 +322,10 @@ class BmcInfo(_message.Message):
     def fru(self) -> Global___Fru:
         """Identity of the parts."""
 
+    @_builtins.property
+    def fault(self) -> Global___BmcFault:
+        """Why the machine cannot be switched by its BMC; not set when it can. A report without it clears it, and nothing else."""
+
     def __init__(
         self,
         *,
@@ -330,14 +335,47 @@ class BmcInfo(_message.Message):
         power: Global___PowerState.ValueType = ...,
         observed_time: _timestamp_pb2.Timestamp | None = ...,
         fru: Global___Fru | None = ...,
+        fault: Global___BmcFault | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fru", b"fru", "observed_time", b"observed_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "fru", b"fru", "observed_time", b"observed_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fru", b"fru", "mac", b"mac", "observed_time", b"observed_time", "power", b"power", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fault", b"fault", "fru", b"fru", "mac", b"mac", "observed_time", b"observed_time", "power", b"power", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BmcInfo: _TypeAlias = BmcInfo  # noqa: Y015
+
+@_typing.final
+class BmcFault(_message.Message):
+    """Why a machine cannot be switched by its BMC."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Machine-readable reason in UPPER_SNAKE_CASE: UNREACHABLE, LOGIN_BLOCKED."""
+    message: _builtins.str
+    """The same for people."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when; not set when that is not known."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BmcFault: _TypeAlias = BmcFault  # noqa: Y015
 
 @_typing.final
 class Fru(_message.Message):

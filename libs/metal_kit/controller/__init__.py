@@ -8,6 +8,8 @@ So a worker that was given up for dead can still act late, but can no longer wri
 Level-triggered: what `act` does is decided by the snapshot alone, never by what woke it, so that a lost or doubled
 wake-up costs time and nothing else. `act` runs again after any crash and must be safe to repeat.
 
+Replicas share all keys, unless a service gives each replica shards of its own (`Controller(shards=…)`).
+
 Not here: fan-out, priorities, ordering between keys, and remembering results of steps. The object's own row does that.
 """
 
@@ -15,10 +17,11 @@ from __future__ import annotations
 
 from metal_kit.controller.history import HistoryEntry, read_history
 from metal_kit.controller.outcome import Done, Failed, Go, Outcome, Reconciler, Snapshot, StaleSnapshot, Wait
-from metal_kit.controller.queue import enqueue
+from metal_kit.controller.queue import SHARDS, enqueue, shard_of
 from metal_kit.controller.worker import Controller
 
 __all__ = [
+    "SHARDS",
     "Controller",
     "Done",
     "Failed",
@@ -31,4 +34,5 @@ __all__ = [
     "Wait",
     "enqueue",
     "read_history",
+    "shard_of",
 ]

@@ -10,7 +10,8 @@ before; `finish` is called after `save`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -36,19 +37,22 @@ _ADD_MISSING = """
 """
 # What is due is compared with the statement's time: the clock itself, which may go on between two rows, is nothing that
 # an index can be searched for, and all that wait for later would be looked at as well.
+# The last argument: which shards of the keys, NULL for all. Few keys are due at a time, so theirs is worked out here.
 _CLAIM = """
     UPDATE reconcile_queue AS q
     SET holder = $2, fence = nextval('reconcile_fence'), ready_at = clock_timestamp() + $3::interval, woken_at = NULL
     FROM (
         SELECT kind, key FROM reconcile_queue
         WHERE kind = $1 AND ready_at <= statement_timestamp()
+        AND ($5::int[] IS NULL OR get_byte(decode(md5(key), 'hex'), 0) = ANY ($5))
         ORDER BY ready_at LIMIT $4 FOR UPDATE SKIP LOCKED
     ) AS due
     WHERE q.kind = due.kind AND q.key = due.key
     RETURNING q.key, q.fence, q.attempts, q.phase, q.overdue, clock_timestamp() - q.phase_since AS in_phase
 """
 _NEXT = """
-    SELECT extract(epoch FROM min(ready_at) - clock_timestamp())::float8 FROM reconcile_queue WHERE kind = $1
+    SELECT extract(epoch FROM min(ready_at) - clock_timestamp())::float8 FROM reconcile_queue
+    WHERE kind = $1 AND ($2::int[] IS NULL OR get_byte(decode(md5(key), 'hex'), 0) = ANY ($2))
 """
 _RENEW = """
     UPDATE reconcile_queue AS q SET ready_at = clock_timestamp() + $4::interval
@@ -89,6 +93,15 @@ _RELEASE = """
 """
 
 
+SHARDS = 256
+"""Into so many parts keys can be told apart, for replicas that each work on their own."""
+
+
+def shard_of(key: str) -> int:
+    """The shard of a key: the first byte of its MD5, which Postgres works out as well."""
+    return hashlib.md5(key.encode(), usedforsecurity=False).digest()[0]
+
+
 class LeaseLost(Exception):
     """Another worker has taken the key over; nothing of ours may be written."""
 
@@ -123,17 +136,24 @@ async def add_missing(connection: Connection, kind: str, keys: Iterable[str]) ->
     return int(status.rpartition(" ")[2])
 
 
-async def claim(connection: Connection, kind: str, holder: str, lease: timedelta, most: int) -> list[Claim]:
-    """Take up to `most` keys that are due, the longest due first."""
-    rows = await connection.fetch(_CLAIM, kind, holder, lease, most)
+async def claim(
+    connection: Connection,
+    kind: str,
+    holder: str,
+    lease: timedelta,
+    most: int,
+    shards: Collection[int] | None = None,
+) -> list[Claim]:
+    """Take up to `most` keys that are due, the longest due first; of these shards only (see `shard_of`)."""
+    rows = await connection.fetch(_CLAIM, kind, holder, lease, most, shards if shards is None else list(shards))
     return [
         Claim(row["key"], row["fence"], row["attempts"], row["phase"], row["overdue"], row["in_phase"]) for row in rows
     ]
 
 
-async def seconds_to_next(connection: Connection, kind: str) -> float | None:
-    """Seconds until a key is due or a lease ends, negative when one is; None for an empty queue."""
-    seconds: float | None = await connection.fetchval(_NEXT, kind)
+async def seconds_to_next(connection: Connection, kind: str, shards: Collection[int] | None = None) -> float | None:
+    """Seconds until a key of these shards is due or a lease ends, negative when one is; None when there is none."""
+    seconds: float | None = await connection.fetchval(_NEXT, kind, shards if shards is None else list(shards))
     return seconds
 
 

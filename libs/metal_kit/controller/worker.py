@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from typing import Any, cast
 
@@ -81,6 +81,8 @@ class Controller:
         backoff: delays after Failed outcomes that name none.
         sweep_every: pause between two sweeps, when the reconciler has a `sweep`.
         drain: how long running attempts get when the service stops, before they are cancelled and given back.
+        shards: which shards of the keys (`shard_of`) are this replica's to work on now; asked before each claim, and
+            None means all. `NOTIFY reconcile:<kind>` after it changed, or the change is seen within 5 s.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Controller:
         backoff: Backoff = FAILURES,
         sweep_every: timedelta = SWEEP_EVERY,
         drain: timedelta = DRAIN,
+        shards: Callable[[], Collection[int]] | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError("a controller needs at least one worker")
@@ -104,6 +107,7 @@ class Controller:
         self._lease = lease
         self._sweep_every = sweep_every
         self._drain = drain
+        self._shards = shards
         self._holder = new_holder()
         self._attempt = Attempt(reconciler, db, holder=self._holder, backoff=backoff, act_limit=act_limit)
         self._running: dict[str, _Work] = {}
@@ -160,8 +164,9 @@ class Controller:
 
     async def _claim(self, most: int, wakeup: Wakeup) -> int:
         before = asyncio.get_running_loop().time()
+        shards = self._shards() if self._shards is not None else None
         async with self._db.connection() as connection:
-            claims = await queue.claim(connection, self.kind, self._holder, self._lease, most)
+            claims = await queue.claim(connection, self.kind, self._holder, self._lease, most, shards)
         for held in claims:
             work = _Work(held)
             work.good_until(before + self._lease.total_seconds() * _CERTAIN)
@@ -173,7 +178,8 @@ class Controller:
 
     async def _idle_seconds(self) -> float:
         async with self._db.connection() as connection:
-            seconds = await queue.seconds_to_next(connection, self.kind)
+            shards = self._shards() if self._shards is not None else None
+            seconds = await queue.seconds_to_next(connection, self.kind, shards)
         # A little late rather than a little early: an early look finds nothing and looks again at once.
         return _POLL_SECONDS if seconds is None else min(_POLL_SECONDS, max(0.0, seconds) + 0.001)
 

@@ -27,6 +27,7 @@ from controller_things import (
     reason_is,
 )
 from metal_kit.controller import (
+    SHARDS,
     Controller,
     Done,
     Failed,
@@ -35,6 +36,7 @@ from metal_kit.controller import (
     Wait,
     enqueue,
     read_history,
+    shard_of,
 )
 from metal_kit.controller import queue as queue_module
 from metal_kit.controller.worker import _Work
@@ -360,3 +362,26 @@ async def test_an_alarm_that_ended_cancels_nothing() -> None:
     work.good_until(asyncio.get_running_loop().time() + 0.01)
     work.end_alarm()
     await work.task
+
+
+async def test_replicas_with_shards_of_their_own_leave_the_others_keys_alone(
+    things: Database, eventually: Eventually
+) -> None:
+    keys = [f"key-{number}" for number in range(40)]
+    done: dict[str, set[str]] = {"even": set(), "odd": set()}
+
+    def controller(name: str, rest: int) -> Controller:
+        async def do(thing: Thing) -> Outcome:
+            done[name].add(thing.key)
+            return Done()
+
+        shards = range(rest, SHARDS, 2)
+        return Controller(Things(do), things, workers=4, shards=lambda: shards)
+
+    await add(things, *keys)
+    async with running(controller("even", 0)):
+        await eventually(lambda: len(done["even"]) == sum(shard_of(key) % 2 == 0 for key in keys))
+        async with running(controller("odd", 1)):
+            await eventually(lambda: empty(things))
+    assert {key for key in keys if shard_of(key) % 2 == 0} == done["even"]
+    assert {key for key in keys if shard_of(key) % 2 == 1} == done["odd"]

@@ -1,6 +1,7 @@
 """The reconciler of one machine's BMC: its commands one after the other, then its desired power.
 
-Keyed by the machine, so the controller's lease is what makes commands to one BMC wait for each other on all replicas.
+Keyed by the machine, so the controller's lease is what makes commands to one BMC wait for each other. A command that
+was given to any replica is carried out by the BMC's owner, whose controller looks at its own machines only.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from metal_kit.controller import Done, Failed, Go, Outcome, Wait, enqueue
+from metal_kit.controller import Done, Failed, Go, Outcome, StaleSnapshot, Wait, enqueue
 from metal_kit.db import Connection, Database
 from metal_kit.logs import get_logger
 
@@ -34,17 +35,20 @@ from metal_bmc.command import (
     unknown_outcome,
 )
 from metal_bmc.desk import TaskDesk
-from metal_bmc.drivers.errors import BmcError, LoginBlocked, NoCredentials
-from metal_bmc.endpoint import Endpoint
+from metal_bmc.drivers.errors import BmcError, BmcTimeout, Unreachable
+from metal_bmc.endpoint import WISH_SPAN, Endpoint
+from metal_bmc.enforcement import OTHERS_START, RACK_POWER, Enforcer, PowerOns
 from metal_bmc.exchange import BmcExchange, reconcile_kind
+from metal_bmc.ownership import NotOwner
 from metal_bmc.plan import ONE_SHOT, Action, Step, desired_at_end, holds, reboots
 from metal_bmc.registry import Registry
+from metal_bmc.sharing import Tenure
 from metal_bmc.store import CommandStore, EndpointStore
 
 log = get_logger(__name__)
 
 _IDLE, _ENFORCING, _BY_HAND = "IDLE", "ENFORCING", "BY_HAND"
-_SETTLE_SECONDS = 0.5
+_SOON = timedelta(seconds=1)
 Now = Callable[[], datetime]
 
 
@@ -57,6 +61,7 @@ class Work:
 
     endpoint: Endpoint
     command: Command | None
+    tenure: Tenure
     loaded_at: datetime
     loop_at: float
     verdict: Verdict | None = None
@@ -87,7 +92,7 @@ class BmcReconciler:
     """
 
     # A command has a deadline of its own, checked at each look; enforcing goes on for as long as it is wanted.
-    deadlines: Mapping[str, timedelta] = {_ENFORCING: timedelta(minutes=10)}
+    deadlines: Mapping[str, timedelta] = {_ENFORCING: WISH_SPAN}
 
     def __init__(
         self,
@@ -96,12 +101,17 @@ class BmcReconciler:
         announcer: Announcer | None,
         registry: Registry,
         desk: TaskDesk,
+        power_ons: PowerOns,
         *,
         partition: str,
         patience: Patience,
         step_seconds: float = 20.0,
     ) -> None:
         self._db, self._exchange, self._announcer = db, exchange, announcer
+        self._ownership, self._power_ons = exchange.ownership, power_ons
+        self._enforcer = Enforcer(
+            db, exchange, announcer, power_ons, announce=patience.announce, step_seconds=step_seconds
+        )
         self._partition, self._patience, self._step_seconds = partition, patience, step_seconds
         self._registry, self._desk = registry, desk
         self._commands, self._endpoints = CommandStore(), EndpointStore()
@@ -118,14 +128,25 @@ class BmcReconciler:
         if endpoint is None:
             return None
         command = await self._commands.oldest_open(connection, key)
+        try:
+            tenure = self._ownership.tenure(key)
+        except NotOwner:
+            raise StaleSnapshot from None
         loaded_at = await connection.fetchval("SELECT clock_timestamp()")
-        return Work(endpoint, command, loaded_at, asyncio.get_running_loop().time())
+        return Work(endpoint, command, tenure, loaded_at, asyncio.get_running_loop().time())
 
     async def act(self, snapshot: Work) -> Outcome:
         """One step of the command, or one attempt to enforce the power."""
+        try:
+            return await self._act(snapshot)
+        except NotOwner:
+            # `save` finds that, too, and leaves all as it is for the new owner.
+            return Wait("OTHER_OWNER", "another replica has the BMC now", after=_SOON)
+
+    async def _act(self, snapshot: Work) -> Outcome:
         if snapshot.command is None:
             by_hand = snapshot.endpoint.by_hand
-            return await (self._desk.enforce if by_hand else self._enforce)(snapshot.endpoint)
+            return await (self._desk.enforce if by_hand else self._enforcer.enforce)(snapshot.endpoint)
         verdict = snapshot.verdict = await self._carry_out(snapshot.command, snapshot.endpoint, snapshot.now)
         if isinstance(verdict, Advance):
             return Go(snapshot.command.plan[snapshot.command.step + 1])
@@ -138,15 +159,22 @@ class BmcReconciler:
     async def save(self, connection: Connection, snapshot: Work, outcome: Outcome, *, overdue: bool) -> None:
         """Write the command's progress; an overdue enforcement shows in the queue and its history."""
         del outcome, overdue
+        try:
+            await self._ownership.check(connection, snapshot.tenure)
+        except NotOwner:
+            raise StaleSnapshot from None
         command, verdict = snapshot.command, snapshot.verdict
         if command is None or verdict is None:
             return
         if isinstance(verdict, Advance):
-            await self._commands.advance(connection, command, step=command.step + 1)
+            changed = await self._commands.advance(connection, command, step=command.step + 1)
+            if command.state is State.PENDING:
+                await events.command_changed(connection, changed)
         elif isinstance(verdict, Again):
             told = not command.by_hand or command.reason == verdict.reason
             if verdict.failed or command.state is State.PENDING or not told:
-                await self._commands.retry(connection, command, reason=verdict.reason, error=verdict.message)
+                changed = await self._commands.retry(connection, command, reason=verdict.reason, error=verdict.message)
+                await events.command_changed(connection, changed)
         else:
             ended = await self._commands.finish(connection, command, verdict)
             await events.command_finished(connection, ended)
@@ -176,7 +204,12 @@ class BmcReconciler:
         try:
             return await self._step(command, endpoint, limit, now)
         except BmcError as error:
-            return judge_error(await self._reread(command), error, now(), self._patience)
+            command = await self._reread(command)
+            if endpoint.unreachable and isinstance(error, BmcTimeout) and command.sent_at is None:
+                since = f"{endpoint.silent_since:%Y-%m-%d %H:%M:%S} UTC"
+                message = f"the BMC has not answered since {since}; it was tried once more and did not answer either"
+                return Finish(State.FAILED, Unreachable.reason, message)
+            return judge_error(command, error, now(), self._patience)
 
     async def _step(self, command: Command, endpoint: Endpoint, limit: float, now: Now) -> Verdict:
         machine, step = command.machine, command.current_step
@@ -188,6 +221,9 @@ class BmcReconciler:
             await self._announce(command, endpoint, limit, now)
             return done(command)
         if step in (Step.TURN_ON, Step.TURN_OFF):
+            wait = await self._power_ons.wait_of(endpoint) if step is Step.TURN_ON else None
+            if wait is not None:
+                return Again(wait, RACK_POWER, OTHERS_START, failed=False)
             await self._exchange.set_power(machine, on=step is Step.TURN_ON, deadline=limit)
             return done(command)
         if step in (Step.CONFIRM_ON, Step.CONFIRM_OFF):
@@ -241,6 +277,7 @@ class BmcReconciler:
         if not await self._exchange.powered(command.machine, deadline=limit):
             return Finish(State.FAILED, "POWERED_OFF", f"the machine is off; there is nothing to {order}")
         async with self._db.transaction(purpose=f"mark the {order} as sent") as connection:
+            await self._ownership.check(connection, self._ownership.tenure(command.machine))
             if not await self._commands.mark_sent(connection, command.id):
                 return unknown_outcome(command, "another worker sent it")
         send = self._exchange.reset if command.current_step is Step.RESET else self._exchange.interrupt
@@ -253,37 +290,3 @@ class BmcReconciler:
             return command
         async with self._db.connection() as connection:
             return await self._commands.get(connection, command.id) or command
-
-    async def _enforce(self, endpoint: Endpoint) -> Outcome:
-        wanted, machine = endpoint.desired_on, endpoint.machine
-        if wanted is None:
-            return Done()
-        order = "on" if wanted else "off"
-        try:
-            if await self._exchange.powered(machine, deadline=self._step_seconds) == wanted:
-                return Done()
-            log.info("bmc.power.enforced", machine=machine, desired=order)
-            if not wanted:
-                await self._announce_enforcement(machine)
-            await self._exchange.set_power(machine, on=wanted, deadline=self._step_seconds)
-            await asyncio.sleep(_SETTLE_SECONDS)
-            if await self._exchange.powered(machine, deadline=self._step_seconds) == wanted:
-                return Done("REACHED", f"the power is {order} as wanted")
-        except (LoginBlocked, NoCredentials) as error:
-            # New credentials or a new address bring the machine back here.
-            return Done(error.reason, error.message)
-        except BmcError as error:
-            return Failed(error.reason, error.message)
-        # A slow machine shows it at the next look; for one that never does, the looks get rarer.
-        return Failed("NOT_REACHED", f"the BMC accepted power {order}, and the machine has not followed yet")
-
-    async def _announce_enforcement(self, machine: str) -> None:
-        if self._announcer is None:
-            return
-        async with self._db.connection() as connection:
-            event = await self._endpoints.off_event(connection, machine)
-        if event:
-            message = "switched off, as its BMC's desired power says"
-            await self._announcer.planned_reboot(
-                machine, event=event, command="", message=message, within=self._patience.announce
-            )

@@ -28,6 +28,7 @@ from metal_bmc.drivers.interface import BmcDriver, DeviceInfo, DriverKind, Targe
 from metal_bmc.endpoint import Endpoint
 from metal_bmc.identity import readings
 from metal_bmc.leases import Lease, Network, current, parse
+from metal_bmc.ownership import Ownership
 from metal_bmc.registry import Registry, Wish
 from metal_bmc.store import EndpointStore, Sighting, SightingStore
 from metal_bmc.whose import Whose
@@ -53,7 +54,7 @@ class DiscoveryPlan:
 
 
 class Discovery:
-    """`run` it as a task; more than one replica repeats the reading, not the asking."""
+    """`run` it as a task. All replicas read the file; each follows the MAC addresses whose bucket is its own."""
 
     def __init__(
         self,
@@ -61,12 +62,13 @@ class Discovery:
         driver: BmcDriver,
         ring: KeyRing,
         clock: Clock,
+        ownership: Ownership,
         *,
         partition: str,
         plan: DiscoveryPlan,
         whose: Whose | None = None,
     ) -> None:
-        self._whose = whose or Whose(db, None)
+        self._ownership, self._whose = ownership, whose or Whose(db, None)
         self._db, self._driver, self._ring, self._clock = db, driver, ring, clock
         self._partition, self._plan = partition, plan
         self._registry = Registry(ring, partition=partition, kinds=frozenset(DriverKind))
@@ -102,6 +104,8 @@ class Discovery:
                 log.warning("bmc.discovery.lease_not_followed", mac=lease.mac, cause=problem.reason)
 
     async def _follow(self, lease: Lease) -> None:
+        if not self._ownership.owns(lease.mac):
+            return
         host = str(lease.address)
         async with self._db.connection() as connection:
             known = await self._endpoints.by_mac(connection, self._partition, lease.mac)

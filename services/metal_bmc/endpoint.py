@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 
 from metal_bmc.drivers.interface import Capability, DriverKind
 from metal_bmc.drivers.quirks import Board, Quirks, quirks_of
@@ -16,6 +17,33 @@ MAX_REFUSED_LOGINS = 2
 # The names of pyghmi's FRU parser.
 _MAKERS = ("Board manufacturer", "Manufacturer")
 _MODELS = ("Board model", "Board product name", "Model", "Product name")
+
+
+WISH_SPAN = timedelta(minutes=10)
+"""How long a machine may take to get the power that is wanted; later it is tried on, and counts as overdue."""
+
+
+class Policy(StrEnum):
+    """What is done about a machine whose power is not the wanted one: bring it about; nothing; or nothing, and nobody
+    may switch it on either, since somebody works on it."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+    MAINTENANCE = "maintenance"
+
+
+@dataclass(frozen=True, slots=True)
+class PowerWish:
+    """How it goes with the power that is wanted. The generation rises with each change of the wish; the observed one is
+    that under which the power was last seen as wanted. `reason` and `error` are of the last attempt."""
+
+    policy: Policy = Policy.ENFORCE
+    generation: int = 0
+    observed_generation: int = 0
+    deadline: datetime | None = None
+    attempts: int = 0
+    reason: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +82,8 @@ class Configuration:
     desired_on: bool | None
     driver: DriverKind
     serial: str
+    rack: str = ""
+    policy: Policy = Policy.ENFORCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +106,22 @@ class Endpoint:
     version: int
     created_at: datetime
     updated_at: datetime
+    # Machines of one rack share a power feed. Empty: not known.
+    rack: str = ""
+    # Since when the BMC has been unreachable (`metal_bmc.pacing.opens`); None while it is not.
+    silent_since: datetime | None = None
+    next_look_at: datetime | None = None
+    wish: PowerWish = PowerWish()
 
     @property
     def blocked(self) -> bool:
         """Whether logins have stopped until the credentials change."""
         return self.refused_logins >= MAX_REFUSED_LOGINS
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether it has been silent for so long that only probes and people's orders are tried."""
+        return self.silent_since is not None
 
     def same_way_in(self, other: Endpoint) -> bool:
         """Whether both name the same address and credentials."""
@@ -99,7 +140,8 @@ class Endpoint:
     @property
     def wants_power_change(self) -> bool:
         """Whether the power that was last seen, or never seen, is not the one that is wanted."""
-        return self.desired_on is not None and self.observation.powered != self.desired_on
+        enforced = self.wish.policy is Policy.ENFORCE
+        return enforced and self.desired_on is not None and self.observation.powered != self.desired_on
 
     @property
     def by_hand(self) -> bool:

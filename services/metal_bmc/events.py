@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from metal_kit import outbox
 from metal_kit.db import Connection
-from metalplane.bmc.v1.events_pb2 import BmcChanged, BmcDeleted, CommandFinished, ManualTaskChanged
+from metalplane.bmc.v1.events_pb2 import (
+    BmcChanged,
+    BmcDeleted,
+    CommandChanged,
+    CommandFinished,
+    ManualTaskChanged,
+)
 
 from metal_bmc.command import Command
 from metal_bmc.endpoint import Endpoint
@@ -50,6 +56,19 @@ async def task_changed(connection: Connection, task: Task) -> None:
         payload=ManualTaskChanged(task=task_message(task)),
         partition=task.partition,
         deleted=task.state is not TaskState.OPEN,
+    )
+
+
+async def command_changed(connection: Connection, command: Command) -> None:
+    """A command was given, begun, or has to be tried again."""
+    await outbox.emit(
+        connection,
+        subject="metalplane.bmc.command.changed",
+        entity="command",
+        entity_id=command.id,
+        version=command.version,
+        payload=CommandChanged(command=command_message(command)),
+        partition=command.partition,
     )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from metal_kit.timestamps import to_timestamp
 from metalplane.bmc.v1 import bmc_pb2
+from metalplane.common.v1 import condition_pb2
 from metalplane.inventory.v1 import hardware_pb2, machine_pb2
 
 from metal_bmc import address
 from metal_bmc.command import Command, State
 from metal_bmc.drivers.interface import BootMode, Capability, DriverKind
-from metal_bmc.endpoint import Endpoint, Observation
+from metal_bmc.endpoint import Endpoint, Observation, Policy
 from metal_bmc.identity import Match
 from metal_bmc.plan import Action
 from metal_bmc.resealing import Resealing, Survey
@@ -53,6 +54,12 @@ _STATES: dict[State, bmc_pb2.CommandState.ValueType] = {
 }
 
 
+_POLICIES: dict[Policy, bmc_pb2.PowerPolicy.ValueType] = {
+    each: bmc_pb2.PowerPolicy.Value(f"POWER_POLICY_{each.name}") for each in Policy
+}
+_POLICY_OF = {number: each for each, number in _POLICIES.items()}
+
+
 def power(powered: bool | None) -> bmc_pb2.Power.ValueType:
     """The contract's power; unspecified for None."""
     if powered is None:
@@ -63,6 +70,11 @@ def power(powered: bool | None) -> bmc_pb2.Power.ValueType:
 def powered(value: bmc_pb2.Power.ValueType) -> bool | None:
     """The domain's power; None for unspecified."""
     return None if value == bmc_pb2.POWER_UNSPECIFIED else value == bmc_pb2.POWER_ON
+
+
+def policy(number: bmc_pb2.PowerPolicy.ValueType) -> Policy:
+    """The domain's policy; what is not said means that the wish is enforced."""
+    return _POLICY_OF.get(number, Policy.ENFORCE)
 
 
 def action(number: bmc_pb2.CommandAction.ValueType) -> Action:
@@ -104,7 +116,56 @@ def endpoint_message(endpoint: Endpoint) -> bmc_pb2.Bmc:
         etag=str(endpoint.revision),
         create_time=to_timestamp(endpoint.created_at),
         update_time=to_timestamp(endpoint.updated_at),
+        rack=endpoint.rack,
+        power_policy=_POLICIES[endpoint.wish.policy],
+        power_wish=_power_wish(endpoint),
+        conditions=conditions(endpoint),
+        failures=seen.failures,
+        next_poll_time=to_timestamp(None if endpoint.blocked else endpoint.next_look_at),
     )
+
+
+def _power_wish(endpoint: Endpoint) -> bmc_pb2.PowerWish:
+    wish = endpoint.wish
+    return bmc_pb2.PowerWish(
+        generation=wish.generation,
+        observed_generation=wish.observed_generation,
+        deadline=to_timestamp(wish.deadline if endpoint.desired_on is not None else None),
+        attempts=wish.attempts,
+        reason=wish.reason,
+        error=wish.error,
+    )
+
+
+def conditions(endpoint: Endpoint) -> list[condition_pb2.Condition]:
+    """How the BMC is, and why. A BMC that was silent once or twice still counts as reachable."""
+    seen, since = endpoint.observation, endpoint.silent_since
+    found = [
+        condition_pb2.Condition(
+            type="Reachable",
+            status=not endpoint.unreachable,
+            reason=seen.reason if endpoint.unreachable else "",
+            message=f"no answer to {seen.failures} exchanges in a row: {seen.error}" if endpoint.unreachable else "",
+            transition_time=to_timestamp(since),
+        ),
+        condition_pb2.Condition(
+            type="LoginAccepted",
+            status=not endpoint.blocked,
+            reason="LOGIN_BLOCKED" if endpoint.blocked else "",
+            message="refused twice; nothing is tried until the credentials change" if endpoint.blocked else "",
+        ),
+    ]
+    if endpoint.desired_on is not None:
+        wish, reached = endpoint.wish, seen.powered == endpoint.desired_on
+        found.append(
+            condition_pb2.Condition(
+                type="PowerAsDesired",
+                status=reached,
+                reason="" if reached else wish.reason or wish.policy.name,
+                message="" if reached else wish.error,
+            )
+        )
+    return found
 
 
 def command_message(command: Command) -> bmc_pb2.Command:
@@ -161,6 +222,7 @@ def report_message(endpoint: Endpoint) -> machine_pb2.BmcReport:
             power=_power_state(seen.powered),
             observed_time=to_timestamp(seen.observed_at),
             fru=_fru(seen),
+            fault=_fault(endpoint),
         ),
     )
 
@@ -172,6 +234,19 @@ def _power_state(on: bool | None) -> hardware_pb2.PowerState.ValueType:
     if on is None:
         return hardware_pb2.POWER_STATE_UNSPECIFIED
     return hardware_pb2.POWER_STATE_ON if on else hardware_pb2.POWER_STATE_OFF
+
+
+def _fault(endpoint: Endpoint) -> hardware_pb2.BmcFault | None:
+    """What keeps the machine from being switched by its BMC."""
+    if endpoint.blocked:
+        return hardware_pb2.BmcFault(
+            reason="LOGIN_BLOCKED", message="two logins were refused; nothing is tried until the credentials change"
+        )
+    if endpoint.unreachable:
+        return hardware_pb2.BmcFault(
+            reason="UNREACHABLE", message=endpoint.observation.error, since=to_timestamp(endpoint.silent_since)
+        )
+    return None
 
 
 def _fru(seen: Observation) -> hardware_pb2.Fru:

@@ -16,7 +16,7 @@ from metal_bmc import address, events
 from metal_bmc.command import Finish, State
 from metal_bmc.credentials import KeyRing
 from metal_bmc.drivers.interface import Capability, DriverKind
-from metal_bmc.endpoint import Configuration, Endpoint
+from metal_bmc.endpoint import Configuration, Endpoint, Policy
 from metal_bmc.exchange import reconcile_kind
 from metal_bmc.store import CommandStore, EndpointStore, SightingStore, TaskStore
 from metal_bmc.task import CAPABILITIES
@@ -38,6 +38,8 @@ class Wish:
     desired_on: bool | None
     driver: DriverKind = DriverKind.IPMI
     serial: str = ""
+    rack: str = ""
+    policy: Policy = Policy.ENFORCE
 
     @classmethod
     def keeping(cls, endpoint: Endpoint) -> Wish:
@@ -53,6 +55,8 @@ class Wish:
             desired_on=endpoint.desired_on,
             driver=endpoint.driver,
             serial=endpoint.serial,
+            rack=endpoint.rack,
+            policy=endpoint.wish.policy,
         )
 
 
@@ -181,6 +185,8 @@ class Registry:
             desired_on=wish.desired_on,
             driver=wish.driver,
             serial=wish.serial,
+            rack=wish.rack,
+            policy=wish.policy,
         )
 
 

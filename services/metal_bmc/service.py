@@ -31,6 +31,7 @@ from metal_bmc.controller import BmcReconciler
 from metal_bmc.credentials import KeyRing
 from metal_bmc.desk import TaskDesk
 from metal_bmc.discovery import Discovery, DiscoveryPlan
+from metal_bmc.doors import Doors
 from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.drivers.pool import WorkerPool
@@ -38,14 +39,18 @@ from metal_bmc.drivers.pyghmi import PyghmiFru
 from metal_bmc.drivers.redfish import RedfishDriver
 from metal_bmc.drivers.router import DriverSet
 from metal_bmc.drivers.sol import SolConsoles
-from metal_bmc.exchange import BmcExchange
+from metal_bmc.enforcement import PowerOns, Stagger
+from metal_bmc.exchange import BmcExchange, reconcile_kind
 from metal_bmc.mixups import Mixups
-from metal_bmc.poller import Poller, PollPlan
+from metal_bmc.ownership import Ownership
+from metal_bmc.pacing import PollPlan
+from metal_bmc.poller import Poller
 from metal_bmc.redfish.client import RedfishClient, SessionLife
 from metal_bmc.registry import Registry
 from metal_bmc.reporter import Reporter
 from metal_bmc.resealing import Resealing
 from metal_bmc.rmcp.client import Keeping, RmcpClient
+from metal_bmc.rmcp.pace import LoginPace
 from metal_bmc.upkeep import Upkeep
 from metal_bmc.whose import Whose
 
@@ -62,8 +67,16 @@ class Settings(ServiceSettings):
         description="key ring for BMC passwords, `id:base64-of-32-bytes,…`; the first seals, all open"
     )
     polls_at_once: int = Field(64, ge=1, le=1000, description="BMCs whose state is read at once, slow ones aside")
-    commands_at_once: int = Field(8, ge=1, le=100, description="BMCs that carry out commands at once")
+    commands_at_once: int = Field(32, ge=1, le=1000, description="BMCs that carry out commands at once")
+    gap_seconds: float = Field(0.1, ge=0, le=60, description="pause between two exchanges with one BMC")
+    rack_exchanges: int = Field(20, ge=1, le=1000, description="exchanges with BMCs of one rack at once, a replica")
+    rack_power_ons: int = Field(4, ge=1, le=1000, description="machines of a rack switched on in rack_power_seconds")
+    rack_power_seconds: float = Field(2.0, ge=0.1, le=600, description="span for that, over all replicas")
+    logins_per_second: float = Field(100.0, gt=0, le=10000, description="logins at BMCs, a replica")
     sessions: int = Field(2500, ge=1, le=20000, description="BMCs that stay logged in to at once")
+    owner_seconds: float = Field(
+        15.0, ge=1, le=300, description="how long a replica that died keeps its BMCs; a third more until they are taken"
+    )
     session_seconds: float = Field(90.0, gt=0, description="how long a session that nobody uses is kept")
     driver_processes: int = Field(2, ge=1, le=64, description="processes that read FRU, one BMC at a time each")
     exchange_seconds: float = Field(20.0, gt=0, le=50, description="limit of one exchange with a BMC")
@@ -170,12 +183,21 @@ def _controller(
         announcer,
         registry,
         desk,
+        PowerOns(db, Stagger(settings.rack_power_ons, timedelta(seconds=settings.rack_power_seconds))),
         partition=settings.partition,
         patience=patience,
         step_seconds=settings.exchange_seconds,
     )
     drain = timedelta(seconds=settings.drain_seconds)
-    return Controller(reconciler, db, workers=settings.commands_at_once, drain=drain)
+    return Controller(
+        reconciler,
+        db,
+        workers=settings.commands_at_once,
+        # What a dead replica was at waits for this beside the ownership.
+        lease=timedelta(seconds=settings.owner_seconds),
+        drain=drain,
+        shards=exchange.ownership.buckets,
+    )
 
 
 async def compose(rt: Runtime) -> Parts:
@@ -184,11 +206,27 @@ async def compose(rt: Runtime) -> Parts:
     if not isinstance(settings, Settings):
         raise TypeError("metal-bmc needs its own settings")
     db, ring, partition = rt.require_db(), _key_ring(settings), settings.partition
-    client = RmcpClient(Keeping(most=settings.sessions, unused=settings.session_seconds))
+    client = RmcpClient(
+        Keeping(most=settings.sessions, unused=settings.session_seconds), LoginPace(settings.logins_per_second)
+    )
     ipmi = IpmiDriver(client, PyghmiFru(WorkerPool(size=settings.driver_processes)))
     redfish = RedfishDriver(RedfishClient(SessionLife(most=settings.sessions, unused=settings.session_seconds)))
     driver = DriverSet({DriverKind.IPMI: ipmi, DriverKind.REDFISH: redfish})
-    exchange = BmcExchange(db, driver, ring, rt.clock)
+    ownership = Ownership(
+        db,
+        partition=partition,
+        lease=timedelta(seconds=settings.owner_seconds),
+        wakes=[f"reconcile:{reconcile_kind(partition)}"],
+    )
+    exchange = BmcExchange(
+        db,
+        driver,
+        ring,
+        rt.clock,
+        ownership,
+        doors=Doors(gap=settings.gap_seconds, per_rack=settings.rack_exchanges),
+        interval=timedelta(seconds=settings.poll_seconds),
+    )
     # What a person does needs no driver.
     registry = Registry(ring, partition=partition, kinds=driver.kinds | {DriverKind.MANUAL})
     desk = TaskDesk(db, rt.clock, partition=partition, remind=timedelta(seconds=settings.remind_seconds))
@@ -202,6 +240,7 @@ async def compose(rt: Runtime) -> Parts:
     resealing = Resealing(db, ring, partition=partition)
     upkeep = Upkeep(db, resealing, rt.clock, keep=timedelta(days=settings.keep_commands_days))
     background = [
+        Background("owner", lambda: ownership.run(rt.stopping)),
         Background("poller", lambda: poller.run(rt.stopping)),
         Background("upkeep", lambda: upkeep.run(rt.stopping)),
         Background("tasks", lambda: desk.run(rt.stopping)),
@@ -218,24 +257,26 @@ async def compose(rt: Runtime) -> Parts:
     if settings.lease_file:
         whose = Whose(db, machines)
         discovery = Discovery(
-            db, driver, ring, rt.clock, partition=partition, plan=_discovery_plan(settings), whose=whose
+            db, driver, ring, rt.clock, ownership, partition=partition, plan=_discovery_plan(settings), whose=whose
         )
         background.append(Background("discovery", lambda: discovery.run(rt.stopping)))
+    await ownership.start()
     recorder = _recorder(settings)
     hub = ConsoleHub(
         db, exchange, SolConsoles(client), partition=partition, plan=_console_plan(settings), recorder=recorder
     )
     background.append(Background("consoles", lambda: hub.run(rt.stopping)))
-    closing: list[Callable[[], Awaitable[None]]] = [driver.close]
+    closing: list[Callable[[], Awaitable[None]]] = [ownership.release, driver.close]
     if recorder is not None:
         background.append(Background("recorder", lambda: recorder.run(rt.stopping)))
         closing.append(recorder.close)
-    api = BmcApi(db, registry, resealing, desk, rt.paging, ConsoleApi(hub))
+    api = BmcApi(db, registry, resealing, desk, rt.paging, ConsoleApi(hub), rt.stopping)
     return Parts(
         servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
         controllers=[_controller(settings, rt, exchange, announcer, registry, desk)],
         issues=[("manual tasks", desk.issues), ("identities", Mixups(db, partition=partition).issues)],
         background=background,
+        # In reverse: it logs out everywhere, and then the others may log in.
         close=[*closing, hub.close],
     )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from metal_kit import idempotency, validation
+from metal_kit import idempotency, validation, watch
 from metal_kit.controller import enqueue
 from metal_kit.db import Connection, Database
-from metal_kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unimplemented
+from metal_kit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unimplemented
 from metal_kit.etag import check_etag
 from metal_kit.fieldmask import apply_update
 from metal_kit.identity import current_caller
@@ -18,11 +19,13 @@ from metal_kit.ids import parse_uuid, uuid7
 from metal_kit.paging import Paging
 from metalplane.bmc.v1 import bmc_pb2 as pb
 
+from metal_bmc import events
+from metal_bmc.api import watching
 from metal_bmc.api.console import ConsoleApi
 from metal_bmc.api.tasks import TaskApi
 from metal_bmc.command import Command
 from metal_bmc.desk import TaskDesk
-from metal_bmc.endpoint import Endpoint
+from metal_bmc.endpoint import Endpoint, Policy
 from metal_bmc.exchange import reconcile_kind
 from metal_bmc.messages import (
     action,
@@ -31,16 +34,17 @@ from metal_bmc.messages import (
     credential_keys_message,
     driver,
     endpoint_message,
+    policy,
     powered,
 )
 from metal_bmc.order import Order
-from metal_bmc.plan import Action, desired_after, needs
+from metal_bmc.plan import PLANS, Action, Step, desired_after, needs
 from metal_bmc.registry import Registry, Wish, checked_address, missing
 from metal_bmc.resealing import Resealing
 from metal_bmc.store import CommandStore, EndpointStore
 
 SERVICE = "metalplane.bmc.v1.BmcService"
-MUTABLE = ("address", "mac", "user", "password", "desired_power", "driver", "serial")
+MUTABLE = ("address", "mac", "user", "password", "desired_power", "driver", "serial", "rack", "power_policy")
 MAX_OPEN_COMMANDS = 20
 """Of one machine: what waits behind that many is no longer wanted by the time it is its turn."""
 
@@ -56,9 +60,10 @@ class BmcApi(TaskApi):
         desk: TaskDesk,
         paging: Paging,
         consoles: ConsoleApi,
+        stopping: asyncio.Event,
     ) -> None:
         super().__init__(db, desk, paging)
-        self._registry, self._consoles = registry, consoles
+        self._registry, self._consoles, self._stopping = registry, consoles, stopping
         self._resealing, self._ring = resealing, resealing.ring
         self._endpoints, self._commands = EndpointStore(), CommandStore()
 
@@ -133,6 +138,7 @@ class BmcApi(TaskApi):
                 return known
             endpoint = await self._locked(connection, order.machine)
             _refuse_impossible(endpoint, order)
+            _refuse_in_maintenance(endpoint, order)
             if await self._commands.open_count(connection, order.machine) >= MAX_OPEN_COMMANDS:
                 raise ResourceExhausted(
                     "TOO_MANY_COMMANDS",
@@ -148,6 +154,7 @@ class BmcApi(TaskApi):
                 timeout=order.time(by_hand=endpoint.by_hand),
                 by_hand=endpoint.by_hand,
             )
+            await events.command_changed(connection, command)
             await self._follow(connection, endpoint, order.action)
             await enqueue(connection, reconcile_kind(endpoint.partition), order.machine)
             message = command_message(command)
@@ -162,6 +169,27 @@ class BmcApi(TaskApi):
         if command is None:
             raise NotFound("COMMAND_NOT_FOUND", f"command {command_id} does not exist", field="id")
         return command_message(command)
+
+    async def WatchCommands(
+        self, request: pb.WatchCommandsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchCommandsResponse]:
+        """Commands as they change, from a position on or from the present."""
+        machine = parse_uuid(request.machine, field="machine") if request.machine else ""
+        command_id = parse_uuid(request.command, field="command") if request.command else ""
+        position = request.position
+        if not position:
+            async with self._db.connection() as connection:
+                position = await watch.current_position(connection)
+                # Read after the position was taken: nothing falls between the two.
+                command = await self._commands.get(connection, command_id) if command_id else None
+            if command_id and command is None:
+                raise NotFound("COMMAND_NOT_FOUND", f"command {command_id} does not exist", field="command")
+            first = [command_message(command)] if command is not None else []
+            yield pb.WatchCommandsResponse(commands=first, position=position)
+        async for response in watching.follow(
+            self._db, self._stopping, position=position, machine=machine, command=command_id
+        ):
+            yield response
 
     async def ListCommands(self, request: pb.ListCommandsRequest, context: Any) -> pb.ListCommandsResponse:
         """Commands, newest first."""
@@ -228,6 +256,16 @@ def _refuse_impossible(endpoint: Endpoint, order: Order) -> None:
         raise Unimplemented("BMC_CANNOT", f"{who} cannot do that: it lacks {names}", field="action")
 
 
+def _refuse_in_maintenance(endpoint: Endpoint, order: Order) -> None:
+    """Whoever works on a machine must not find it running; to switch it off stays possible, as freeing it may need."""
+    if endpoint.wish.policy is Policy.MAINTENANCE and {Step.TURN_ON, Step.RESET} & set(PLANS[order.action]):
+        raise FailedPrecondition(
+            "BMC_IN_MAINTENANCE",
+            "somebody works on the machine: it may be switched off, but not on; change the BMC's power_policy first",
+            field="action",
+        )
+
+
 def _call(method: str, request_id: str) -> dict[str, str]:
     return {"caller": current_caller().label, "method": f"/{SERVICE}/{method}", "request_id": request_id}
 
@@ -246,4 +284,6 @@ def _wish(message: pb.Bmc) -> Wish:
         desired_on=powered(message.desired_power),
         driver=kind,
         serial=message.serial,
+        rack=message.rack,
+        policy=policy(message.power_policy),
     )

@@ -100,6 +100,12 @@ class DriverBusy(BmcError):
     reason = "DRIVER_BUSY"
 
 
+class Unreachable(BmcError):
+    """The BMC has been silent for so long that only probes and people's orders are tried; nothing was sent."""
+
+    reason = "UNREACHABLE"
+
+
 class LoginBlocked(BmcError):
     """Logins were refused twice; nothing was sent. Only new credentials help."""
 

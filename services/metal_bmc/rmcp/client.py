@@ -20,6 +20,7 @@ from metal_bmc.rmcp.handshake import Login
 from metal_bmc.rmcp.link import Link
 from metal_bmc.rmcp.login import PATIENT, log_in
 from metal_bmc.rmcp.messages import DEVICE_ID, Request, Response
+from metal_bmc.rmcp.pace import LoginPace
 from metal_bmc.rmcp.udp import Address, UdpSocket
 
 # A kept session that is silent for this long is given up for a new one: BMCs restart.
@@ -66,8 +67,8 @@ Chore = Callable[[_Kept], Awaitable[None]]
 class RmcpClient:
     """Use it in one event loop. `close` logs out everywhere."""
 
-    def __init__(self, keeping: Keeping = Keeping()) -> None:
-        self._keeping = keeping
+    def __init__(self, keeping: Keeping = Keeping(), pace: LoginPace | None = None) -> None:
+        self._keeping, self._pace = keeping, pace or LoginPace()
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._sockets: dict[socket.AddressFamily, asyncio.Task[UdpSocket]] = {}
         self._keeper: asyncio.Task[None] | None = None
@@ -156,6 +157,7 @@ class RmcpClient:
             udp = await self._socket(family)
         except OSError:
             raise NoAnswer("this host cannot reach the BMC's address family") from None
+        await self._pace.turn(give_up)
         return await log_in(udp, address, login, give_up=give_up)
 
     async def _socket(self, family: socket.AddressFamily) -> UdpSocket:

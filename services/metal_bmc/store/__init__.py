@@ -3,6 +3,8 @@
 from metal_bmc.store.commands import CommandStore
 from metal_bmc.store.consoles import Claim, ConsoleStore
 from metal_bmc.store.endpoints import EndpointStore
+from metal_bmc.store.owners import OwnerStore
+from metal_bmc.store.racks import RackStore
 from metal_bmc.store.schedule import ScheduleStore, Unchanged
 from metal_bmc.store.sightings import Sighting, SightingStore
 from metal_bmc.store.tasks import TaskStore
@@ -12,6 +14,8 @@ __all__ = [
     "CommandStore",
     "ConsoleStore",
     "EndpointStore",
+    "OwnerStore",
+    "RackStore",
     "ScheduleStore",
     "Sighting",
     "SightingStore",

@@ -109,18 +109,18 @@ class CommandStore:
         )
         return status == "UPDATE 1"
 
-    async def advance(self, connection: Connection, command: Command, *, step: int) -> None:
+    async def advance(self, connection: Connection, command: Command, *, step: int) -> Command:
         """Enter a step. Raises StaleSnapshot when the command is not as it was."""
-        await self._changed(
+        return await self._changed(
             connection,
             command,
             "state = 'running', started_at = coalesce(started_at, now()), step = $3, tries = 0, step_at = now()",
             step,
         )
 
-    async def retry(self, connection: Connection, command: Command, *, reason: str, error: str) -> None:
+    async def retry(self, connection: Connection, command: Command, *, reason: str, error: str) -> Command:
         """Count one more try on the step, with what went wrong so far."""
-        await self._changed(
+        return await self._changed(
             connection,
             command,
             "state = 'running', started_at = coalesce(started_at, now()), tries = tries + 1, reason = $3, error = $4",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import asyncpg
 from metal_kit.db import Connection
 from metal_kit.errors import AlreadyExists
 
 from metal_bmc.drivers.interface import Capability, DriverKind
-from metal_bmc.endpoint import MAX_REFUSED_LOGINS, Configuration, Endpoint, Observation
+from metal_bmc.endpoint import MAX_REFUSED_LOGINS, WISH_SPAN, Configuration, Endpoint, Observation, Policy, PowerWish
 
 _COLUMNS = """machine::text, partition, host, port, mac, login, sealed, desired_on, driver, serial, reported_on,
     observed_at, error_reason, error, failures, refused_logins, firmware, fru, inspected_at, capabilities, guid,
-    manufacturer, said_mac, revision, version, created_at, updated_at"""
+    manufacturer, said_mac, rack, silent_since, poll_at, policy, wish_generation, wish_seen, wish_deadline,
+    wish_attempts, wish_reason, wish_error, revision, version, created_at, updated_at"""
 _FIRST = "00000000-0000-0000-0000-000000000000"
 # A newer service may know more of them.
 _CAPABILITIES = {capability.value: capability for capability in Capability}
@@ -41,10 +43,34 @@ def from_row(row: asyncpg.Record) -> Endpoint:
         manufacturer=row["manufacturer"],
         said_mac=row["said_mac"],
     )
-    plain = ("machine", "partition", "host", "port", "mac", "login", "sealed", "desired_on", "serial", "refused_logins")
+    plain = (
+        "machine",
+        "partition",
+        "host",
+        "port",
+        "mac",
+        "login",
+        "sealed",
+        "desired_on",
+        "serial",
+        "rack",
+        "refused_logins",
+        "silent_since",
+    )
     counters = ("revision", "version", "created_at", "updated_at")
+    wish = PowerWish(
+        policy=Policy(row["policy"]),
+        generation=row["wish_generation"],
+        observed_generation=row["wish_seen"],
+        deadline=row["wish_deadline"],
+        attempts=row["wish_attempts"],
+        reason=row["wish_reason"],
+        error=row["wish_error"],
+    )
     values = {name: row[name] for name in (*plain, *counters)}
-    return Endpoint(**values, driver=DriverKind(row["driver"]), observation=seen)
+    return Endpoint(
+        **values, driver=DriverKind(row["driver"]), observation=seen, next_look_at=row["poll_at"], wish=wish
+    )
 
 
 def selected() -> str:
@@ -95,11 +121,15 @@ class EndpointStore:
         try:
             row = await connection.fetchrow(
                 f"""INSERT INTO endpoint (machine, partition, host, port, mac, login, sealed, desired_on, driver,
-                serial, capabilities, version)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, nextval('endpoint_version'))
+                serial, capabilities, rack, policy, wish_generation, wish_deadline, version)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, ($8::boolean IS NOT NULL)::int,
+                    now() + $14::interval, nextval('endpoint_version'))
                 RETURNING {_COLUMNS}""",
                 *_values(wanted),
                 sorted(capabilities),
+                wanted.rack,
+                wanted.policy,
+                WISH_SPAN,
             )
         except asyncpg.UniqueViolationError as error:
             raise _taken(error) from error
@@ -129,6 +159,14 @@ class EndpointStore:
                 failures = CASE WHEN $11 THEN 0 ELSE failures END,
                 error = CASE WHEN $11 THEN '' ELSE error END,
                 error_reason = CASE WHEN $11 THEN '' ELSE error_reason END,
+                rack = $13, policy = $14,
+                silent_since = CASE WHEN $11 THEN NULL ELSE silent_since END,
+                wish_generation = wish_generation + (desired_on IS DISTINCT FROM $8)::int,
+                wish_deadline = CASE WHEN desired_on IS DISTINCT FROM $8 THEN now() + $15::interval
+                    ELSE wish_deadline END,
+                wish_attempts = CASE WHEN desired_on IS DISTINCT FROM $8 THEN 0 ELSE wish_attempts END,
+                wish_reason = CASE WHEN desired_on IS DISTINCT FROM $8 THEN '' ELSE wish_reason END,
+                wish_error = CASE WHEN desired_on IS DISTINCT FROM $8 THEN '' ELSE wish_error END,
                 inspected_at = CASE WHEN $11 THEN NULL ELSE inspected_at END,
                 guid = CASE WHEN $11 THEN NULL ELSE guid END,
                 manufacturer = CASE WHEN $11 THEN 0 ELSE manufacturer END,
@@ -139,6 +177,9 @@ class EndpointStore:
                 *_values(wanted),
                 forgive,
                 sorted(capabilities),
+                wanted.rack,
+                wanted.policy,
+                WISH_SPAN,
             )
         except asyncpg.UniqueViolationError as error:
             raise _taken(error) from error
@@ -203,12 +244,26 @@ class EndpointStore:
             refused,
         )
 
-    async def observe(self, connection: Connection, endpoint: Endpoint, seen: Observation, *, news: bool) -> Endpoint:
-        """Write an observation. `news` gives it a new version and has inventory hear of it soon."""
+    async def observe(
+        self,
+        connection: Connection,
+        endpoint: Endpoint,
+        seen: Observation,
+        *,
+        news: bool,
+        unreachable: bool = False,
+        next_look: timedelta | None = None,
+    ) -> Endpoint:
+        """Write an observation. `news` gives it a new version and has inventory hear of it soon; `next_look` is when
+        the BMC is to be polled again, None leaves that as it is."""
         row = await connection.fetchrow(
             f"""UPDATE endpoint SET reported_on = $2, observed_at = $3, error_reason = $4, error = $5, failures = $6,
             firmware = $7, fru = $8, inspected_at = $9, capabilities = $11, guid = $12, manufacturer = $13,
-            said_mac = $14, identity = $15, off_event = CASE WHEN $2 THEN off_event END,
+            said_mac = $14, identity = $17, off_event = CASE WHEN $2 THEN off_event END,
+            silent_since = CASE WHEN $15 THEN coalesce(silent_since, now()) END,
+            poll_at = CASE WHEN $16::interval IS NULL THEN poll_at ELSE now() + $16 END,
+            wish_seen = CASE WHEN $3 > coalesce(observed_at, '-infinity') AND $2 = desired_on THEN wish_generation
+                ELSE wish_seen END,
             version = CASE WHEN $10 THEN nextval('endpoint_version') ELSE version END,
             updated_at = CASE WHEN $10 THEN now() ELSE updated_at END,
             report_at = CASE WHEN $3::timestamptz IS NULL THEN report_at WHEN $10 THEN now()
@@ -228,6 +283,8 @@ class EndpointStore:
             seen.guid or None,
             seen.manufacturer,
             seen.said_mac,
+            unreachable,
+            next_look,
             replace(endpoint, observation=seen).match,
         )
         assert row is not None
@@ -252,6 +309,14 @@ class EndpointStore:
         rows = await connection.fetch("SELECT machine::text FROM endpoint WHERE machine = ANY ($1::uuid[])", machines)
         return [str(row["machine"]) for row in rows]
 
+    async def tried(self, connection: Connection, endpoint: Endpoint, reason: str, message: str) -> None:
+        """Note an attempt to bring about the power that is wanted, and what came of it; empty when it did."""
+        await connection.execute(
+            """UPDATE endpoint SET wish_attempts = wish_attempts + 1, wish_reason = $3, wish_error = $4
+            WHERE machine = $1 AND wish_generation = $2""",
+            *(endpoint.machine, endpoint.wish.generation, reason, message),
+        )
+
     async def off_event(self, connection: Connection, machine: str) -> str:
         """Id of the event that announces that the machine is being switched off as desired: the same one until the
         machine is seen off, or is no longer to be. Empty when there is no such endpoint."""
@@ -269,6 +334,7 @@ class EndpointStore:
         rows = await connection.fetch(
             """SELECT machine::text FROM endpoint WHERE partition = $1 AND desired_on IS NOT NULL
             AND reported_on IS DISTINCT FROM desired_on AND refused_logins < $2
+            AND silent_since IS NULL AND policy = 'enforce'
             AND sealed IS NOT NULL AND host <> ''""",
             partition,
             MAX_REFUSED_LOGINS,

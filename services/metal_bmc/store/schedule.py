@@ -9,14 +9,17 @@ from datetime import datetime, timedelta
 from metal_kit.db import Connection
 
 from metal_bmc.endpoint import MAX_REFUSED_LOGINS, Endpoint
+from metal_bmc.sharing import Tenure
 from metal_bmc.store.endpoints import from_row, selected
 
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """A BMC that answered as it did before: `endpoint` as it was read then, `after` the time until the next poll."""
+    """A BMC that answered as it did before: `endpoint` as it was read then, `tenure` the right to write it, `after` the
+    time until the next poll."""
 
     endpoint: Endpoint
+    tenure: Tenure
     at: datetime
     after: timedelta | None
 
@@ -25,27 +28,25 @@ class ScheduleStore:
     """Columns `poll_at` and `report_at` of `endpoint`."""
 
     async def claim_polls(
-        self, connection: Connection, partition: str, *, most: int, hold: timedelta
+        self, connection: Connection, partition: str, *, buckets: Sequence[int], most: int, hold: timedelta
     ) -> list[Endpoint]:
-        """BMCs that are due, longest due first; each is ours for `hold`, then due again unless rescheduled."""
+        """BMCs of these buckets that are due, longest due first; each is due again after `hold` unless rescheduled.
+
+        The caller owns the buckets, so nobody else claims them.
+        """
         rows = await connection.fetch(
             f"""UPDATE endpoint SET poll_at = now() + $3::interval WHERE machine IN (
                 SELECT machine FROM endpoint WHERE partition = $1 AND poll_at <= now()
-                AND refused_logins < $4 AND sealed IS NOT NULL AND host <> ''
-                ORDER BY poll_at LIMIT $2 FOR UPDATE SKIP LOCKED
+                AND refused_logins < $4 AND sealed IS NOT NULL AND host <> '' AND bucket = ANY ($5::int[])
+                ORDER BY poll_at LIMIT $2
             ) RETURNING {selected()}""",
             partition,
             most,
             hold,
             MAX_REFUSED_LOGINS,
+            buckets,
         )
         return [from_row(row) for row in rows]
-
-    async def next_poll(self, connection: Connection, machine: str, after: timedelta) -> None:
-        """Poll the machine again after that time."""
-        await connection.execute(
-            "UPDATE endpoint SET poll_at = now() + $2::interval WHERE machine = $1", machine, after
-        )
 
     async def unchanged(self, connection: Connection, answers: Sequence[Unchanged]) -> None:
         """BMCs answered as before, of many at once: when, and when to ask again.
@@ -54,6 +55,7 @@ class ScheduleStore:
         """
         await connection.execute(
             """UPDATE endpoint AS e SET observed_at = seen.at, poll_at = coalesce(now() + seen.after, poll_at),
+            wish_seen = CASE WHEN reported_on = desired_on THEN wish_generation ELSE wish_seen END,
             off_event = CASE WHEN reported_on THEN off_event END,
             report_at = CASE WHEN report_at = 'infinity' THEN now() ELSE report_at END
             FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::interval[])

@@ -216,6 +216,7 @@ class Plane:
             "confirm_seconds": 1,
             "rest_seconds": 0.05,
             "poll_seconds": 3600,
+            "gap_seconds": 0,
             "drain_seconds": 0.2,
         }
         self.running = await start(SPEC, SPEC.settings(**{**settings, **options}))

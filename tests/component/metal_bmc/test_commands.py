@@ -323,7 +323,7 @@ async def test_equal_commands_are_two_commands_listed_newest_first(plane: Any, b
 
 async def test_a_command_that_ends_is_an_event(plane: Any, bmc: SimulatedBmc) -> None:
     command = await plane.command(bmc, "POWER_OFF")
-    rows = await plane.rows("SELECT payload FROM change WHERE entity = 'command'")
+    rows = await plane.rows("SELECT payload FROM change WHERE entity = 'command' AND deleted")
     assert [row["payload"] for row in rows] == [CommandFinished(command=command).SerializeToString()]
 
 

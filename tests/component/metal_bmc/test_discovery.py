@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from metal_bmc.credentials import KeyRing
 from metal_bmc.discovery import Discovery, DiscoveryPlan
 from metal_bmc.drivers.interface import BmcDriver, DeviceInfo, Target
+from metal_bmc.ownership import Ownership
 from metal_kit.clock import Clock
 from metal_sim.bmc import SimulatedBmc
 from metalplane.bmc.v1 import bmc_pb2 as pb
@@ -180,6 +181,16 @@ class SlowBmc:
         return DeviceInfo(self._machine, "1.0", 0, 0, True, {})
 
 
+class Owner(Ownership):
+    """Owns every BMC, beside the service under test."""
+
+    def __init__(self) -> None:
+        """Without a database."""
+
+    def owns(self, machine: str) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("deleted", [False, True])
 async def test_what_is_changed_while_a_bmc_that_moved_is_asked_stays_changed(
     plane: Any, lease_file: Path, deleted: bool
@@ -200,7 +211,8 @@ async def test_what_is_changed_while_a_bmc_that_moved_is_asked_stays_changed(
     show(lease_file, lease("127.9.0.7", 7))
     driver = cast("BmcDriver", SlowBmc(old.machine, meanwhile))
     db, ring = running.runtime.require_db(), KeyRing.parse(plane.keys)
-    discovery = Discovery(db, driver, ring, Clock(), partition="fra1", plan=DiscoveryPlan(lease_file))
+    owner = Owner()
+    discovery = Discovery(db, driver, ring, Clock(), owner, partition="fra1", plan=DiscoveryPlan(lease_file))
     await discovery.look(asyncio.Event())
     found = [(bmc.address, bmc.desired_power) for bmc in (await listed(plane)).values()]
     assert found == ([] if deleted else [("127.9.0.7:623", pb.POWER_OFF)])

@@ -12,6 +12,7 @@ import pytest
 from metal_bmc.command import Finish, State
 from metal_bmc.drivers.interface import DriverKind
 from metal_bmc.endpoint import Configuration
+from metal_bmc.sharing import Tenure
 from metal_bmc.store import (
     CommandStore,
     ConsoleStore,
@@ -33,9 +34,10 @@ MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 FILL = (
     """
     INSERT INTO endpoint (machine, partition, host, port, mac, login, sealed, desired_on, reported_on, observed_at,
-        refused_logins, poll_at, report_at)
+        refused_logins, failures, poll_at, report_at)
     SELECT md5('m' || n)::uuid, partition, 'host' || n, 623, 'mac' || n, 'admin', repeat('s', 80)::bytea,
         CASE WHEN n % 10 = 0 THEN true END, n % 2000 <> 0, now(), CASE WHEN n % 20 = 1 THEN 2 ELSE 0 END,
+        CASE WHEN n % 6 = 0 THEN 3 ELSE 0 END,
         now() + CASE WHEN partition = 'busy' AND n % 2 = 0 THEN '-1 min' ELSE '1 h' END::interval,
         CASE WHEN partition = 'busy' THEN now() - interval '1 min' WHEN n % 2 = 0 THEN 'infinity' ELSE now() + '1 h' END
     FROM (
@@ -105,7 +107,12 @@ async def test_schedules_read_what_is_due(plans: Plans, partition: str) -> None:
     end = Finish(State.EXPIRED, "R", "m")
     await plans.check(
         {
-            "polls": partial(SCHEDULE.claim_polls, partition=partition, most=32, hold=MINUTE),
+            **{
+                f"polls of {name}": partial(
+                    SCHEDULE.claim_polls, partition=partition, buckets=buckets, most=32, hold=MINUTE
+                )
+                for name, buckets in (("all", range(256)), ("every other", range(0, 256, 2)))
+            },
             "reports": partial(SCHEDULE.due_reports, partition=partition, most=32),
             "unsettled": partial(ENDPOINTS.unsettled, partition=partition),
             "other machines": partial(ENDPOINTS.of_other_machines, partition=partition, most=500),
@@ -135,7 +142,7 @@ async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
 
     async def unchanged(conn: Connection) -> None:
         found = await ENDPOINTS.page(conn, partition="busy", after=None, limit=32)
-        await SCHEDULE.unchanged(conn, [Unchanged(each, datetime.now(UTC), MINUTE) for each in found])
+        await SCHEDULE.unchanged(conn, [Unchanged(each, Tenure(1, 1), datetime.now(UTC), MINUTE) for each in found])
 
     await plans.check(
         {
@@ -144,7 +151,6 @@ async def test_one_bmc_costs_the_same_in_a_large_plane(plans: Plans) -> None:
             "known": partial(ENDPOINTS.known, machines=[machine(8), MIDDLE]),
             "free address": partial(ENDPOINTS.free_address, partition="busy", host="host8", port=623, but=MIDDLE),
             "delete": partial(ENDPOINTS.delete, machine=machine(8)),
-            "next poll": partial(SCHEDULE.next_poll, machine=machine(8), after=MINUTE),
             "reported": reported,
             "unchanged": unchanged,
             "oldest open": partial(COMMANDS.oldest_open, machine=machine(8)),

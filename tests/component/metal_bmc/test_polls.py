@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 from metal_bmc.endpoint import Endpoint
+from metal_bmc.sharing import Tenure
 from metal_bmc.store import EndpointStore, ScheduleStore, Unchanged
 from metal_sim.bmc import BmcFarm, SimulatedBmc
 from metalplane.bmc.v1 import bmc_pb2 as pb
@@ -51,8 +52,8 @@ async def test_what_was_seen_before_a_change_does_not_overwrite_it(plane: Any, n
     await connection.execute("UPDATE endpoint SET revision = revision + 1 WHERE machine = $1", known[0].machine)
     await connection.execute("UPDATE endpoint SET version = version + 1 WHERE machine = $1", known[1].machine)
     now = datetime.now(UTC)
-    answers = [Unchanged(each, now, timedelta(minutes=1)) for each in (*known[:2], known[3])]
-    answers.append(Unchanged(known[2], now - timedelta(hours=2), timedelta(minutes=1)))
+    answers = [Unchanged(each, Tenure(1, 1), now, timedelta(minutes=1)) for each in (*known[:2], known[3])]
+    answers.append(Unchanged(known[2], Tenure(1, 1), now - timedelta(hours=2), timedelta(minutes=1)))
     await ScheduleStore().unchanged(connection, answers)
     written = await connection.fetch("SELECT machine::text FROM endpoint WHERE observed_at = $1", now)
     assert [row["machine"] for row in written] == [known[3].machine]

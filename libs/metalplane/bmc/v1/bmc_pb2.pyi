@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from metalplane.common.v1 import condition_pb2 as _condition_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -175,6 +176,34 @@ CAPABILITY_FIRMWARE_UPDATE: Capability.ValueType  # 20
 CAPABILITY_BIOS_SETTINGS: Capability.ValueType  # 21
 """Reading settings of the BIOS."""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
+
+class _PowerPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PowerPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PowerPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POWER_POLICY_UNSPECIFIED: _PowerPolicy.ValueType  # 0
+    """Not set."""
+    POWER_POLICY_ENFORCE: _PowerPolicy.ValueType  # 1
+    """It is switched until it is."""
+    POWER_POLICY_OBSERVE: _PowerPolicy.ValueType  # 2
+    """Nothing, as when its user may switch it; the difference is shown."""
+    POWER_POLICY_MAINTENANCE: _PowerPolicy.ValueType  # 3
+    """Nothing, and commands that switch it on or reset it are refused: somebody works on it. Switching off is not."""
+
+class PowerPolicy(_PowerPolicy, metaclass=_PowerPolicyEnumTypeWrapper):
+    """What is done about a machine whose power is not the desired one."""
+
+POWER_POLICY_UNSPECIFIED: PowerPolicy.ValueType  # 0
+"""Not set."""
+POWER_POLICY_ENFORCE: PowerPolicy.ValueType  # 1
+"""It is switched until it is."""
+POWER_POLICY_OBSERVE: PowerPolicy.ValueType  # 2
+"""Nothing, as when its user may switch it; the difference is shown."""
+POWER_POLICY_MAINTENANCE: PowerPolicy.ValueType  # 3
+"""Nothing, and commands that switch it on or reset it are refused: somebody works on it. Switching off is not."""
+Global___PowerPolicy: _TypeAlias = PowerPolicy  # noqa: Y015
 
 class _CommandAction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -449,6 +478,50 @@ CONSOLE_EVENT_GAP: ConsoleEvent.ValueType  # 6
 Global___ConsoleEvent: _TypeAlias = ConsoleEvent  # noqa: Y015
 
 @_typing.final
+class PowerWish(_message.Message):
+    """How it goes with a desired power."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    OBSERVED_GENERATION_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """Rises when the desired power changes."""
+    observed_generation: _builtins.int
+    """Generation under which the power was last seen as desired; equal to `generation` means reached."""
+    attempts: _builtins.int
+    """Orders given for this generation."""
+    reason: _builtins.str
+    """Why the last one did not lead there, in UPPER_SNAKE_CASE; empty when it did, or there was none."""
+    error: _builtins.str
+    """The same for people."""
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """When it should be reached; later it is tried on, more and more rarely."""
+
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        observed_generation: _builtins.int = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        attempts: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "deadline", b"deadline", "error", b"error", "generation", b"generation", "observed_generation", b"observed_generation", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PowerWish: _TypeAlias = PowerWish  # noqa: Y015
+
+@_typing.final
 class Bmc(_message.Message):
     """The BMC of a machine."""
 
@@ -475,6 +548,12 @@ class Bmc(_message.Message):
     SERIAL_FIELD_NUMBER: _builtins.int
     GUID_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
+    RACK_FIELD_NUMBER: _builtins.int
+    POWER_POLICY_FIELD_NUMBER: _builtins.int
+    POWER_WISH_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    NEXT_POLL_TIME_FIELD_NUMBER: _builtins.int
     machine: _builtins.str
     """UUID of the machine."""
     partition: _builtins.str
@@ -511,6 +590,12 @@ class Bmc(_message.Message):
     """The system GUID as the BMC sends it, in hexadecimal digits; empty when it sends none. Output only."""
     identity: Global___BmcIdentity.ValueType
     """Whether the BMC is the machine's own, and by what. Output only."""
+    rack: _builtins.str
+    """Rack that the machine is in; empty when not known. Machines of one rack are switched on a few at a time."""
+    power_policy: Global___PowerPolicy.ValueType
+    """What is done about a machine whose power is not the desired one; not set means ENFORCE."""
+    failures: _builtins.int
+    """Exchanges that failed in a row. Output only."""
     @_builtins.property
     def observed_time(self) -> _timestamp_pb2.Timestamp:
         """When the BMC last answered. Output only."""
@@ -526,6 +611,18 @@ class Bmc(_message.Message):
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]:
         """What the BMC can do, as it last said; empty as long as it was not asked. Output only."""
+
+    @_builtins.property
+    def power_wish(self) -> Global___PowerWish:
+        """How it goes with the desired power. Output only."""
+
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[_condition_pb2.Condition]:
+        """`Reachable`, `LoginAccepted`, and `PowerAsDesired` where power is desired, each with the reason. Output only."""
+
+    @_builtins.property
+    def next_poll_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is asked again by itself. Output only."""
 
     def __init__(
         self,
@@ -551,10 +648,16 @@ class Bmc(_message.Message):
         serial: _builtins.str = ...,
         guid: _builtins.str = ...,
         identity: Global___BmcIdentity.ValueType = ...,
+        rack: _builtins.str = ...,
+        power_policy: Global___PowerPolicy.ValueType = ...,
+        power_wish: Global___PowerWish | None = ...,
+        conditions: _abc.Iterable[_condition_pb2.Condition] | None = ...,
+        failures: _builtins.int = ...,
+        next_poll_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "observed_time", b"observed_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "next_poll_time", b"next_poll_time", "observed_time", b"observed_time", "power_wish", b"power_wish", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "create_time", b"create_time", "desired_power", b"desired_power", "driver", b"driver", "error", b"error", "etag", b"etag", "guid", b"guid", "has_password", b"has_password", "identity", b"identity", "login_blocked", b"login_blocked", "mac", b"mac", "machine", b"machine", "observed_time", b"observed_time", "partition", b"partition", "password", b"password", "reported_power", b"reported_power", "serial", b"serial", "update_time", b"update_time", "user", b"user", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "conditions", b"conditions", "create_time", b"create_time", "desired_power", b"desired_power", "driver", b"driver", "error", b"error", "etag", b"etag", "failures", b"failures", "guid", b"guid", "has_password", b"has_password", "identity", b"identity", "login_blocked", b"login_blocked", "mac", b"mac", "machine", b"machine", "next_poll_time", b"next_poll_time", "observed_time", b"observed_time", "partition", b"partition", "password", b"password", "power_policy", b"power_policy", "power_wish", b"power_wish", "rack", b"rack", "reported_power", b"reported_power", "serial", b"serial", "update_time", b"update_time", "user", b"user", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,8 +696,8 @@ class Command(_message.Message):
     """Why it failed; empty when it did not."""
     reason: _builtins.str
     """Machine-readable reason in UPPER_SNAKE_CASE: TIMEOUT, AUTH_FAILED, LOGIN_BLOCKED, NO_CREDENTIALS, DRIVER_BUSY,
-    SESSIONS_FULL, UNSUPPORTED, REFUSED, NOT_REACHED, POWERED_OFF, OUTCOME_UNKNOWN, DEADLINE, BMC_DELETED,
-    WAITING_FOR_PERSON, DECLINED, DRIVER_CHANGED, …
+    SESSIONS_FULL, UNREACHABLE, RACK_POWER, UNSUPPORTED, REFUSED, NOT_REACHED, POWERED_OFF, OUTCOME_UNKNOWN, DEADLINE,
+    BMC_DELETED, WAITING_FOR_PERSON, DECLINED, DRIVER_CHANGED, …
     """
     allocation: _builtins.str
     """Allocation that it was given for; may be empty."""
@@ -1260,6 +1363,64 @@ class GetCommandRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCommandRequest: _TypeAlias = GetCommandRequest  # noqa: Y015
+
+@_typing.final
+class WatchCommandsRequest(_message.Message):
+    """Request of WatchCommands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Position of the last change that was seen; empty begins with the present."""
+    machine: _builtins.str
+    """Only commands to this machine, when set."""
+    command: _builtins.str
+    """Only this command, when set."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        machine: _builtins.str = ...,
+        command: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "machine", b"machine", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCommandsRequest: _TypeAlias = WatchCommandsRequest  # noqa: Y015
+
+@_typing.final
+class WatchCommandsResponse(_message.Message):
+    """One batch of WatchCommands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Position to resume from after this batch."""
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Command]:
+        """Commands as they are after each change, in the order of the changes; empty for a sign of life."""
+
+    def __init__(
+        self,
+        *,
+        commands: _abc.Iterable[Global___Command] | None = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCommandsResponse: _TypeAlias = WatchCommandsResponse  # noqa: Y015
 
 @_typing.final
 class ListCommandsRequest(_message.Message):

@@ -71,6 +71,11 @@ class BmcServiceStub:
                 request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.GetCommandRequest.SerializeToString,
                 response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.Command.FromString,
                 _registered_method=True)
+        self.WatchCommands = channel.unary_stream(
+                '/metalplane.bmc.v1.BmcService/WatchCommands',
+                request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.WatchCommandsRequest.SerializeToString,
+                response_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.WatchCommandsResponse.FromString,
+                _registered_method=True)
         self.ListCommands = channel.unary_unary(
                 '/metalplane.bmc.v1.BmcService/ListCommands',
                 request_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.ListCommandsRequest.SerializeToString,
@@ -129,7 +134,7 @@ class BmcServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateBmc(self, request, context):
-        """Changes address, mac, user, password, desired_power, driver or serial.
+        """Changes address, mac, user, password, desired_power, power_policy, driver, serial or rack.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,6 +156,15 @@ class BmcServiceServicer:
 
     def GetCommand(self, request, context):
         """Returns one command.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchCommands(self, request, context):
+        """Follows commands as they are given, begun and ended, from a position on; an empty position begins with the present:
+        with the command that is asked for, if one is. OUT_OF_RANGE when the position is older than what is kept: list, then
+        watch anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,6 +253,11 @@ def add_BmcServiceServicer_to_server(servicer, server):
                     servicer.GetCommand,
                     request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.GetCommandRequest.FromString,
                     response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.Command.SerializeToString,
+            ),
+            'WatchCommands': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCommands,
+                    request_deserializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.WatchCommandsRequest.FromString,
+                    response_serializer=metalplane_dot_bmc_dot_v1_dot_bmc__pb2.WatchCommandsResponse.SerializeToString,
             ),
             'ListCommands': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCommands,
@@ -461,6 +480,33 @@ class BmcService:
             '/metalplane.bmc.v1.BmcService/GetCommand',
             metalplane_dot_bmc_dot_v1_dot_bmc__pb2.GetCommandRequest.SerializeToString,
             metalplane_dot_bmc_dot_v1_dot_bmc__pb2.Command.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCommands(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metalplane.bmc.v1.BmcService/WatchCommands',
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.WatchCommandsRequest.SerializeToString,
+            metalplane_dot_bmc_dot_v1_dot_bmc__pb2.WatchCommandsResponse.FromString,
             options,
             channel_credentials,
             insecure,

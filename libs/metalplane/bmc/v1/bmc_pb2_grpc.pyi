@@ -41,13 +41,18 @@ class BmcServiceStub:
     ListBmcs: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ListBmcsRequest, _bmc_pb2.ListBmcsResponse]
     """Lists BMCs by machine, without passwords."""
     UpdateBmc: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.UpdateBmcRequest, _bmc_pb2.Bmc]
-    """Changes address, mac, user, password, desired_power, driver or serial."""
+    """Changes address, mac, user, password, desired_power, power_policy, driver, serial or rack."""
     DeleteBmc: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.DeleteBmcRequest, _empty_pb2.Empty]
     """Forgets a BMC and its credentials."""
     CreateCommand: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.CreateCommandRequest, _bmc_pb2.Command]
     """Gives a command. It is carried out after the answer; GetCommand tells how it went."""
     GetCommand: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.GetCommandRequest, _bmc_pb2.Command]
     """Returns one command."""
+    WatchCommands: _grpc.UnaryStreamMultiCallable[_bmc_pb2.WatchCommandsRequest, _bmc_pb2.WatchCommandsResponse]
+    """Follows commands as they are given, begun and ended, from a position on; an empty position begins with the present:
+    with the command that is asked for, if one is. OUT_OF_RANGE when the position is older than what is kept: list, then
+    watch anew.
+    """
     ListCommands: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ListCommandsRequest, _bmc_pb2.ListCommandsResponse]
     """Lists commands, newest first."""
     ListManualTasks: _grpc.UnaryUnaryMultiCallable[_bmc_pb2.ListManualTasksRequest, _bmc_pb2.ListManualTasksResponse]
@@ -80,13 +85,18 @@ class BmcServiceAsyncStub(BmcServiceStub):
     ListBmcs: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ListBmcsRequest, _bmc_pb2.ListBmcsResponse]  # type: ignore[assignment]
     """Lists BMCs by machine, without passwords."""
     UpdateBmc: _aio.UnaryUnaryMultiCallable[_bmc_pb2.UpdateBmcRequest, _bmc_pb2.Bmc]  # type: ignore[assignment]
-    """Changes address, mac, user, password, desired_power, driver or serial."""
+    """Changes address, mac, user, password, desired_power, power_policy, driver, serial or rack."""
     DeleteBmc: _aio.UnaryUnaryMultiCallable[_bmc_pb2.DeleteBmcRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Forgets a BMC and its credentials."""
     CreateCommand: _aio.UnaryUnaryMultiCallable[_bmc_pb2.CreateCommandRequest, _bmc_pb2.Command]  # type: ignore[assignment]
     """Gives a command. It is carried out after the answer; GetCommand tells how it went."""
     GetCommand: _aio.UnaryUnaryMultiCallable[_bmc_pb2.GetCommandRequest, _bmc_pb2.Command]  # type: ignore[assignment]
     """Returns one command."""
+    WatchCommands: _aio.UnaryStreamMultiCallable[_bmc_pb2.WatchCommandsRequest, _bmc_pb2.WatchCommandsResponse]  # type: ignore[assignment]
+    """Follows commands as they are given, begun and ended, from a position on; an empty position begins with the present:
+    with the command that is asked for, if one is. OUT_OF_RANGE when the position is older than what is kept: list, then
+    watch anew.
+    """
     ListCommands: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ListCommandsRequest, _bmc_pb2.ListCommandsResponse]  # type: ignore[assignment]
     """Lists commands, newest first."""
     ListManualTasks: _aio.UnaryUnaryMultiCallable[_bmc_pb2.ListManualTasksRequest, _bmc_pb2.ListManualTasksResponse]  # type: ignore[assignment]
@@ -140,7 +150,7 @@ class BmcServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _bmc_pb2.UpdateBmcRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_bmc_pb2.Bmc, _abc.Awaitable[_bmc_pb2.Bmc]]:
-        """Changes address, mac, user, password, desired_power, driver or serial."""
+        """Changes address, mac, user, password, desired_power, power_policy, driver, serial or rack."""
 
     @_abc_1.abstractmethod
     def DeleteBmc(
@@ -165,6 +175,17 @@ class BmcServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bmc_pb2.Command, _abc.Awaitable[_bmc_pb2.Command]]:
         """Returns one command."""
+
+    @_abc_1.abstractmethod
+    def WatchCommands(
+        self,
+        request: _bmc_pb2.WatchCommandsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_bmc_pb2.WatchCommandsResponse], _abc.AsyncIterator[_bmc_pb2.WatchCommandsResponse]]:
+        """Follows commands as they are given, begun and ended, from a position on; an empty position begins with the present:
+        with the command that is asked for, if one is. OUT_OF_RANGE when the position is older than what is kept: list, then
+        watch anew.
+        """
 
     @_abc_1.abstractmethod
     def ListCommands(

@@ -25,19 +25,21 @@ _sym_db = _symbol_database.Default()
 from metalplane.bmc.v1 import bmc_pb2 as metalplane_dot_bmc_dot_v1_dot_bmc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetalplane/bmc/v1/events.proto\x12\x11metalplane.bmc.v1\x1a\x1bmetalplane/bmc/v1/bmc.proto\">\n\x0f\x43ommandFinished\x12+\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1a.metalplane.bmc.v1.Command\"1\n\nBmcChanged\x12#\n\x03\x62mc\x18\x01 \x01(\x0b\x32\x16.metalplane.bmc.v1.Bmc\"1\n\nBmcDeleted\x12#\n\x03\x62mc\x18\x01 \x01(\x0b\x32\x16.metalplane.bmc.v1.Bmc\"@\n\x11ManualTaskChanged\x12+\n\x04task\x18\x01 \x01(\x0b\x32\x1d.metalplane.bmc.v1.ManualTaskb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetalplane/bmc/v1/events.proto\x12\x11metalplane.bmc.v1\x1a\x1bmetalplane/bmc/v1/bmc.proto\"=\n\x0e\x43ommandChanged\x12+\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1a.metalplane.bmc.v1.Command\">\n\x0f\x43ommandFinished\x12+\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1a.metalplane.bmc.v1.Command\"1\n\nBmcChanged\x12#\n\x03\x62mc\x18\x01 \x01(\x0b\x32\x16.metalplane.bmc.v1.Bmc\"1\n\nBmcDeleted\x12#\n\x03\x62mc\x18\x01 \x01(\x0b\x32\x16.metalplane.bmc.v1.Bmc\"@\n\x11ManualTaskChanged\x12+\n\x04task\x18\x01 \x01(\x0b\x32\x1d.metalplane.bmc.v1.ManualTaskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metalplane.bmc.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMMANDFINISHED']._serialized_start=82
-  _globals['_COMMANDFINISHED']._serialized_end=144
-  _globals['_BMCCHANGED']._serialized_start=146
-  _globals['_BMCCHANGED']._serialized_end=195
-  _globals['_BMCDELETED']._serialized_start=197
-  _globals['_BMCDELETED']._serialized_end=246
-  _globals['_MANUALTASKCHANGED']._serialized_start=248
-  _globals['_MANUALTASKCHANGED']._serialized_end=312
+  _globals['_COMMANDCHANGED']._serialized_start=82
+  _globals['_COMMANDCHANGED']._serialized_end=143
+  _globals['_COMMANDFINISHED']._serialized_start=145
+  _globals['_COMMANDFINISHED']._serialized_end=207
+  _globals['_BMCCHANGED']._serialized_start=209
+  _globals['_BMCCHANGED']._serialized_end=258
+  _globals['_BMCDELETED']._serialized_start=260
+  _globals['_BMCDELETED']._serialized_end=309
+  _globals['_MANUALTASKCHANGED']._serialized_start=311
+  _globals['_MANUALTASKCHANGED']._serialized_end=375
 # @@protoc_insertion_point(module_scope)

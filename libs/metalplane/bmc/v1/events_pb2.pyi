@@ -18,6 +18,30 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class CommandChanged(_message.Message):
+    """`metalplane.bmc.command.changed`: a command was given or begun. Its end is CommandFinished."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def command(self) -> _bmc_pb2.Command:
+        """The command."""
+
+    def __init__(
+        self,
+        *,
+        command: _bmc_pb2.Command | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandChanged: _TypeAlias = CommandChanged  # noqa: Y015
+
+@_typing.final
 class CommandFinished(_message.Message):
     """`metalplane.bmc.command.finished`: a command succeeded, failed or expired."""
 

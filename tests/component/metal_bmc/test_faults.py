@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from metal_bmc.pacing import OPENS_AFTER
 from metal_sim.bmc import BmcFarm, BmcFault, SimulatedBmc
 from metal_sim.bmc.faults import FORGOTTEN_UUID
 from metalplane.bmc.v1 import bmc_pb2 as pb
@@ -27,9 +28,9 @@ class Shown:
 
 
 SHOWN = {
-    BmcFault.HANG: Shown(None, "TIMEOUT", "FAILED TIMEOUT"),
+    BmcFault.HANG: Shown(None, "TIMEOUT", "FAILED UNREACHABLE"),
     BmcFault.DROP: Shown(10.0, "", "SUCCEEDED "),
-    BmcFault.SLOW: Shown(30.0, "TIMEOUT", "FAILED TIMEOUT"),
+    BmcFault.SLOW: Shown(30.0, "TIMEOUT", "FAILED UNREACHABLE"),
     BmcFault.WRONG_PASSWORD: Shown(None, "AUTH_FAILED", "FAILED LOGIN_BLOCKED"),
     BmcFault.LOCKOUT: Shown(0.0, "AUTH_FAILED", "FAILED LOGIN_BLOCKED"),
     BmcFault.SLOTS_FULL: Shown(None, "SESSIONS_FULL", "FAILED SESSIONS_FULL"),
@@ -42,7 +43,7 @@ SHOWN = {
     BmcFault.SOL_TAKES_HALF: Shown(None, "", "SUCCEEDED "),
     BmcFault.RESETS: Shown(30.0, "", "SUCCEEDED "),
     BmcFault.SHARED_UUID: Shown(None, "", "SUCCEEDED "),
-    BmcFault.GARBAGE: Shown(None, "TIMEOUT", "FAILED TIMEOUT"),
+    BmcFault.GARBAGE: Shown(None, "TIMEOUT", "FAILED UNREACHABLE"),
 }
 
 
@@ -72,8 +73,13 @@ async def test_faults_show_with_their_reasons_and_never_as_a_success(plane: Any,
         answered = seen.reported_power != pb.POWER_UNSPECIFIED or bool(reason)
         return answered and reason == SHOWN[fault].state
 
+    async def given_up(fault: BmcFault) -> bool:
+        return (await stub.GetBmc(pb.GetBmcRequest(machine=bmcs[fault].machine))).failures >= OPENS_AFTER
+
     for fault in bmcs:
         await eventually(lambda fault=fault: shown(fault), seconds=60, what=fault)
+        if SHOWN[fault].order.endswith("UNREACHABLE"):
+            await eventually(lambda fault=fault: given_up(fault), seconds=60, what=fault)
     ends = await asyncio.gather(*(_switched(plane, bmc) for bmc in bmcs.values()))
     assert dict(zip(bmcs, ends, strict=True)) == {fault: each.order for fault, each in SHOWN.items()}
     assert await _switched(plane, well) == "SUCCEEDED "

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from metal_bmc.drivers import errors
-from metal_bmc.drivers.interface import BootTarget, Target
+from metal_bmc.drivers.interface import BootMode, BootTarget, BootWish, Target
 from metal_bmc.drivers.ipmi import IpmiDriver
 from metal_bmc.rmcp import failures
 from metal_bmc.rmcp.client import RmcpClient
@@ -97,9 +97,9 @@ async def test_power_is_switched_reset_and_read_back(
 
 
 async def test_the_boot_device_is_set_and_what_it_forgets_is_seen(bmc: Target, driver: IpmiDriver) -> None:
-    setting = await driver.set_boot(bmc, BootTarget.PXE, disk_selector=0x08, deadline=20)
+    setting = await driver.set_boot(bmc, BootWish(BootTarget.PXE), deadline=20)
     # It keeps the device, and neither that it is for good nor that it is for UEFI.
-    assert (setting.target, setting.persistent, setting.uefi) == (BootTarget.PXE, False, False)
+    assert (setting.target, setting.persistent, setting.mode) == (BootTarget.PXE, False, BootMode.BIOS)
 
 
 async def test_an_answer_to_suite_17_that_means_3_is_refused_and_3_is_asked_for(bmc: Target) -> None:

@@ -92,6 +92,11 @@ def driver(number: bmc_pb2.DriverKind.ValueType) -> DriverKind:
     return _DRIVER_OF[number]
 
 
+def driver_number(kind: DriverKind) -> bmc_pb2.DriverKind.ValueType:
+    """The contract's driver."""
+    return _DRIVERS[kind]
+
+
 def endpoint_message(endpoint: Endpoint) -> bmc_pb2.Bmc:
     """An endpoint as callers and events see it."""
     seen = endpoint.observation

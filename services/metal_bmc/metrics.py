@@ -21,7 +21,9 @@ DROPPED_DATAGRAMS = Counter(
 )
 CONSOLES = Gauge("metalplane_bmc_consoles", "Serial consoles that are open or being opened.")
 CONSOLE_LOSSES = Counter("metalplane_bmc_console_losses_total", "Times that an open serial console was lost.")
-LEASE_PROBLEMS = Counter("metalplane_bmc_lease_problems_total", "Records of the lease file that could not be read.")
+LEASE_PROBLEMS = Counter(
+    "metalplane_bmc_lease_problems_total", "Records of lease files, and whole files, that could not be read."
+)
 OWNED_BUCKETS = Gauge(
     "metalplane_bmc_owned_buckets", "Buckets of BMCs that this replica owns, of the partition's 256.", ["partition"]
 )

@@ -70,13 +70,13 @@ def checked_address(text: str, driver: DriverKind) -> tuple[str, int]:
         raise InvalidArgument("INVALID_ADDRESS", str(error), field="bmc.address") from None
 
 
-def check_login(login: str, password: str | None) -> None:
+def check_login(login: str, password: str | None, *, of: str = "bmc") -> None:
     """Raise InvalidArgument for what RAKP cannot carry: the limits are bytes, not characters (IPMI 2.0 §13.28)."""
     if not login or len(login.encode()) > _MAX_USER or not login.isprintable():
-        raise InvalidArgument("INVALID_USER", f"must have 1 to {_MAX_USER} printable bytes", field="bmc.user")
+        raise InvalidArgument("INVALID_USER", f"must have 1 to {_MAX_USER} printable bytes", field=f"{of}.user")
     if password is not None and (len(password.encode()) > _MAX_PASSWORD or "\x00" in password):
         raise InvalidArgument(
-            "INVALID_PASSWORD", f"must have at most {_MAX_PASSWORD} bytes and no NUL", field="bmc.password"
+            "INVALID_PASSWORD", f"must have at most {_MAX_PASSWORD} bytes and no NUL", field=f"{of}.password"
         )
 
 

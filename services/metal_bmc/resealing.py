@@ -14,7 +14,7 @@ from metal_kit.db import Connection, Database
 from metal_kit.logs import get_logger
 
 from metal_bmc.credentials import CredentialError, KeyRing
-from metal_bmc.store import EndpointStore
+from metal_bmc.store import EndpointStore, ExpectedStore
 
 log = get_logger(__name__)
 
@@ -53,19 +53,19 @@ class Resealing:
     def __init__(self, db: Database, ring: KeyRing, *, partition: str) -> None:
         self.partition, self.ring = partition, ring
         self._db = db
-        self._endpoints = EndpointStore()
+        self._endpoints, self._expected = EndpointStore(), ExpectedStore()
 
     async def survey(self) -> Survey:
         """Open every password, and count them by key."""
         found = Survey()
         async for _, page in self._pages():
-            for machine, sealed in page:
+            for each in page:
                 key_id = ""
                 try:
-                    key_id = self.ring.key_of(sealed)
-                    self.ring.open(machine, sealed)
+                    key_id = self.ring.key_of(each.sealed)
+                    self.ring.open(each.bound_to, each.sealed)
                 except CredentialError as error:
-                    found.refuse(machine, key_id, str(error))
+                    found.refuse(each.bound_to, key_id, str(error))
                 found.passwords[key_id] += 1
         return found
 
@@ -73,30 +73,49 @@ class Resealing:
         """Seal every password with the first key of the ring; returns how many changed."""
         moved = 0
         async for connection, page in self._pages():
-            for machine, sealed in page:
-                moved += await self._reseal_one(connection, machine, sealed)
+            for each in page:
+                moved += await self._reseal_one(connection, each)
         if moved:
             log.info("bmc.resealed", count=moved, key_id=self.ring.current)
         return moved
 
-    async def _pages(self) -> AsyncIterator[tuple[Connection, Sequence[tuple[str, bytes]]]]:
-        """All sealed passwords, with the connection that read them."""
+    async def _pages(self) -> AsyncIterator[tuple[Connection, Sequence[_Sealed]]]:
+        """All sealed passwords, with the connection that read them: of BMCs, and of expected machines."""
         after = None
         while True:
             async with self._db.connection() as connection:
                 page = await self._endpoints.page(connection, partition=self.partition, after=after, limit=_BATCH)
-                yield connection, [(each.machine, each.sealed) for each in page if each.sealed is not None]
+                yield connection, [_Sealed(each.machine, each.sealed) for each in page if each.sealed is not None]
             if len(page) < _BATCH:
-                return
+                break
             after = page[-1].machine
+        after = None
+        while True:
+            async with self._db.connection() as connection:
+                wishes = await self._expected.wishes(connection, self.partition, after, _BATCH)
+                yield connection, [_Sealed(each.bound_to, each.sealed, each.id) for each in wishes if each.sealed]
+            if len(wishes) < _BATCH:
+                return
+            after = wishes[-1].id
 
-    async def _reseal_one(self, connection: Connection, machine: str, sealed: bytes) -> bool:
+    async def _reseal_one(self, connection: Connection, each: _Sealed) -> bool:
         try:
-            if self.ring.key_of(sealed) == self.ring.current:
+            if self.ring.key_of(each.sealed) == self.ring.current:
                 return False
-            new = self.ring.seal(machine, self.ring.open(machine, sealed))
+            new = self.ring.seal(each.bound_to, self.ring.open(each.bound_to, each.sealed))
         except CredentialError as error:
-            log.warning("bmc.credential_unusable", machine=machine, cause=str(error))
+            log.warning("bmc.credential_unusable", machine=each.bound_to, cause=str(error))
             return False
         # Not when it changed meanwhile: then it has just been sealed.
-        return await self._endpoints.reseal(connection, machine, old=sealed, new=new)
+        if each.expected:
+            return await self._expected.reseal(connection, each.expected, old=each.sealed, new=new)
+        return await self._endpoints.reseal(connection, each.bound_to, old=each.sealed, new=new)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """A sealed password and what it is bound to; `expected` is the id of the expected machine whose first one it is."""
+
+    bound_to: str
+    sealed: bytes = field(repr=False)
+    expected: str = ""

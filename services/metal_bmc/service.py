@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from metal_kit.controller import Controller
+from metal_kit.issues import Source as IssueSource
 from metal_kit.logs import get_logger
 from metal_kit.process import StartError
 from metal_kit.runtime import Background, Parts, Runtime, Servicer, ServiceSpec
 from metal_kit.settings import ServiceSettings
 from metalplane.bmc.v1.bmc_pb2_grpc import add_BmcServiceServicer_to_server
+from metalplane.bmc.v1.expected_pb2_grpc import add_ExpectedMachineServiceServicer_to_server
 from metalplane.inventory.v1.machine_pb2_grpc import MachineServiceStub
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
@@ -22,11 +24,14 @@ from pydantic_settings import NoDecode
 from metal_bmc.announcer import Announcer
 from metal_bmc.api import BmcApi
 from metal_bmc.api.console import ConsoleApi
+from metal_bmc.api.expected import SERVICE as EXPECTED_SERVICE
+from metal_bmc.api.expected import ExpectedMachineApi
 from metal_bmc.api.service import SERVICE
 from metal_bmc.command import Patience
 from metal_bmc.console.hub import ConsoleHub, HubPlan
 from metal_bmc.console.machine import ConsolePlan
 from metal_bmc.console.recording import Recorder
+from metal_bmc.contact import Contact, ContactPlan
 from metal_bmc.controller import BmcReconciler
 from metal_bmc.credentials import KeyRing
 from metal_bmc.desk import TaskDesk
@@ -41,6 +46,7 @@ from metal_bmc.drivers.router import DriverSet
 from metal_bmc.drivers.sol import SolConsoles
 from metal_bmc.enforcement import PowerOns, Stagger
 from metal_bmc.exchange import BmcExchange, reconcile_kind
+from metal_bmc.expectations import ExpectationPlan, Expectations, Unknowns
 from metal_bmc.mixups import Mixups
 from metal_bmc.ownership import Ownership
 from metal_bmc.pacing import PollPlan
@@ -51,6 +57,8 @@ from metal_bmc.reporter import Reporter
 from metal_bmc.resealing import Resealing
 from metal_bmc.rmcp.client import Keeping, RmcpClient
 from metal_bmc.rmcp.pace import LoginPace
+from metal_bmc.sources.lease_files import Filter, isc_file, kea_file
+from metal_bmc.sources.source import Source
 from metal_bmc.upkeep import Upkeep
 from metal_bmc.whose import Whose
 
@@ -88,13 +96,23 @@ class Settings(ServiceSettings):
     report_seconds: float = Field(300.0, gt=0, description="inventory hears of an unchanged BMC this often")
     remind_seconds: float = Field(3600.0, gt=0, description="people are first reminded of a task after this long")
     keep_commands_days: float = Field(30.0, gt=0, description="how long ended commands and tasks are kept")
-    lease_file: str = Field("", description="lease file of ISC dhcpd to discover BMCs from; empty: no discovery")
-    lease_seconds: float = Field(30.0, gt=0, description="interval of looks at the lease file")
+    lease_file: str = Field("", description="lease file of ISC dhcpd to discover BMCs from; empty: none")
+    kea_lease_files: Names = Field((), description="lease files of Kea: `…/kea-leases4.csv,…/kea-leases6.csv`")
+    lease_seconds: float = Field(30.0, gt=0, description="interval of looks at the lease files")
     lease_networks: Names = Field((), description="networks that BMCs are in, `10.1.0.0/16,…`; empty: any")
-    lease_ignored_macs: Names = Field((), description="MAC addresses in the lease file that are no BMCs")
+    lease_ignored_macs: Names = Field((), description="MAC addresses in lease files that are no BMCs")
+    expected_seconds: float = Field(60.0, gt=0, description="interval of comparisons with expected machines")
+    expected_missing_hours: float = Field(
+        24.0, gt=0, description="an expected machine that was not found, or does not answer, for so long is an issue"
+    )
+    unexpected_bmcs: Unknowns = Field(
+        Unknowns.REGISTER,
+        description="BMCs that are found and not expected: `register`, `report` (and an issue), or `leave` alone",
+    )
     factory_user: str = Field("", description="factory login for BMCs that nobody registered; empty: none is asked")
     factory_password: SecretStr = Field(SecretStr(""), description="its password")
-    factory_port: int = Field(623, ge=1, le=65535, description="RMCP port of BMCs in the lease file")
+    factory_redfish_port: int = Field(443, ge=1, le=65535, description="HTTPS port of those expected to speak Redfish")
+    factory_port: int = Field(623, ge=1, le=65535, description="RMCP port of BMCs that nobody registered")
 
     consoles: int = Field(64, ge=1, le=1000, description="serial consoles that are open at once")
     console_linger_seconds: float = Field(60.0, ge=0, le=3600, description="a console without readers is closed then")
@@ -108,14 +126,15 @@ class Settings(ServiceSettings):
     console_recording_bytes: int = Field(10 << 20, ge=4096, description="a recording is turned over at that size")
     console_recording_files: int = Field(4, ge=1, le=100, description="files a machine, the present one included")
 
-    @field_validator("lease_networks", "lease_ignored_macs", mode="before")
+    @field_validator("lease_networks", "lease_ignored_macs", "kea_lease_files", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return (
-            tuple(part.strip().lower() for part in value.split(",") if part.strip())
-            if isinstance(value, str)
-            else value
-        )
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("lease_ignored_macs")
+    @classmethod
+    def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(text.lower() for text in value)
 
     @field_validator("lease_networks")
     @classmethod
@@ -132,16 +151,23 @@ def _key_ring(settings: Settings) -> KeyRing:
         raise StartError(f"METALPLANE_CREDENTIAL_KEYS: {error}") from None
 
 
-def _discovery_plan(settings: Settings) -> DiscoveryPlan:
-    return DiscoveryPlan(
-        lease_file=Path(settings.lease_file),
-        interval=timedelta(seconds=settings.lease_seconds),
+def _sources(settings: Settings) -> list[Source]:
+    which = Filter(
         networks=tuple(ip_network(text) for text in settings.lease_networks),
         ignored_macs=frozenset(settings.lease_ignored_macs),
+    )
+    isc = [isc_file(Path(settings.lease_file), which)] if settings.lease_file else []
+    return [*isc, *(kea_file(Path(name), which) for name in settings.kea_lease_files)]
+
+
+def _contact_plan(settings: Settings) -> ContactPlan:
+    return ContactPlan(
         port=settings.factory_port,
+        redfish_port=settings.factory_redfish_port,
         user=settings.factory_user,
         password=settings.factory_password.get_secret_value(),
         deadline=settings.exchange_seconds,
+        unknowns=settings.unexpected_bmcs,
     )
 
 
@@ -161,6 +187,26 @@ def _recorder(settings: Settings) -> Recorder | None:
     if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
         raise StartError("METALPLANE_CONSOLE_RECORDINGS: has to be a directory that this service may write to")
     return Recorder(directory, most_bytes=settings.console_recording_bytes, files=settings.console_recording_files)
+
+
+def _finding(
+    settings: Settings, rt: Runtime, contact: Contact, ownership: Ownership
+) -> tuple[list[Background], list[tuple[str, IssueSource]]]:
+    """What looks for BMCs and compares them with those that are expected, and what is wrong there."""
+    db, partition = rt.require_db(), settings.partition
+    plan = DiscoveryPlan(interval=timedelta(seconds=settings.lease_seconds), at_once=settings.polls_at_once)
+    discovery = Discovery(db, contact, rt.clock, ownership, partition=partition, sources=_sources(settings), plan=plan)
+    wanted = ExpectationPlan(
+        interval=timedelta(seconds=settings.expected_seconds),
+        missing=timedelta(hours=settings.expected_missing_hours),
+        unknowns=settings.unexpected_bmcs,
+    )
+    expectations = Expectations(db, rt.clock, partition=partition, plan=wanted)
+    tasks = [
+        Background("discovery", lambda: discovery.run(rt.stopping)),
+        Background("expectations", lambda: expectations.run(rt.stopping)),
+    ]
+    return tasks, [("discovery", discovery.issues), ("expectations", expectations.issues)]
 
 
 def _controller(
@@ -254,12 +300,19 @@ async def compose(rt: Runtime) -> Parts:
         background.append(Background("reporter", lambda: reporter.run(rt.stopping)))
     else:
         log.warning("bmc.no_inventory", cause="METALPLANE_PEERS names no inventory; nothing is reported")
-    if settings.lease_file:
-        whose = Whose(db, machines)
-        discovery = Discovery(
-            db, driver, ring, rt.clock, ownership, partition=partition, plan=_discovery_plan(settings), whose=whose
-        )
-        background.append(Background("discovery", lambda: discovery.run(rt.stopping)))
+    contact = Contact(
+        db,
+        driver,
+        ring,
+        rt.clock,
+        registry,
+        Whose(db, machines),
+        partition=partition,
+        plan=_contact_plan(settings),
+    )
+    finding, issues = _finding(settings, rt, contact, ownership)
+    background += finding
+    expected = ExpectedMachineApi(db, ring, rt.paging, partition=partition, kinds=driver.kinds)
     await ownership.start()
     recorder = _recorder(settings)
     hub = ConsoleHub(
@@ -272,9 +325,12 @@ async def compose(rt: Runtime) -> Parts:
         closing.append(recorder.close)
     api = BmcApi(db, registry, resealing, desk, rt.paging, ConsoleApi(hub), rt.stopping)
     return Parts(
-        servicers=[Servicer(add_BmcServiceServicer_to_server, api, SERVICE)],
+        servicers=[
+            Servicer(add_BmcServiceServicer_to_server, api, SERVICE),
+            Servicer(add_ExpectedMachineServiceServicer_to_server, expected, EXPECTED_SERVICE),
+        ],
         controllers=[_controller(settings, rt, exchange, announcer, registry, desk)],
-        issues=[("manual tasks", desk.issues), ("identities", Mixups(db, partition=partition).issues)],
+        issues=[("manual tasks", desk.issues), ("identities", Mixups(db, partition=partition).issues), *issues],
         background=background,
         # In reverse: it logs out everywhere, and then the others may log in.
         close=[*closing, hub.close],

@@ -6,7 +6,7 @@ from datetime import UTC
 from typing import Literal
 
 from metalplane.allocation.v1 import allocation_pb2, allocation_pb2_grpc
-from metalplane.bmc.v1 import bmc_pb2, bmc_pb2_grpc
+from metalplane.bmc.v1 import bmc_pb2, bmc_pb2_grpc, expected_pb2, expected_pb2_grpc
 from metalplane.fabric.v1 import cabling_pb2, cabling_pb2_grpc, switch_pb2, switch_pb2_grpc
 from metalplane.inventory.v1 import (
     image_pb2,
@@ -300,6 +300,20 @@ RESOURCES: tuple[Resource, ...] = (
             {"partition": PARTITION},
         ),
         Getting("GetBmc", bmc_pb2.GetBmcRequest, "machine"),
+    ),
+    Resource(
+        "expected", "machines that are expected, without passwords", "bmc",
+        expected_pb2_grpc.ExpectedMachineServiceStub,
+        Listing(
+            "ListExpectedMachines", expected_pb2.ListExpectedMachinesRequest, "expected_machines",
+            (
+                ("ID", lambda e: e.id), ("MAC", lambda e: e.mac or "-"), ("SERIAL", lambda e: e.serial or "-"),
+                ("RACK", lambda e: e.rack or "-"), ("MACHINE", lambda e: e.machine or "-"),
+                ("DIFFERS", lambda e: ", ".join(each.field for each in e.differences) or "-"),
+            ),
+            {"partition": PARTITION},
+        ),
+        Getting("GetExpectedMachine", expected_pb2.GetExpectedMachineRequest),
     ),
     Resource(
         "command", "commands to BMCs and their results", "bmc", bmc_pb2_grpc.BmcServiceStub,

@@ -13,8 +13,9 @@ from metal_kit import identity
 from metal_kit.errors import FailedPrecondition, Problem, ResourceExhausted
 from metalplane.allocation.v1 import allocation_pb2
 from metalplane.allocation.v1.allocation_pb2_grpc import AllocationServiceStub
-from metalplane.bmc.v1 import bmc_pb2
+from metalplane.bmc.v1 import bmc_pb2, expected_pb2
 from metalplane.bmc.v1.bmc_pb2_grpc import BmcServiceStub
+from metalplane.bmc.v1.expected_pb2_grpc import ExpectedMachineServiceStub
 from metalplane.common.v1.access_pb2 import PlaneRole, Role
 from metalplane.fabric.v1 import agent_pb2, switch_pb2
 from metalplane.fabric.v1.agent_pb2_grpc import SwitchAgentServiceStub
@@ -68,6 +69,8 @@ class Owned:
     command: str = ""
     task: str = ""
     """What a person is to do at a machine of the site's that has no BMC."""
+    expected: str = ""
+    spare_expected: tuple[str, ...] = ()
 
     @property
     def secret(self) -> frozenset[str]:
@@ -308,6 +311,7 @@ async def _tenant(plane: AccessPlane, name: str, machine: str) -> Owned:
         )
     )  # fmt: skip
     allocation = await _allocate(plane, mine, own_network, machine)
+    expected = [await _expected(plane, f"{machine}-{number}") for number in range(1 + SPARES)]
     addresses = [each.address for each in acquired.ips]
     return Owned(
         tenant=owner, project=mine, network=own_network, machine=machine, allocation=allocation, token=token,
@@ -318,6 +322,7 @@ async def _tenant(plane: AccessPlane, name: str, machine: str) -> Owned:
         spare_tokens=tuple([(await make_token(plane, user))[0] for _ in range(SPARES)]),
         command=await _bmc(plane, machine),
         task=await _task(plane),
+        expected=expected[0], spare_expected=tuple(expected[1:]),
     )  # fmt: skip
 
 
@@ -336,6 +341,16 @@ async def _allocate(plane: AccessPlane, project: str, network: str, machine: str
             return ""
 
     return await _until(made)
+
+
+async def _expected(plane: AccessPlane, serial: str) -> str:
+    """A machine that is expected and never comes."""
+    from access_plane import PARTITION
+
+    stub: Any = plane.peers().stub(ExpectedMachineServiceStub, "bmc")
+    wanted = expected_pb2.ExpectedMachine(partition=PARTITION, serial=serial)
+    request = expected_pb2.CreateExpectedMachineRequest(expected_machine=wanted)
+    return str((await stub.CreateExpectedMachine(request)).id)
 
 
 async def _bmc(plane: AccessPlane, machine: str) -> str:

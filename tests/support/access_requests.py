@@ -28,7 +28,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from metal_kit.access import Rule
 from metalplane.allocation.v1 import allocation_pb2
 from metalplane.audit.v1 import audit_pb2
-from metalplane.bmc.v1 import bmc_pb2
+from metalplane.bmc.v1 import bmc_pb2, expected_pb2
 from metalplane.common.v1.access_pb2 import Role
 from metalplane.fabric.v1 import switch_pb2
 from metalplane.inventory.v1 import machine_pb2, partition_pb2
@@ -58,7 +58,7 @@ class View:
             owned=replace(
                 self.owned, tenant=str(uuid4()), project=str(uuid4()), network=str(uuid4()), machine=str(uuid4()),
                 allocation=str(uuid4()), token=str(uuid4()), command=str(uuid4()), task=str(uuid4()),
-                address="10.131.255.1",
+                expected=str(uuid4()), address="10.131.255.1",
                 **{name: tuple(str(uuid4()) for _ in getattr(self.owned, name)) for name in _SPARE_IDS},
                 spare_addresses=tuple(f"10.131.255.{2 + number}" for number in range(len(self.owned.spare_addresses))),
             ),
@@ -85,12 +85,13 @@ class View:
         return {
             "Project": own.project, "Tenant": own.tenant, "Machine": own.machine, "Allocation": own.allocation,
             "Network": own.network, "Token": own.token, "Command": own.command, "Partition": self.partition,
+            "ExpectedMachine": own.expected,
             "Switch": self.leaf, "Size": made.SIZE, "Image": made.IMAGE, "FilesystemLayout": made.LAYOUT,
             "FabricSettings": self.partition,
         }  # fmt: skip
 
 
-_SPARE_IDS = ("spare_projects", "spare_tenants", "spare_networks", "spare_tokens")
+_SPARE_IDS = ("spare_projects", "spare_tenants", "spare_networks", "spare_tokens", "spare_expected")
 _NEW = "new"
 Override = Callable[[View], Mapping[str, Any]]
 _CONTAINER, _LEAF = made.CONTAINER, made.LEAF
@@ -131,6 +132,11 @@ OVERRIDES: Mapping[str, Override] = {
     "BmcService.RegisterBmc": lambda view: {"bmc": _bmc(view), "bmc.password": "y"},
     "BmcService.UpdateBmc": lambda _: {"update_mask": FieldMask(paths=["user"]), "bmc.user": "metal"},
     "BootService.Register": lambda view: {"hardware": made.hardware(view.owned.machine, "Ethernet0")},
+    "ExpectedMachineService.CreateExpectedMachine": lambda view: {"expected_machine": _expected(view)},
+    "ExpectedMachineService.DeleteExpectedMachine": lambda view: {"id": view.spare("spare_expected")},
+    "ExpectedMachineService.UpdateExpectedMachine": lambda view: {
+        "update_mask": FieldMask(paths=["rack"]), "expected_machine.id": view.owned.expected,
+    },
     "FabricSettingsService.UpdateFabricSettings": lambda _: {"update_mask": FieldMask(paths=["drift_policy"])},
     "FilesystemLayoutService.CreateFilesystemLayout": lambda _: {"filesystem_layout": made.layout(_NEW, made.SIZE)},
     "FilesystemLayoutService.DeleteFilesystemLayout": lambda view: {"id": f"spare-{view.turn}"},
@@ -194,6 +200,11 @@ def _audit_entry(view: View) -> audit_pb2.AuditEntry:
 
 def _bmc(view: View) -> bmc_pb2.Bmc:
     return bmc_pb2.Bmc(machine=view.owned.machine, partition=view.partition, address="127.0.0.1:1", user="metal")
+
+
+def _expected(view: View) -> expected_pb2.ExpectedMachine:
+    mac = f"02:00:00:00:{view.turn >> 8:02x}:{view.turn & 255:02x}"
+    return expected_pb2.ExpectedMachine(partition=view.partition, mac=mac)
 
 
 class NoGoodRequest(Exception):

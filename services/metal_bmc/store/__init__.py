@@ -3,6 +3,7 @@
 from metal_bmc.store.commands import CommandStore
 from metal_bmc.store.consoles import Claim, ConsoleStore
 from metal_bmc.store.endpoints import EndpointStore
+from metal_bmc.store.expected import ExpectedStore, Unexpected
 from metal_bmc.store.owners import OwnerStore
 from metal_bmc.store.racks import RackStore
 from metal_bmc.store.schedule import ScheduleStore, Unchanged
@@ -14,6 +15,7 @@ __all__ = [
     "CommandStore",
     "ConsoleStore",
     "EndpointStore",
+    "ExpectedStore",
     "OwnerStore",
     "RackStore",
     "ScheduleStore",
@@ -21,4 +23,5 @@ __all__ = [
     "SightingStore",
     "TaskStore",
     "Unchanged",
+    "Unexpected",
 ]

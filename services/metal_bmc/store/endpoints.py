@@ -111,6 +111,19 @@ class EndpointStore:
         )
         return [from_row(row) for row in rows]
 
+    async def of_machines(self, connection: Connection, machines: Sequence[str]) -> list[Endpoint]:
+        """Those of the machines that have one."""
+        rows = await connection.fetch(
+            f"SELECT {_COLUMNS} FROM endpoint WHERE machine = ANY($1::uuid[])", list(machines)
+        )
+        return [from_row(row) for row in rows]
+
+    async def mark_discovered(self, connection: Connection, machine: str) -> None:
+        """Note that nobody registered it by hand."""
+        await connection.execute(
+            "UPDATE endpoint SET discovered_at = coalesce(discovered_at, now()) WHERE machine = $1", machine
+        )
+
     async def insert(
         self, connection: Connection, wanted: Configuration, capabilities: frozenset[Capability] = frozenset()
     ) -> Endpoint:

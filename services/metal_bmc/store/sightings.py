@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,7 +11,10 @@ from metal_kit.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A BMC where we do not expect it. `refused` ends the matter: a login is tried once, never guessed."""
+    """A BMC where we do not expect it. `refused` ends the matter: a login is tried once, never guessed.
+
+    `mac` is its address instead, where nobody tells the MAC address.
+    """
 
     mac: str
     host: str
@@ -18,6 +22,11 @@ class Sighting:
     refused: bool
     tries: int
     due: bool
+
+    @property
+    def known_mac(self) -> str:
+        """The MAC address; empty when it is not known."""
+        return "" if self.mac == self.host else self.mac
 
 
 class SightingStore:
@@ -35,6 +44,17 @@ class SightingStore:
         )
         assert row is not None
         return Sighting(**dict(row))
+
+    async def known_hosts(self, connection: Connection, partition: str, hosts: Sequence[str], port: int) -> set[str]:
+        """Which of the hosts a registered BMC has, or one that a lease file showed."""
+        rows = await connection.fetch(
+            """SELECT host FROM endpoint WHERE partition = $1 AND host = ANY($2::text[]) AND host <> '' AND port = $3
+            UNION SELECT host FROM sighting WHERE partition = $1 AND host = ANY($2::text[]) AND mac <> host""",
+            partition,
+            hosts,
+            port,
+        )
+        return {row["host"] for row in rows}
 
     async def refused(self, connection: Connection, partition: str, mac: str, reason: str) -> None:
         """The login does not work there, or the answer says that it cannot be followed up."""
@@ -55,6 +75,10 @@ class SightingStore:
             reason,
             after,
         )
+
+    async def reopen(self, connection: Connection, partition: str, reason: str) -> None:
+        """Those that were closed for that reason may be asked again."""
+        await connection.execute("DELETE FROM sighting WHERE partition = $1 AND reason = $2", partition, reason)
 
     async def forget(self, connection: Connection, partition: str, mac: str) -> None:
         """The BMC is registered now, or gone."""

@@ -11,10 +11,14 @@ from typing import Any, cast
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from metal_bmc.contact import Contact, ContactPlan
 from metal_bmc.credentials import KeyRing
-from metal_bmc.discovery import Discovery, DiscoveryPlan
+from metal_bmc.discovery import Discovery
 from metal_bmc.drivers.interface import BmcDriver, DeviceInfo, Target
 from metal_bmc.ownership import Ownership
+from metal_bmc.registry import Registry
+from metal_bmc.sources.lease_files import Filter, isc_file
+from metal_bmc.whose import Whose
 from metal_kit.clock import Clock
 from metal_sim.bmc import SimulatedBmc
 from metalplane.bmc.v1 import bmc_pb2 as pb
@@ -211,8 +215,10 @@ async def test_what_is_changed_while_a_bmc_that_moved_is_asked_stays_changed(
     show(lease_file, lease("127.9.0.7", 7))
     driver = cast("BmcDriver", SlowBmc(old.machine, meanwhile))
     db, ring = running.runtime.require_db(), KeyRing.parse(plane.keys)
-    owner = Owner()
-    discovery = Discovery(db, driver, ring, Clock(), owner, partition="fra1", plan=DiscoveryPlan(lease_file))
+    sources = [isc_file(lease_file, Filter())]
+    registry, whose = Registry(ring, partition="fra1"), Whose(db, None)
+    contact = Contact(db, driver, ring, Clock(), registry, whose, partition="fra1", plan=ContactPlan())
+    discovery = Discovery(db, contact, Clock(), Owner(), partition="fra1", sources=sources)
     await discovery.look(asyncio.Event())
     found = [(bmc.address, bmc.desired_power) for bmc in (await listed(plane)).values()]
     assert found == ([] if deleted else [("127.9.0.7:623", pb.POWER_OFF)])

@@ -17,6 +17,7 @@ from metal_bmc.store import (
     CommandStore,
     ConsoleStore,
     EndpointStore,
+    ExpectedStore,
     ScheduleStore,
     SightingStore,
     TaskStore,
@@ -29,6 +30,7 @@ from plans import MIDDLE, Call, Plans, measured
 ENDPOINTS, COMMANDS, SCHEDULE, SIGHTINGS = EndpointStore(), CommandStore(), ScheduleStore(), SightingStore()
 TASKS = TaskStore()
 CONSOLES = ConsoleStore()
+EXPECTED = ExpectedStore()
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 # Four partitions: in `idle` nothing is due while many are in the others; `rare` has twenty endpoints.
 FILL = (
@@ -69,7 +71,23 @@ FILL = (
     INSERT INTO console (machine, partition, holder, expires_at, idle)
     SELECT machine, partition, 'h' || substr(machine::text, 1, 1), now() + interval '1 h', false FROM endpoint
     """,
-    "INSERT INTO sighting (partition, mac, host) SELECT 'busy', 'mac' || n, 'h' FROM generate_series(1, 20000) AS n",
+    """
+    INSERT INTO sighting (partition, mac, host, reason)
+    SELECT 'busy', 'mac' || n, 'h', CASE WHEN n % 1000 = 0 THEN 'NOT_EXPECTED' ELSE '' END
+    FROM generate_series(1, 20000) AS n
+    """,
+    """
+    INSERT INTO expected_machine (id, partition, mac, serial, machine)
+    SELECT lpad(to_hex(n), 32, '0')::uuid,
+        CASE WHEN n % 1000 = 7 THEN 'rare' WHEN n % 4 = 0 THEN 'busy' ELSE 'idle' END,
+        'mac' || n, 's' || n, CASE WHEN n % 1000 <> 7 AND n % 500 <> 0 THEN md5('m' || n)::uuid END
+    FROM generate_series(1, 20000) AS n
+    """,
+    """
+    INSERT INTO expected_difference (expected, field, wanted, seen)
+    SELECT id, 'serial', 'a', 'b' FROM expected_machine WHERE machine IS NULL
+    """,
+    "UPDATE endpoint SET discovered_at = now() WHERE partition = 'rare'",
 )
 
 
@@ -99,6 +117,34 @@ async def test_lists_read_what_they_show(plans: Plans) -> None:
     for name, of in {"all": "", "a busy machine": machine(8), "a machine": machine(7), "none": MIDDLE}.items():
         cases[f"commands of {name}, first page"] = commands(of)
         cases[f"commands of {name}, later page"] = commands(of, middle)
+    await plans.check(cases)
+
+
+async def test_expected_machines_are_found_by_what_they_are_known_by(plans: Plans) -> None:
+    middle, macs = str(UUID(int=10000)), [f"mac{number}" for number in range(20)]
+    cases: dict[str, Call] = {
+        f"expected of {partition or 'all'}, {place} page": partial(
+            EXPECTED.page, partition=partition, after=after, limit=51
+        )
+        for place, after in (("first", None), ("later", middle))
+        for partition in ("", "idle", "busy")
+    }
+    for partition in ("busy", "idle", "rare", "none"):
+        cases |= {
+            f"by MAC in {partition}": partial(EXPECTED.by_mac, partition=partition, mac="mac8"),
+            f"by serial in {partition}": partial(EXPECTED.by_serials, partition=partition, serials=["s500", "s8"]),
+            f"open in {partition}": partial(EXPECTED.unmatched, partition=partition, limit=50),
+            f"asked in vain in {partition}": partial(EXPECTED.attempts, partition=partition, macs=macs),
+            f"left alone in {partition}": partial(EXPECTED.left_alone, partition=partition, limit=50),
+            f"unexpected in {partition}": partial(EXPECTED.unexpected, partition=partition, limit=50),
+        }
+    cases["different"] = partial(EXPECTED.different, partition="busy", limit=50)
+    machines = [machine(number) for number in range(20)]
+    cases["which are expected"] = partial(EXPECTED.expected_of, machines=machines)
+    cases["endpoints of machines"] = partial(ENDPOINTS.of_machines, machines=machines)
+    cases["match"] = partial(EXPECTED.match, expected=str(UUID(int=500)), machine=machine(500))
+    cases["known hosts"] = partial(SIGHTINGS.known_hosts, partition="busy", hosts=["host8", "host9"], port=623)
+    cases["reopen"] = partial(SIGHTINGS.reopen, partition="busy", reason="NOT_EXPECTED")
     await plans.check(cases)
 
 

@@ -50,7 +50,7 @@ def test_the_whole_tree_is_there() -> None:
     groups = {path[0] for path in LEAVES if len(path) > 1}
     assert groups == {
         "tenant", "project", "token", "partition", "machine", "size", "image", "layout", "namespace", "network",
-        "prefix", "ip", "pool", "quota", "allocation", "switch", "cable", "bmc", "command", "audit",
+        "prefix", "ip", "pool", "quota", "allocation", "switch", "cable", "bmc", "expected", "command", "audit",
     }  # fmt: skip
     assert all((group, "list") in TREE for group in groups)
     assert {group for group in groups if (group, "get") not in TREE} == {"token", "pool", "cable", "audit"}
@@ -68,7 +68,8 @@ def test_the_whole_tree_is_there() -> None:
         ("switch", "port", "up"), ("switch", "port", "down"), ("switch", "history"), ("switch", "diff"),
         ("switch", "plan"), ("switch", "rollback"), ("switch", "unpin"), ("switch", "retry"), ("switch", "replace"),
         ("switch", "migrate"), ("switch", "record"), ("switch", "settings"), ("switch", "set"), ("switch", "delete"),
-        ("bmc", "keys"), ("bmc", "tasks"), ("bmc", "confirm"), ("bmc", "reseal"), ("audit", "verify"),
+        ("bmc", "keys"), ("bmc", "tasks"), ("bmc", "confirm"), ("bmc", "reseal"), ("bmc", "expect"),
+        ("expected", "delete"), ("audit", "verify"),
         *((scope, verb) for scope in ("tenant", "project") for verb in ("members", "set-member", "remove-member")),
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from metalctl import resources, values
 from metalctl.resources import RESOURCES
 from metalplane.allocation.v1 import allocation_pb2
-from metalplane.bmc.v1 import bmc_pb2
+from metalplane.bmc.v1 import bmc_pb2, expected_pb2
 from metalplane.fabric.v1 import cabling_pb2, switch_pb2
 from metalplane.inventory.v1 import image_pb2, layout_pb2, machine_pb2, partition_pb2, size_pb2
 from metalplane.ipam.v1 import ip_pb2, namespace_pb2, network_pb2, pool_pb2, prefix_pb2, quota_pb2
@@ -109,6 +109,11 @@ MESSAGES: dict[str, list[Message]] = {
         bmc_pb2.Bmc(machine=A, address="10.0.0.1:623", reported_power=bmc_pb2.POWER_ON, desired_power=bmc_pb2.POWER_OFF,
                     observed_time=ago(seconds=7)),
         bmc_pb2.Bmc(machine=B, address="10.0.0.2:623", error="no answer for 3 min"),
+    ],
+    "expected": [
+        expected_pb2.ExpectedMachine(id=A, mac="0c:c4:7a:00:00:01", serial="S1", rack="r1", machine=B,
+                                     differences=[{"field": "model"}, {"field": "serial"}]),
+        expected_pb2.ExpectedMachine(id=B, serial="S2"),
     ],
     "command": [
         bmc_pb2.Command(id=A, machine=B, action=bmc_pb2.COMMAND_ACTION_BOOT_DISK, requester="user:alice",

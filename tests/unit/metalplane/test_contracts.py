@@ -103,7 +103,7 @@ def test_points_in_time_are_timestamps() -> None:
 
 
 # Accepted in writes and cleared in every answer (AIP-203: input only); the component tests of bmc look for it.
-INPUT_ONLY = {"metalplane.bmc.v1.Bmc.password"}
+INPUT_ONLY = {"metalplane.bmc.v1.Bmc.password", "metalplane.bmc.v1.ExpectedMachine.password"}
 
 
 def test_no_list_get_or_event_has_a_field_for_a_secret() -> None:

@@ -874,7 +874,7 @@ class UnusableCredential(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     machine: _builtins.str
-    """UUID of the machine."""
+    """UUID of the machine; `expected ` and the id of an expected machine for the initial password of one."""
     key: _builtins.str
     """Id of the key that it names; empty when it names none."""
     cause: _builtins.str

@@ -1,4 +1,4 @@
-"""The lease file of ISC dhcpd (dhcpd.leases(5)): which BMC has which address now.
+"""The lease file of ISC dhcpd (dhcpd.leases(5)).
 
 The file is a log that dhcpd appends to: a later record for an address replaces the earlier ones, and the last record
 may be half written. A record that cannot be read is reported with its line and skipped; it never costs the others.
@@ -8,44 +8,22 @@ IPv6 leases (ia-na blocks) and every other declaration are passed over.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, ip_address
+
+from metal_bmc.sources.lease import BadRecord, Lease, LeaseFile, Problems
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{};]|#.*|"|[^\s{};"#]+')
 _MAC = re.compile(r"[0-9a-f]{1,2}(?::[0-9a-f]{1,2}){5}")
 _HELD = frozenset({"active", "bootp"})
 
-Network = IPv4Network | IPv6Network
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One record. `ends` is None for `ends never`; `state` is the binding state, `active` when the record has none."""
-
-    address: IPv4Address
-    mac: str
-    starts: datetime
-    ends: datetime | None
-    state: str
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseProblem:
-    """A record that was skipped; `line` is where it begins."""
-
-    line: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseFile:
-    """What a file holds, in its order."""
-
-    leases: tuple[Lease, ...]
-    problems: tuple[LeaseProblem, ...]
+# What dhcpd writes besides leases. A file with none of it is no lease file.
+_OTHERS = frozenset(
+    {"authoring-byte-order", "server-duid", "default-duid", "ia-na", "ia-ta", "ia-pd", "failover", "host", "group"}
+    | {"class", "subclass", "option"}
+)
 
 
 @dataclass
@@ -58,36 +36,19 @@ class _Record:
     broken: str = ""
 
 
-def parse(text: str) -> LeaseFile:
+def parse(lines: Iterable[str]) -> LeaseFile:
     """Read a whole file. Never raises for its content."""
     leases: list[Lease] = []
-    problems: list[LeaseProblem] = []
+    problems = Problems()
     reader = _Reader()
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         for record in reader.feed(number, line):
             _finish(record, leases, problems)
     if reader.record is not None:
-        problems.append(LeaseProblem(reader.record.line, "the record has no end"))
-    return LeaseFile(tuple(leases), tuple(problems))
-
-
-def current(
-    leases: Iterable[Lease],
-    now: datetime,
-    *,
-    networks: Sequence[Network] = (),
-    ignored_macs: Collection[str] = (),
-) -> dict[str, Lease]:
-    """The lease in force of each MAC: held, not ended, inside one of `networks` (none: any); the latest start wins."""
-    last_of_address = {lease.address: lease for lease in leases}
-    chosen: dict[str, Lease] = {}
-    for lease in sorted(last_of_address.values(), key=lambda each: (each.starts, each.line)):
-        over = lease.ends is not None and lease.ends <= now
-        outside = bool(networks) and not any(lease.address in network for network in networks)
-        if over or outside or lease.state not in _HELD or lease.mac in ignored_macs:
-            continue
-        chosen[lease.mac] = lease
-    return chosen
+        problems.add(reader.record.line, "the record has no end")
+    if reader.strange and not reader.known:
+        problems.add(reader.strange, "nothing that dhcpd writes: is it the lease file of ISC dhcpd?")
+    return LeaseFile(tuple(leases), tuple(problems.noted), problems.count)
 
 
 class _Reader:
@@ -95,6 +56,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self.record: _Record | None = None
+        # The first line that means nothing to us, and whether any line meant something.
+        self.strange, self.known = 0, False
 
     def feed(self, number: int, line: str) -> list[_Record]:
         """The records that end on this line."""
@@ -104,8 +67,11 @@ class _Reader:
             if self.record is not None:
                 self.record.broken = "the record has no end"
                 done.append(self.record)
-            self.record = _Record(number, tokens[1])
+            self.record, self.known = _Record(number, tokens[1]), True
             tokens = tokens[3:]
+        elif tokens and self.record is None:
+            self.known = self.known or tokens[0] in _OTHERS
+            self.strange = self.strange or number
         for part in tokens:
             if self.record is not None and self._take(self.record, part):
                 done.append(self.record)
@@ -133,48 +99,44 @@ class _Reader:
         return False
 
 
-def _finish(record: _Record, leases: list[Lease], problems: list[LeaseProblem]) -> None:
+def _finish(record: _Record, leases: list[Lease], problems: Problems) -> None:
     try:
         if record.broken:
-            raise _BadRecord(record.broken)
+            raise BadRecord(record.broken)
         leases.append(_lease(record))
-    except _BadRecord as bad:
-        problems.append(LeaseProblem(record.line, str(bad)))
-
-
-class _BadRecord(Exception):
-    pass
+    except BadRecord as bad:
+        problems.add(record.line, str(bad))
 
 
 def _lease(record: _Record) -> Lease:
     try:
         address = ip_address(record.address)
     except ValueError:
-        raise _BadRecord("the address is not an IP address") from None
+        raise BadRecord("the address is not an IP address") from None
     if not isinstance(address, IPv4Address):
-        raise _BadRecord("the address is not an IPv4 address")
+        raise BadRecord("the address is not an IPv4 address")
     mac, state = "", "active"
     starts, ends, seen_end = None, None, False
     for words in record.statements:
         if words[:2] == ["hardware", "ethernet"]:
             mac = _mac(words[2:])
         elif words[:2] == ["binding", "state"] and len(words) == 3:
-            state = words[2]
+            state = "active" if words[2] in _HELD else words[2]
         elif words[:1] == ["starts"]:
             starts = _time(words[1:], "starts")
         elif words[:1] == ["ends"]:
             ends, seen_end = _time(words[1:], "ends"), True
     if not mac:
-        raise _BadRecord("no Ethernet address")
+        raise BadRecord("no Ethernet address")
     if not seen_end:
-        raise _BadRecord("no end time")
+        raise BadRecord("no end time")
     return Lease(address, mac, starts or datetime.fromtimestamp(0, UTC), ends, state, record.line)
 
 
 def _mac(words: list[str]) -> str:
     text = words[0].lower() if len(words) == 1 else ""
     if not _MAC.fullmatch(text):
-        raise _BadRecord("the Ethernet address is malformed")
+        raise BadRecord("the Ethernet address is malformed")
     return ":".join(part.rjust(2, "0") for part in text.split(":"))
 
 
@@ -189,4 +151,4 @@ def _time(words: list[str], name: str) -> datetime | None:
             return datetime.strptime(" ".join(words[1:]), "%Y/%m/%d %H:%M:%S").replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError):
         pass
-    raise _BadRecord(f"`{name}` is not a time")
+    raise BadRecord(f"`{name}` is not a time")

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metal_bmc.leases import Lease, current, parse
+from metal_bmc.sources.isc import parse as parse_lines
+from metal_bmc.sources.lease import Lease, LeaseFile, Place, current
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MAC_1, MAC_2 = "0c:c4:7a:00:00:01", "0c:c4:7a:00:00:02"
+
+
+def parse(text: str) -> LeaseFile:
+    return parse_lines(text.split("\n"))
 
 
 def record(
@@ -35,7 +40,7 @@ def record(
 
 
 def addresses(text: str, **options: object) -> dict[str, str]:
-    return {mac: str(lease.address) for mac, lease in current(parse(text).leases, NOW, **options).items()}  # type: ignore[arg-type]
+    return {mac: place.host for mac, place in current(parse(text).leases, NOW, **options).items()}  # type: ignore[arg-type]
 
 
 def test_a_record_as_dhcpd_writes_it_is_read() -> None:
@@ -183,16 +188,28 @@ def test_garbage_in_front_never_costs_a_whole_record(original: list[Lease], garb
 
 @given(st.lists(leases, max_size=12), times)
 def test_the_selection_has_one_held_unexpired_lease_for_a_mac(original: list[Lease], now: datetime) -> None:
-    for mac, lease in current(original, now).items():
-        assert lease.mac == mac
-        assert lease.state == "active"
+    last = {lease.address: lease for lease in original}
+    for mac, place in current(original, now).items():
+        lease = last[ip_address(place.host)]
+        assert (lease.mac, lease.state) == (mac, "active")
         assert lease.ends is None or lease.ends > now
-        rivals = [i for i in original if i.mac == mac and i.state == "active" and (i.ends is None or i.ends > now)]
-        last = {i.address: i for i in original}
-        assert all(i.starts <= lease.starts for i in rivals if last[i.address] is i)
+        rivals = [i for i in last.values() if i.mac == mac and i.state == "active" and (i.ends is None or i.ends > now)]
+        assert all(i.starts <= lease.starts for i in rivals)
 
 
 def test_a_renewal_moves_the_end() -> None:
     later = NOW + timedelta(hours=3)
     text = record() + record(ends=f"0 {later:%Y/%m/%d %H:%M:%S}")
-    assert [lease.ends for lease in current(parse(text).leases, NOW).values()] == [later]
+    assert current(parse(text).leases, later - timedelta(seconds=1)) == {MAC_1: Place("10.1.0.11")}
+    assert current(parse(text).leases, later) == {}
+
+
+@pytest.mark.parametrize("text", ["root:x:0:0:root:/root:/bin/sh\n", "{}\n" * 3, '{"Dhcp4": {}}'])
+def test_a_file_that_is_no_lease_file_is_reported_once(text: str) -> None:
+    file = parse(text)
+    assert [(each.line, each.reason.split(":")[0]) for each in file.problems] == [(1, "nothing that dhcpd writes")]
+
+
+def test_of_very_many_bad_records_the_first_are_named_and_all_are_counted() -> None:
+    file = parse(record("10.1.0.999") * 300)
+    assert (len(file.problems), file.problem_count) == (50, 300)

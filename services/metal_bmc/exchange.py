@@ -123,7 +123,7 @@ class BmcExchange:
         async def ask(_endpoint: Endpoint, target: Target, left: float) -> None:
             await self._driver.set_power(target, on=on, deadline=left)
 
-        await self._exchange(machine, deadline, ask, _unchanged)
+        await self._exchange(machine, deadline, ask, _unchanged, rank)
 
     async def reset(self, machine: str, *, deadline: float) -> None:
         """Send one hard reset."""

@@ -57,7 +57,9 @@ from metal_bmc.reporter import Reporter
 from metal_bmc.resealing import Resealing
 from metal_bmc.rmcp.client import Keeping, RmcpClient
 from metal_bmc.rmcp.pace import LoginPace
+from metal_bmc.scan import Scan, ScanPlan
 from metal_bmc.sources.lease_files import Filter, isc_file, kea_file
+from metal_bmc.sources.ranges import parse_ranges
 from metal_bmc.sources.source import Source
 from metal_bmc.upkeep import Upkeep
 from metal_bmc.whose import Whose
@@ -101,6 +103,11 @@ class Settings(ServiceSettings):
     lease_seconds: float = Field(30.0, gt=0, description="interval of looks at the lease files")
     lease_networks: Names = Field((), description="networks that BMCs are in, `10.1.0.0/16,…`; empty: any")
     lease_ignored_macs: Names = Field((), description="MAC addresses in lease files that are no BMCs")
+    scan_ranges: Names = Field(
+        (), description="addresses to look for BMCs at: `10.1.0.0/24,10.1.4.5-10.1.4.20,…`, 65,536 in all at most"
+    )
+    scan_seconds: float = Field(3600.0, gt=0, description="interval of looks through these, with 20 % jitter")
+    scan_rate: float = Field(50.0, gt=0, le=1000, description="addresses of these that are asked a second")
     expected_seconds: float = Field(60.0, gt=0, description="interval of comparisons with expected machines")
     expected_missing_hours: float = Field(
         24.0, gt=0, description="an expected machine that was not found, or does not answer, for so long is an issue"
@@ -126,7 +133,7 @@ class Settings(ServiceSettings):
     console_recording_bytes: int = Field(10 << 20, ge=4096, description="a recording is turned over at that size")
     console_recording_files: int = Field(4, ge=1, le=100, description="files a machine, the present one included")
 
-    @field_validator("lease_networks", "lease_ignored_macs", "kea_lease_files", mode="before")
+    @field_validator("lease_networks", "lease_ignored_macs", "kea_lease_files", "scan_ranges", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -135,6 +142,12 @@ class Settings(ServiceSettings):
     @classmethod
     def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(text.lower() for text in value)
+
+    @field_validator("scan_ranges")
+    @classmethod
+    def _check_ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_ranges(value)
+        return value
 
     @field_validator("lease_networks")
     @classmethod
@@ -206,6 +219,15 @@ def _finding(
         Background("discovery", lambda: discovery.run(rt.stopping)),
         Background("expectations", lambda: expectations.run(rt.stopping)),
     ]
+    if settings.scan_ranges:
+        scan_plan = ScanPlan(
+            addresses=parse_ranges(settings.scan_ranges),
+            port=settings.factory_port,
+            rate=settings.scan_rate,
+            interval=timedelta(seconds=settings.scan_seconds),
+        )
+        scan = Scan(db, contact, ownership, partition=partition, plan=scan_plan)
+        tasks.append(Background("scan", lambda: scan.run(rt.stopping)))
     return tasks, [("discovery", discovery.issues), ("expectations", expectations.issues)]
 
 

@@ -23,8 +23,10 @@ from metal_sim.bmc.packet import (
     PayloadType,
     build_plain,
     build_sealed,
+    is_presence_ping,
     parse_packet,
     parse_request,
+    presence_pong,
     session_id_of,
 )
 from metal_sim.bmc.sensors import Readings
@@ -230,6 +232,8 @@ class SimulatedBmc(asyncio.DatagramProtocol):
             self._transport.sendto(answer, addr)
 
     def _answer(self, data: bytes, addr: _Address) -> bytes | None:
+        if is_presence_ping(data):
+            return presence_pong(data)
         session_id = session_id_of(data)
         if session_id:
             session = self._sessions.active(session_id)

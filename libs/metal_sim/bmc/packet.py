@@ -14,6 +14,8 @@ from enum import IntEnum
 RMCP_HEADER = b"\x06\x00\xff\x07"
 _FORMAT_NONE = 0x00
 _FORMAT_RMCP_PLUS = 0x06
+_CLASS_ASF, _ASF = 0x06, (4542).to_bytes(4, "big")
+_PRESENCE_PING, _PRESENCE_PONG = 0x80, 0x40
 _ENCRYPTED = 0x80
 _AUTHENTICATED = 0x40
 _NEXT_HEADER = 0x07
@@ -130,3 +132,14 @@ def parse_request(message: bytes) -> Request | None:
     if message[0] != BMC_ADDRESS or netfn & 1:
         return None
     return Request(netfn, message[5], message[6:-1], message[3], message[4], message[1] & 3)
+
+
+def is_presence_ping(data: bytes) -> bool:
+    """Whether it is an ASF presence ping (IPMI 2.0 §13.2.4)."""
+    return len(data) >= 12 and data[3] & 0x1F == _CLASS_ASF and data[4:8] == _ASF and data[8] == _PRESENCE_PING
+
+
+def presence_pong(ping: bytes) -> bytes:
+    """The answer of a BMC that speaks IPMI and supports no security extensions."""
+    head = bytes((0x06, 0x00, 0xFF, _CLASS_ASF)) + _ASF + bytes((_PRESENCE_PONG, ping[9], 0, 16))
+    return head + _ASF + bytes(4) + bytes((0x81, 0)) + bytes(6)

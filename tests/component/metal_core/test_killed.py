@@ -83,7 +83,6 @@ class Doomed:
             if self.process.returncode is None:
                 self.process.kill()
             await self.process.wait()
-        await self.vtysh.close()
 
     def die_at_change(self, number: int, part: str) -> None:
         """Have the agent killed at its change of FRR of this number from now on, when `half` or `all` of it is made."""
@@ -117,6 +116,8 @@ async def doomed(rack: Rack, frr: ScratchFrr, tmp_path: Path) -> AsyncIterator[D
     await doomed.start()
     yield doomed
     await doomed.stop()
+    # Only now: it is asked after each of the agent's ends, and once closed it answers nobody.
+    await doomed.vtysh.close()
 
 
 def everything_moves(generation: int) -> DesiredState:

@@ -112,11 +112,16 @@ async def test_what_is_wrong_is_told_whenever_it_is_found(
         return found
 
     monkeypatch.setattr(Leaves, "wanted", look_until_the_end)
-    leaf = await fabric.leaf("leaf01").open()
-    await eventually(looking.is_set)
-    await leaf.send(hello=leaf.hello)
-    await eventually(lambda: leaf.ended)
-    assert leaf.failure is not None
+    # A few times: grpcio makes INTERNAL of whatever the server said when the end of the stream overtakes a write.
+    for _ in range(5):
+        looking.clear()
+        leaf = await fabric.leaf("leaf01").open()
+        await eventually(looking.is_set)
+        await leaf.send(hello=leaf.hello)
+        await eventually(lambda leaf=leaf: leaf.ended)
+        assert leaf.failure is not None
+        if leaf.failure.reason != "INTERNAL":
+            break
     assert leaf.failure.reason == "HELLO_TWICE"
 
 

@@ -28,8 +28,6 @@ class Quirks:
     guid_order: str = ""
     # Time after a boot override or a power order before the BMC's next answer can be believed.
     settle_seconds: float = 0.0
-    # Sessions that the BMC has; 0: not known.
-    max_sessions: int = 0
     # Redfish ResetType that switches on a machine that is off.
     power_on_reset_type: str = "On"
     # Capabilities, by name, that the board claims and does not have.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,14 +23,9 @@ from metal_bmc.rmcp.login import log_in
 from metal_bmc.rmcp.messages import DEVICE_ID
 from metal_bmc.rmcp.suites import SUITE_3, SUITE_17
 from metal_bmc.rmcp.udp import UdpSocket
+from peer_programs import needs
 
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.skipif(
-        shutil.which("ipmi_sim") is None and os.environ.get("METALPLANE_REQUIRE_PEERS") != "1",
-        reason="ipmi_sim is not installed",
-    ),
-]
+pytestmark = needs("ipmi_sim")
 
 Eventually = Callable[..., Awaitable[None]]
 PASSWORD = "peer-test"

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from metal_sim.bmc import PowerAction, SimulatedBmc
 from metal_sim.bmc.sensors import SENSORS
+from peer_programs import needs
 
 MACHINE = "6f8e2c1a-0b7d-4e55-9a10-0242ac120002"
 PASSWORD = "peer-test-password"
 
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.skipif(
-        shutil.which("ipmitool") is None and os.environ.get("METALPLANE_REQUIRE_PEERS") != "1",
-        reason="ipmitool is not installed",
-    ),
-]
+pytestmark = needs("ipmitool")
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_rows_add_up_and_the_later_one_wins() -> None:
     table = [
         Row("acme", {"settle_seconds": 2.0, "disk_selector": REMOTE}),
         Row("acme", {"settle_seconds": 5.0}, model="mega"),
-        Row("other", {"max_sessions": 4}),
+        Row("other", {"settle_seconds": 9.0}),
     ]
     assert quirks_of(Board(("Acme",), ("MegaRack 1",)), table) == Quirks(disk_selector=REMOTE, settle_seconds=5.0)
     assert quirks_of(Board(("Acme",), ("Mini",)), table) == Quirks(disk_selector=REMOTE, settle_seconds=2.0)

@@ -15,7 +15,7 @@ from metal_core.cli.parser import parse
 from metal_core.cli.wish import is_local
 from metal_core.configdb import owned, render
 from metal_core.confirm import Trials
-from metal_core.desired import Desired, Port, PortRole, Vrf, to_json
+from metal_core.desired import Desired, Fec, Port, PortRole, Vrf, to_json
 from metal_core.frr.render import render as render_frr
 from metal_core.lock import LeafLock
 from metal_core.outcome import Failure, Outcome
@@ -136,6 +136,21 @@ async def test_what_somebody_changed_is_shown_and_rolled_back(console: Console) 
 
 def _when(said: str) -> str:
     return said.partition("(")[2].rpartition(")")[0]
+
+
+async def test_what_a_port_was_before_is_shown_on_its_way_back(console: Console) -> None:
+    uplinks = (replace(UPLINKS[0], speed=40_000, fec=Fec.RS), *BARE.ports[1:])
+    slower = replace(BARE, generation=6, digest="slower", ports=uplinks)
+    for desired in (BARE, slower):
+        assert (await console.bench.applier().apply(desired)).applied
+    assert await console.run("diff") == 0, console.out
+    assert await console.run("rollback", "--previous", "--dry-run") == 0
+    assert "PORT|Ethernet120" in console.out
+    assert await console.run("diff", "--wish", console.wish(BARE)) == 0, "what a new state does not set stays as it is"
+    assert await console.run("rollback", "--previous") == 0
+    row = (await console.bench.sonic.config())["PORT|Ethernet120"]
+    assert (row["speed"], row.get("fec")) == ("100000", None)
+    assert await console.run("diff") == 0, console.out
 
 
 async def test_what_is_on_trial_and_what_was_set_aside_is_shown_and_the_way_back_is_the_known_good_one(
